@@ -1,0 +1,1 @@
+"""What a person runs: nets, weights, evaluation, pictures and checks."""

