@@ -1,0 +1,37 @@
+"""The trained net alone: one input, class probabilities per level, no stages, no phases."""
+
+from caffe import TEST
+from caffe.proto import caffe_pb2
+
+from . import head, rules
+
+
+def _without_training(layer):
+    """A copy of a layer without what only training reads: rules, learning rates, fillers."""
+    kept = caffe_pb2.LayerParameter()
+    kept.CopyFrom(layer)
+    kept.ClearField("include")
+    kept.ClearField("param")
+    for name in ("convolution_param", "inner_product_param"):
+        if kept.HasField(name):
+            getattr(kept, name).ClearField("weight_filler")
+            getattr(kept, name).ClearField("bias_filler")
+    return kept
+
+
+def deploy(net, stages, levels, crop):
+    """NetParameter that any Caffe reader understands, of one variant of a train_val net.
+
+    Input: data, 1 x 3 x crop x crop, BGR minus mean. Outputs: prob_<level>, B x C(level), rows sum to 1.
+    """
+    outputs = [head.scores(level) for level in range(1, levels + 1)]
+    proto = caffe_pb2.NetParameter(name=net.name)
+    proto.layer.add(name="data", type="Input", top=["data"],
+                    input_param=dict(shape=[dict(dim=[1, 3, crop, crop])]))
+    proto.layer.extend(_without_training(layer)
+                       for layer in rules.needed_for(rules.select(net, TEST, stages), outputs)
+                       if layer.type != "Data")
+    for level in range(1, levels + 1):
+        name = f"prob_{head.tag(level)}"
+        proto.layer.add(name=name, type="Softmax", bottom=[head.scores(level)], top=[name])
+    return proto

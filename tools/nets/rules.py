@@ -1,0 +1,35 @@
+"""Which layers of a net a state keeps: Caffe's NetStateRule, for nets that are read and not run."""
+
+from caffe.proto import caffe_pb2
+
+
+def _meets(rule, phase, stages):
+    """Does the state satisfy the rule? As Net::StateMeetsRule; levels are not used in this project."""
+    return ((not rule.HasField("phase") or rule.phase == phase)
+            and all(stage in stages for stage in rule.stage)
+            and not any(stage in stages for stage in rule.not_stage))
+
+
+def select(net, phase, stages):
+    """A copy of a NetParameter with the layers of one phase (caffe.TRAIN or caffe.TEST) and set of stages only."""
+    chosen = caffe_pb2.NetParameter()
+    chosen.CopyFrom(net)
+    del chosen.layer[:]
+    for layer in net.layer:
+        if layer.include:
+            keep = any(_meets(rule, phase, stages) for rule in layer.include)
+        else:
+            keep = not any(_meets(rule, phase, stages) for rule in layer.exclude)
+        if keep:
+            chosen.layer.add().CopyFrom(layer)
+    return chosen
+
+
+def needed_for(net, blobs):
+    """The layers of a filtered net, in order, that the given blobs depend on (in-place layers included)."""
+    wanted, kept = set(blobs), []
+    for layer in reversed(net.layer):
+        if wanted & set(layer.top):
+            wanted |= set(layer.bottom)
+            kept.append(layer)
+    return kept[::-1]

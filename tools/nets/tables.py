@@ -1,0 +1,109 @@
+"""The numbers behind prototxt/: data sets, variants, networks. Other modules know none of these by name."""
+
+from dataclasses import dataclass, field, replace
+
+from . import backbones
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A data set as `caffe train` sees it. Levels run from fine to coarse; counts are images."""
+    name: str
+    title: str
+    levels: tuple
+    sizes: tuple  # classes per level
+    train: int
+    test: int
+    build: str  # the command that makes its LMDBs
+    folder: str = ""  # of the LMDBs; empty: data/<name>
+    mirror: bool = True  # is the mirror image of an image of this class one too?
+    crop: int = 0  # side of the network's input; 0: the network's own
+    small: dict = field(default_factory=dict)  # what differs for networks that take any input size
+
+    def for_net(self, net):
+        """This data set as the given Net reads it."""
+        changes = dict(self.small) if net.any_size else {}
+        return replace(self, small={}, **{"folder": self.folder or f"data/{self.name}", **changes})
+
+
+DATASETS = {d.name: d for d in [
+    Dataset("cub", "CUB-200-2011", ("species", "family", "order"), (200, 40, 13), 5994, 5794,
+            build="data_prep/build_lmdb.py cub --root /data/CUB_200_2011"),
+    Dataset("cars", "Stanford Cars", ("model", "body_type"), (196, 9), 8144, 8041,
+            build="data_prep/build_lmdb.py cars --root /data/stanford_cars"),
+    # Cards fill their image, so a net must see all of it: AlexNet and GoogLeNet, whose input size is fixed, read a
+    # larger build of the same cards than SqueezeNet, which is the demo's and has to be quick.
+    Dataset("cards", "playing cards", ("card", "suit", "colour"), (52, 4, 2), 1872, 520,
+            build="data_prep/build_lmdb.py cards --size 256 --out data/cards_256", folder="data/cards_256",
+            mirror=False,
+            small=dict(build="data_prep/build_lmdb.py cards", folder="data/cards", crop=144)),
+]}
+
+# The paper's six variants, as stages of one net. Order: the paper's tables.
+STAGES = {"sm": (), "sm_glm": ("glm",), "csm": ("csm",), "csm_glm": ("csm", "glm"),
+          "sc_csm": ("csm", "skip"), "ours": ("csm", "skip", "glm")}
+TITLES = {"sm": "SM (plain softmax)", "sm_glm": "SM-GLM", "csm": "CSM", "csm_glm": "CSM-GLM",
+          "sc_csm": "SC-CSM", "ours": "OURS"}
+
+GLM_WEIGHT = 0.8  # lambda of Eq. (2); the paper's choice
+GLM_PARAMETERS = dict(k=1, margins=1, within_gradient="paper", normalize=True)  # margins: one such per level
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """Solver values of a fine-tuning run; `why` has the reason of each that differs from the net's own."""
+    batch: int
+    epochs: float
+    base_lr: float = 0.001
+    iterations: int = 0  # 0: from epochs
+    why: dict = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Net:
+    """A backbone, where its feature is, and how its authors trained it."""
+    name: str
+    title: str
+    column: object  # function(NetSpec, fine classes) of backbones.py
+    crop: int  # side of the square input
+    feature: str  # blob the metric loss looks at
+    dropped: str  # the same after dropout, what the head classifies
+    weights: str
+    filler: dict  # of the head's weights, as the original's classifier
+    weight_decay: float
+    policy: tuple  # learning-rate policy: rows (field, value or function of max_iter, reason)
+    schedule: Schedule
+    test_batch: int  # at most; the exact one divides the number of test images
+    pooled: bool  # the feature is a C x 1 x 1 map, not a vector
+    any_size: bool = False
+
+
+NETS = {n.name: n for n in [
+    Net("alexnet", "AlexNet", backbones.alexnet, 227, "fc7", "drop7", "weights/bvlc_alexnet.caffemodel",
+        backbones.gaussian(0.01), 0.0005,
+        policy=(("lr_policy", "step", "as BVLC AlexNet's own solver: constant, then a tenth"),
+                ("gamma", 0.1, None),
+                ("stepsize", lambda n: n * 2 // 3, "once, after two thirds of the run")),
+        schedule=Schedule(batch=128, epochs=100), test_batch=50, pooled=False),
+    Net("googlenet", "GoogLeNet", backbones.googlenet, 224, "pool5/7x7_s1", "pool5/drop_7x7_s1",
+        "weights/bvlc_googlenet.caffemodel", backbones.XAVIER, 0.0002,
+        policy=(("lr_policy", "poly", "as BVLC GoogLeNet's quick solver: falls to 0 at max_iter, no step to choose"),
+                ("power", 0.5, None)),
+        schedule=Schedule(batch=32, epochs=60), test_batch=50, pooled=True),
+    Net("squeezenet", "SqueezeNet v1.1", backbones.squeezenet, 227, "pool9", "drop9",
+        "weights/squeezenet_v1.1.caffemodel", backbones.gaussian(0.01), 0.0002,
+        policy=(("lr_policy", "poly", "as SqueezeNet's own solver: falls in a straight line to 0 at max_iter"),
+                ("power", 1.0, None)),
+        schedule=Schedule(batch=64, epochs=60), test_batch=50, pooled=True, any_size=True),
+]}
+
+# Schedules of single pairs, where the net's own does not suit.
+SCHEDULES = {
+    ("cards", "squeezenet"): Schedule(batch=32, epochs=0, iterations=240, base_lr=0.001, why=dict(
+        max_iter="the demo trains twice on two CPU cores: about 4 minutes each")),
+}
+
+# What is committed: (data set, net).
+GRID = [("cub", "alexnet"), ("cub", "googlenet"), ("cub", "squeezenet"),
+        ("cards", "alexnet"), ("cards", "googlenet"), ("cards", "squeezenet"),
+        ("cars", "alexnet")]

@@ -1,0 +1,37 @@
+"""One net file per (data set, network): data, backbone and head of every variant."""
+
+from caffe import NetSpec, TEST, TRAIN, layers as L
+from caffe.proto import caffe_pb2
+
+from data_prep.color import IMAGENET_BGR_MEAN
+
+from . import head
+
+
+def _data(net, dataset, phase, split, crop, batch):
+    mirror = dict(mirror=True) if phase == TRAIN and dataset.mirror else {}
+    transform = dict(crop_size=crop, mean_value=IMAGENET_BGR_MEAN, **mirror)
+    for top, kind, more in (("data", "images", dict(transform_param=transform)), ("label", "labels", {})):
+        net.layer.add(name=top, type="Data", top=[top], include=[dict(phase=phase)], **more, data_param=dict(
+            source=f"{dataset.folder}/{split}_{kind}", batch_size=batch, backend=caffe_pb2.DataParameter.LMDB))
+
+
+def backbone(net, classes, crop):
+    """The backbone as a NetParameter, from two Input layers: data (1 x 3 x crop x crop) and label_1."""
+    spec = NetSpec()
+    spec.data = L.Input(shape=dict(dim=[1, 3, crop, crop]))
+    spec.label_1 = L.Input(shape=dict(dim=[1, 1, 1, 1]))
+    net.column(spec, classes)
+    return spec.to_proto()
+
+
+def train_val(dataset, net, train_batch, test_batch, glm):
+    """NetParameter of a (data set as this net reads it, net)."""
+    crop = dataset.crop or net.crop
+    proto = caffe_pb2.NetParameter(name=f"{dataset.name}_{net.name}")
+    _data(proto, dataset, TRAIN, "train", crop, train_batch)
+    _data(proto, dataset, TEST, "test", crop, test_batch)
+    head.add_slice(proto, len(dataset.sizes))
+    proto.layer.extend(layer for layer in backbone(net, dataset.sizes[0], crop).layer if layer.type != "Input")
+    head.add_head(proto, net.feature, net.dropped, dataset.sizes, net.filler, glm, flatten=net.pooled)
+    return proto
