@@ -1,0 +1,112 @@
+"""GLMLossLayer: the generalized large-margin loss as a Caffe layer (maths: glm.py)."""
+
+import caffe
+
+from python_layers import glm
+from python_layers.parameters import (boolean, choice, non_negative_numbers, parse,
+                                      positive_integer)
+
+PARAMETERS = {
+    "k": positive_integer(1),
+    "margins": non_negative_numbers(None),  # one per level, known at setup
+    "within_gradient": choice("paper", "paper", "exact"),
+    "normalize": boolean(False),
+    "average": choice("present", "present", "all"),
+    "fine_classes": positive_integer(None),
+}
+
+
+class GLMLossLayer(caffe.Layer):
+    """Generalized large-margin loss over a label tree of any depth h >= 1.  Eqs. (3)-(33)
+
+        layer {
+          name: "glm" type: "Python"
+          bottom: "fc7" bottom: "label_1" bottom: "label_2" top: "glm_loss"
+          loss_weight: 0.8            # lambda of Eq. (2)
+          python_param { module: "python_layers.glm_loss" layer: "GLMLossLayer"
+                         param_str: '{"k": 1, "margins": [1, 1], "normalize": true}' }
+        }
+
+    Bottoms
+      0     features, n x ... (flattened to n x d); the paper's are after ReLU and before dropout.
+      1..h  labels, n values each (any shape), from the fine level up.
+    Tops
+      0     the loss, one value >= 0.
+      1     optional: diagnostics, 5 + 2h values in the order of glm.diagnostic_names(h). It takes
+            a second `loss_weight: 0`, since Caffe wants one weight per top.
+
+    Parameters (param_str, JSON; a name that is not here is an error)
+      k                1         sample pairs that make a between-class distance, Eq. (8); the paper
+                                 does not give its value.
+      margins          all 1     alpha_1..alpha_h, one per level, in squared feature distance; the
+                                 paper sets all to one.
+      within_gradient  "paper"   Eq. (20) as printed; "exact" is the derivative of Eq. (5), larger by
+                                 1 / (1 - 1/n_c).
+      normalize        false     L2-normalise the features inside the loss. Raw features of a
+                                 fine-tuned network have squared distances in the hundreds, against
+                                 margins of one, and training diverges.
+      average          "present" mean over the classes in the batch; "all" divides by fine_classes as
+                                 Eq. (14) does.
+      fine_classes     -         C(1), only with "average": "all".
+
+    Backward multiplies by the top's diff, which carries loss_weight; the labels' gradient is zero.
+    Raises ValueError, in one sentence, for wrong parameters, labels that are no tree or not one per
+    sample, and features with nan or inf.
+    """
+
+    def setup(self, bottom, top):
+        self.parameters = parse(self.param_str, PARAMETERS, "GLMLossLayer")
+        levels = len(bottom) - 1
+        if levels < 1:
+            raise ValueError("GLMLossLayer needs the features and at least one label bottom")
+        if len(top) > 2:
+            raise ValueError("GLMLossLayer has at most two tops, the loss and the diagnostics, "
+                             f"not {len(top)}")
+        margins = self.parameters["margins"] or [1] * levels
+        if len(margins) != levels:
+            raise ValueError(f'GLMLossLayer: "margins" has {len(margins)} values for {levels} '
+                             "label bottoms; give one margin per level")
+        to_all = self.parameters["average"] == "all"
+        if to_all != (self.parameters["fine_classes"] is not None):
+            raise ValueError('GLMLossLayer: "fine_classes" goes with "average": "all", and only '
+                             "with it")
+        self.settings = {
+            "margins": margins, "classes": self.parameters["fine_classes"],
+            **{name: self.parameters[name] for name in ("k", "within_gradient", "normalize")}}
+
+    def reshape(self, bottom, top):
+        samples = bottom[0].shape[0]
+        for level, labels in enumerate(_labels(bottom), 1):
+            if labels.count != samples:
+                raise ValueError(f"GLMLossLayer: bottom {level} has {labels.count} labels for "
+                                 f"{samples} samples; every level needs one label per sample")
+        top[0].reshape(1)
+        if len(top) == 2:
+            top[1].reshape(len(glm.diagnostic_names(len(bottom) - 1)))
+
+    def forward(self, bottom, top):
+        try:
+            self.terms = glm.forward(
+                _rows(bottom[0].data), [labels.data for labels in _labels(bottom)], **self.settings)
+        except ValueError as error:
+            raise ValueError(f"GLMLossLayer: {error}") from None
+        top[0].data[0] = self.terms.loss
+        if len(top) == 2:
+            top[1].data[...] = self.terms.diagnostics
+
+    def backward(self, top, propagate_down, bottom):
+        for asked, labels in zip(propagate_down[1:], _labels(bottom)):
+            if asked:  # only under force_backward
+                labels.diff[...] = 0
+        if propagate_down[0]:
+            gradient = glm.backward(self.terms, _rows(bottom[0].data), top[0].diff[0])
+            bottom[0].diff[...] = gradient.reshape(bottom[0].diff.shape)
+
+
+def _rows(features):
+    return features.reshape(len(features), -1)
+
+
+def _labels(bottom):
+    # Caffe's blob vector has neither slices nor an iterator that Python can use.
+    return [bottom[level] for level in range(1, len(bottom))]

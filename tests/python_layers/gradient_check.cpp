@@ -1,0 +1,52 @@
+// Drives Caffe's own GradientChecker over a loss written as a Python layer.
+//
+//   gradient_check LAYER_PROTOTXT BOTTOMS STEP THRESHOLD
+//
+// LAYER_PROTOTXT: file with one LayerParameter.  BOTTOMS: binary BlobProtoVector, features first, then
+// the labels, which are not checked.  Exit code 0 when every component agrees within THRESHOLD
+// (GradientChecker's relative error) for central differences of STEP.
+
+#include <cstdlib>
+#include <string>
+#include <vector>
+
+#include "gtest/gtest.h"
+
+#include "caffe/caffe.hpp"
+#include "caffe/layer_factory.hpp"
+#include "caffe/test/test_gradient_check_util.hpp"
+#include "caffe/util/io.hpp"
+
+namespace {
+
+std::vector<std::string> arguments;
+
+TEST(PythonLossLayer, GradientChecker) {
+  caffe::LayerParameter layer_param;
+  ASSERT_TRUE(caffe::ReadProtoFromTextFile(arguments[0], &layer_param));
+  caffe::BlobProtoVector protos;
+  ASSERT_TRUE(caffe::ReadProtoFromBinaryFile(arguments[1], &protos));
+
+  caffe::Blob<float> loss;
+  std::vector<boost::shared_ptr<caffe::Blob<float> > > blobs;
+  std::vector<caffe::Blob<float>*> bottom, top(1, &loss);
+  for (int i = 0; i < protos.blobs_size(); ++i) {
+    blobs.push_back(boost::shared_ptr<caffe::Blob<float> >(new caffe::Blob<float>()));
+    blobs.back()->FromProto(protos.blobs(i));
+    bottom.push_back(blobs.back().get());
+  }
+  boost::shared_ptr<caffe::Layer<float> > layer =
+      caffe::LayerRegistry<float>::CreateLayer(layer_param);
+  caffe::GradientChecker<float> checker(std::atof(arguments[2].c_str()),
+                                        std::atof(arguments[3].c_str()), 1701);
+  checker.CheckGradientExhaustive(layer.get(), bottom, top, 0);
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  ::testing::InitGoogleTest(&argc, argv);
+  CHECK_EQ(argc, 5) << "LAYER_PROTOTXT BOTTOMS STEP THRESHOLD";
+  arguments.assign(argv + 1, argv + argc);
+  return RUN_ALL_TESTS();
+}
