@@ -1,0 +1,45 @@
+"""A picture of random records with their labels: whether labels and colours are right is seen at a glance."""
+
+import random
+
+import cv2
+import numpy as np
+
+from data_prep import lmdb_io
+from data_prep.records import SPLITS
+
+COLUMNS, ROWS = 8, 3  # ROWS of each split
+TILE, LINE = 160, 14  # pixels: width and height of an image, height of a line of text
+
+
+def write(folder, hierarchy, seed):
+    """Write folder/contact_sheet.png from what the LMDBs of the folder hold: train above, test below."""
+    rows = []
+    for split in SPLITS:
+        tiles = [_tile(datum, hierarchy, split) for datum in _sample(folder / f"{split}_images", seed)]
+        tiles += [np.full_like(tiles[0], 255)] * (-len(tiles) % COLUMNS)
+        rows += [np.hstack(tiles[i:i + COLUMNS]) for i in range(0, len(tiles), COLUMNS)]
+    cv2.imwrite(str(folder / "contact_sheet.png"), np.vstack(rows))
+
+
+def _sample(path, seed):
+    count = sum(1 for _ in lmdb_io.items(path))
+    chosen = set(random.Random(seed).sample(range(count), min(count, COLUMNS * ROWS)))
+    for number, (_, value) in enumerate(lmdb_io.items(path)):
+        if number in chosen:
+            yield lmdb_io.parse_datum(value)
+
+
+def _tile(datum, hierarchy, split):
+    image = cv2.imdecode(np.frombuffer(datum.data, np.uint8), cv2.IMREAD_COLOR)
+    tile = np.full((TILE + LINE * (len(hierarchy.levels) + 1) + 4, TILE, 3), 255, np.uint8)
+    scale = TILE / max(image.shape[:2])
+    image = cv2.resize(image, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
+    tile[:image.shape[0], :image.shape[1]] = image
+    lines = [hierarchy.names[j][i] for j, i in enumerate(hierarchy.labels[datum.label])] + [split]
+    for number, text in enumerate(lines):
+        # The font has ASCII only, and some 25 characters fit.
+        text = text.encode("ascii", "replace").decode()[:26]
+        cv2.putText(tile, text, (2, TILE + LINE * (number + 1)), cv2.FONT_HERSHEY_SIMPLEX, 0.36,
+                    (0, 0, 0) if number == 0 else (110, 110, 110), 1, cv2.LINE_AA)
+    return tile

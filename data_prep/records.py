@@ -1,0 +1,72 @@
+"""What a reader hands over: the images of a data set with their labels, before anything is decoded."""
+
+import hashlib
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Callable
+
+from data_prep.cli import UserError
+from data_prep.hierarchy import Hierarchy
+
+SPLITS = ("train", "test")
+
+
+@dataclass(frozen=True)
+class Record:
+    """One image. Its labels on all levels are row `label` of the data set's Hierarchy.labels."""
+
+    name: str  # unique in the data set, e.g. the path inside the archive
+    path: Path  # the file to decode
+    label: int  # fine class, 0-based
+    split: str  # one of SPLITS
+    box: tuple | None = None  # (x, y, width, height) in pixels of the upright image, to crop to
+
+
+@dataclass(frozen=True)
+class Source:
+    """A data set as its reader found it.
+
+    prepare(folder, jobs) makes whatever files the records need in an empty folder and returns the
+    list of Records; it is called only if a build is needed.
+    """
+
+    hierarchy: Hierarchy
+    fingerprint: str  # changes when anything changes that the records are made from
+    prepare: Callable
+    options: dict = field(default_factory=dict)  # the reader's own, for the manifest
+    versions: dict = field(default_factory=dict)  # of programs the images depend on
+
+
+def ordered(records, order, seed):
+    """The records in the order in which they are written.
+
+    "listed" keeps the reader's order. "shuffled" sorts by a hash of seed and name: the same seed
+    gives the same order on every machine and version, whatever other records there are.
+    """
+    if order == "listed":
+        return list(records)
+    return sorted(records, key=lambda r: hashlib.sha256(f"{seed} {r.name}".encode()).digest())
+
+
+def inside(folder, name):
+    """folder/name, refused (UserError) where it leads out of the folder, by `..` or by a link."""
+    path = folder / name
+    if Path(name).is_absolute() or not path.resolve().is_relative_to(folder.resolve()):
+        raise UserError(f"{name} leads out of {folder}: such a list is not read")
+    return path
+
+
+def check_records(records, hierarchy):
+    """Raise UserError unless names are unique and plain, labels are known, and no split is empty."""
+    names = set()
+    for record in records:
+        if record.name in names:
+            raise UserError(f"the image {record.name} is listed twice")
+        if not record.name.isprintable():
+            raise UserError(f"the image name {record.name!r} has control characters: rename it")
+        if not 0 <= record.label < hierarchy.sizes[0] or record.split not in SPLITS:
+            raise UserError(f"the image {record.name} has no valid label or split")
+        names.add(record.name)
+    for split in SPLITS:
+        if not any(record.split == split for record in records):
+            raise UserError(f"there are no {split} images")
