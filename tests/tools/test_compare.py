@@ -1,0 +1,81 @@
+"""tools/compare.py on results whose figures are known."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tools import results
+
+ROOT = Path(__file__).resolve().parents[2]
+IMAGES = 40
+
+
+def run(*arguments):
+    return subprocess.run([sys.executable, "tools/compare.py", *map(str, arguments)], cwd=ROOT, env=os.environ,
+                          capture_output=True, text=True)
+
+
+def write(path, fine_right, head_right, from_fine_right, data="data/tiny"):
+    """A result of two levels whose first images are right; head_right None: no coarse classifier."""
+    answers = {"kind_predicted": fine_right, "group_predicted": head_right, "group_from_fine": from_fine_right}
+    zeros = np.zeros(IMAGES, int)
+    columns = {"key": [f"{i:08d}" for i in range(IMAGES)], "kind": zeros, "group": zeros}
+    columns |= {name: (np.arange(IMAGES) >= right).astype(int) for name, right in answers.items() if right is not None}
+    group = {"level": "group", "from_fine": {"top1": from_fine_right / IMAGES}}
+    if head_right is not None:
+        group["head"] = {"top1": head_right / IMAGES}
+    results.write(path, {"experiment": path.stem, "data": data, "split": "test", "images": IMAGES, "levels": [
+        {"level": "kind", "head": {"top1": fine_right / IMAGES}}, group]}, columns)
+    return path
+
+
+@pytest.fixture
+def pair(tmp_path):
+    return write(tmp_path / "sm.json", 20, None, 24), write(tmp_path / "ours.json", 30, 34, 25)
+
+
+def test_differences_and_their_p(pair):
+    done = run(*pair)
+    assert done.returncode == 0, done.stderr
+    title, header, first, second = done.stdout.splitlines()
+    assert "40 test images of data/tiny" in title
+    assert header.split("  ")[0] == "experiment" and "group from fine" in header
+    assert first.split() == ["sm", "50.0%", "-", "60.0%"]
+    # ten images more right, none less: p = 2 / 2**10, for group against the baseline's from fine
+    assert second == "ours        75.0% (+25.0, p=0.002*)  85.0% (+25.0, p=0.002*)  62.5% (+2.5, p=1)"
+
+
+def test_without_predictions_there_is_no_p(pair):
+    results.table_of(pair[0]).unlink()
+    assert "75.0% (+25.0)" in run(*pair).stdout
+
+
+def test_markdown(pair):
+    lines = run("--markdown", *pair).stdout.splitlines()
+    assert lines[2:4] == ["| experiment | kind | group | group from fine |", "|---|---|---|---|"]
+    assert all(line.count("|") == 5 for line in lines[2:])
+
+
+def test_other_images_are_refused(pair, tmp_path):
+    done = run(pair[0], write(tmp_path / "other.json", 20, None, 24, data="data/else"))
+    assert done.returncode == 1 and "same images" in done.stderr and done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("content", [None, "no json", "[]", json.dumps({"experiment": "x"})])
+def test_what_is_no_result(tmp_path, content):
+    if content:
+        (tmp_path / "r.json").write_text(content)
+    done = run(tmp_path / "r.json")
+    assert done.returncode == 1 and "r.json" in done.stderr and done.stderr.count("\n") == 1
+
+
+def test_damaged_predictions(pair):
+    table = results.table_of(pair[1])
+    table.write_text(table.read_text().replace("\t1", "\tone", 1))
+    done = run(*pair)
+    assert done.returncode == 1 and "evaluate again" in done.stderr and done.stderr.count("\n") == 1
