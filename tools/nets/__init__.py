@@ -1,1 +1,1 @@
-"""Nets for `caffe train`: backbones, the paper's head, solvers and deploy files, from small tables."""
+"""Nets for `caffe train`: backbones, the paper's head, solvers, deploy files, from small tables."""

@@ -1,15 +1,15 @@
 """The model zoo's networks up to their feature layer, one column each.
 
-Names, shapes, fillers, LRN, groups and learning-rate multipliers are the originals', so that ImageNet weights load
-by name. A column reads n.data (B x 3 x side x side) and, for auxiliary classifiers, n.label_1 (B x 1 x 1 x 1, fine
-class); it ends with the feature blob (after ReLU, where the generalized large-margin loss looks) and a dropout layer
-with a top of its own, so that the feature itself stays free of dropout.
+Names, shapes, fillers, LRN, groups and learning-rate multipliers are the originals', so that
+ImageNet weights load by name. A column reads n.data (B x 3 x side x side) and, for auxiliary
+classifiers, n.label_1 (B x 1 x 1 x 1, fine class). It ends with the feature (after ReLU, where the
+large-margin loss looks) and with dropout into a blob of its own, so that the feature stays whole.
 """
 
 from caffe import TRAIN, layers as L, params as P
 
 AS_TRAINED = [dict(lr_mult=1, decay_mult=1), dict(lr_mult=2, decay_mult=0)]  # weights, biases
-NEW = [dict(lr_mult=10, decay_mult=1), dict(lr_mult=20, decay_mult=0)]  # starts random: 10x learning rate
+NEW = [dict(lr_mult=10, decay_mult=1), dict(lr_mult=20, decay_mult=0)]  # starts random
 
 XAVIER = dict(type="xavier")
 
@@ -47,7 +47,7 @@ def _norm(bottom):
 
 
 def alexnet(n, classes):
-    """BVLC AlexNet (not CaffeNet: it normalises before it pools). Feature fc7, 4096 numbers; input 227 x 227."""
+    """BVLC AlexNet (not CaffeNet, which pools before it normalises). Feature 4096."""
     n.conv1 = _convolution(n.data, 96, 11, gaussian(0.01), 0, stride=4)
     n.relu1 = _relu(n.conv1)
     n.norm1 = _norm(n.relu1)
@@ -74,7 +74,8 @@ def alexnet(n, classes):
 def _inception(n, name, bottom, one, reduce3, three, reduce5, five, pooled):
     """Four parallel branches, concatenated; the numbers are output channels."""
     def branch(kind, source, outputs, size):
-        n[f"{name}/{kind}"] = _convolution(source, outputs, size, XAVIER, 0.2, **(dict(pad=size // 2) if size > 1 else {}))
+        pad = dict(pad=size // 2) if size > 1 else {}
+        n[f"{name}/{kind}"] = _convolution(source, outputs, size, XAVIER, 0.2, **pad)
         n[f"{name}/relu_{kind}"] = _relu(n[f"{name}/{kind}"])
         return n[f"{name}/relu_{kind}"]
 
@@ -88,20 +89,24 @@ def _inception(n, name, bottom, one, reduce3, three, reduce5, five, pooled):
 
 
 def _auxiliary(n, name, bottom, classes):
-    """One of GoogLeNet's two auxiliary classifiers: fine label, training only, weight 0.3 as in the original."""
+    """One of GoogLeNet's two auxiliary classifiers: of the fine classes, training only."""
     train = dict(include=dict(phase=TRAIN))
-    n[f"{name}/ave_pool"] = L.Pooling(bottom, pool=P.Pooling.AVE, kernel_size=5, stride=3, **train)
+    n[f"{name}/ave_pool"] = L.Pooling(bottom, pool=P.Pooling.AVE, kernel_size=5, stride=3,
+                                      **train)
     n[f"{name}/conv"] = _convolution(n[f"{name}/ave_pool"], 128, 1, XAVIER, 0.2, **train)
     n[f"{name}/relu_conv"] = _relu(n[f"{name}/conv"], **train)
     n[f"{name}/fc"] = _inner_product(n[f"{name}/relu_conv"], 1024, XAVIER, 0.2, **train)
     n[f"{name}/relu_fc"] = _relu(n[f"{name}/fc"], **train)
-    n[f"{name}/drop_fc"] = L.Dropout(n[f"{name}/relu_fc"], dropout_ratio=0.7, in_place=True, **train)
-    n[f"{name}/classifier_fine"] = _inner_product(n[f"{name}/drop_fc"], classes, XAVIER, 0, NEW, **train)
-    n[f"{name}/loss_fine"] = L.SoftmaxWithLoss(n[f"{name}/classifier_fine"], n.label_1, loss_weight=0.3, **train)
+    n[f"{name}/drop_fc"] = L.Dropout(n[f"{name}/relu_fc"], dropout_ratio=0.7, in_place=True,
+                                     **train)
+    n[f"{name}/classifier_fine"] = _inner_product(n[f"{name}/drop_fc"], classes, XAVIER, 0, NEW,
+                                                  **train)
+    n[f"{name}/loss_fine"] = L.SoftmaxWithLoss(n[f"{name}/classifier_fine"], n.label_1,
+                                               loss_weight=0.3, **train)
 
 
 def googlenet(n, classes):
-    """BVLC GoogLeNet. Feature pool5/7x7_s1, 1024 x 1 x 1; input 224 x 224 (smaller or larger: other feature size)."""
+    """BVLC GoogLeNet. Feature 1024 x 1 x 1."""
     n["conv1/7x7_s2"] = _convolution(n.data, 64, 7, XAVIER, 0.2, stride=2, pad=3)
     n["conv1/relu_7x7"] = _relu(n["conv1/7x7_s2"])
     n["pool1/3x3_s2"] = _max_pool(n["conv1/relu_7x7"])
@@ -132,7 +137,8 @@ def googlenet(n, classes):
 def _fire(n, name, bottom, squeeze, expand):
     """Squeeze to few channels, expand by 1x1 and 3x3 filters, concatenate."""
     def branch(kind, source, outputs, **more):
-        n[f"{name}/{kind}"] = L.Convolution(source, num_output=outputs, weight_filler=XAVIER, **more)
+        n[f"{name}/{kind}"] = L.Convolution(source, num_output=outputs, weight_filler=XAVIER,
+                                            **more)
         n[f"{name}/relu_{kind}"] = _relu(n[f"{name}/{kind}"])
         return n[f"{name}/relu_{kind}"]
 
@@ -143,10 +149,10 @@ def _fire(n, name, bottom, squeeze, expand):
 
 
 def squeezenet(n, classes):
-    """SqueezeNet v1.1, which has no multipliers of its own. Feature pool9 (global average of fire9), 512 x 1 x 1.
+    """SqueezeNet v1.1, whose authors set no multipliers. Input of any size, feature 512 x 1 x 1.
 
-    The original classifies every position (conv10) and averages then; averaging first gives the head and the
-    metric loss one feature vector per image, from an input of any size.
+    The original classifies every position (conv10), then averages; to average first gives the head
+    and the large-margin loss one feature per image.
     """
     n.conv1 = L.Convolution(n.data, num_output=64, kernel_size=3, stride=2, weight_filler=XAVIER)
     n.relu_conv1 = _relu(n.conv1)

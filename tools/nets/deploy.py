@@ -20,18 +20,19 @@ def _without_training(layer):
 
 
 def deploy(net, stages, levels, crop):
-    """NetParameter that any Caffe reader understands, of one variant of a train_val net.
+    """NetParameter of one variant of a train_val net, for any reader of Caffe's nets.
 
-    Input: data, 1 x 3 x crop x crop, BGR minus mean. Outputs: prob_<level>, B x C(level), rows sum to 1.
+    Input: data, 1 x 3 x crop x crop, blue-green-red minus mean. Outputs: prob_fine B x C(1),
+    prob_fc9_coarse B x C(2) ..., whose rows sum to 1.
     """
-    outputs = [head.scores(level) for level in range(1, levels + 1)]
+    classifiers = [head.scores(level) for level in range(1, levels + 1)]
     proto = caffe_pb2.NetParameter(name=net.name)
     proto.layer.add(name="data", type="Input", top=["data"],
                     input_param=dict(shape=[dict(dim=[1, 3, crop, crop])]))
-    proto.layer.extend(_without_training(layer)
-                       for layer in rules.needed_for(rules.select(net, TEST, stages), outputs)
+    proto.layer.extend(_without_training(layer) for layer in
+                       rules.needed_for(rules.select(net, TEST, stages), classifiers)
                        if layer.type != "Data")
-    for level in range(1, levels + 1):
+    for level, bottom in enumerate(classifiers, 1):
         name = f"prob_{head.tag(level)}"
-        proto.layer.add(name=name, type="Softmax", bottom=[head.scores(level)], top=[name])
+        proto.layer.add(name=name, type="Softmax", bottom=[bottom], top=[name])
     return proto

@@ -1,8 +1,11 @@
 """The paper's head (Figs. 3 and 4), the same for every network and any number of levels.
 
-Blobs: label B x h x 1 x 1 -> label_1 (fine) .. label_h, each B x 1 x 1 x 1, 0-based class ids; fc8_fine B x C(1),
-fc9_coarse B x C(2), fc10_coarse ...: class scores before softmax; loss_* and accuracy_* scalars.
-Stages: csm (coarse classifiers), skip (they also see the feature), glm (large-margin loss on the feature).
+Blobs, for a batch of B and h levels of C(1) .. C(h) classes, fine to coarse:
+    label                              B x h x 1 x 1, class ids from 0, from the label LMDB
+    label_1 .. label_h                 B x 1 x 1 x 1, one level each
+    fc8_fine, fc9_coarse, fc10_coarse  B x C(j), class scores before softmax
+    loss_*, accuracy_*, glm_loss       one number each
+Stages: csm (coarse classifiers), skip (they also read the feature), glm (large-margin loss).
 """
 
 import json
@@ -15,14 +18,14 @@ from .tables import GLM_WEIGHT
 CSM, SKIP, GLM = "csm", "skip", "glm"
 
 
-def tag(level):
-    """Name of a level (1 = fine) in losses, accuracies and probabilities."""
-    return "fine" if level == 1 else scores(level)
-
-
 def scores(level):
-    """Name of the classifier of a level: the paper's fc8', fc9, fc10."""
+    """Name of a level's classifier (1 = fine): the paper's fc8', fc9, fc10."""
     return f"fc{7 + level}_{'fine' if level == 1 else 'coarse'}"
+
+
+def tag(level):
+    """Name of a level in losses, accuracies and probabilities: fine, fc9_coarse, fc10_coarse."""
+    return "fine" if level == 1 else scores(level)
 
 
 def label(level):
@@ -36,48 +39,56 @@ def add_slice(net, levels):
                   top=[label(level) for level in range(1, levels + 1)])
 
 
-def _classifier(net, level, bottom, classes, filler, include=()):
-    net.layer.add(name=scores(level), type="InnerProduct", bottom=[bottom], top=[scores(level)], param=NEW,
-                  include=include,
-                  inner_product_param=dict(num_output=classes, weight_filler=filler, bias_filler=constant(0)))
+def _add_classifier(net, level, bottom, classes, filler, include=()):
+    net.layer.add(name=scores(level), type="InnerProduct", bottom=[bottom], top=[scores(level)],
+                  param=NEW, include=include,
+                  inner_product_param=dict(num_output=classes, weight_filler=filler,
+                                           bias_filler=constant(0)))
 
 
-def _loss(net, level, include=()):
+def _add_loss(net, level, rule):
     bottoms = [scores(level), label(level)]
-    net.layer.add(name=f"loss_{tag(level)}", type="SoftmaxWithLoss", bottom=bottoms, top=[f"loss_{tag(level)}"],
-                  loss_weight=[1], include=include)
-    net.layer.add(name=f"accuracy_{tag(level)}", type="Accuracy", bottom=bottoms, top=[f"accuracy_{tag(level)}"],
-                  include=[{**rule, "phase": TEST} for rule in include or [{}]])
+    loss, accuracy = f"loss_{tag(level)}", f"accuracy_{tag(level)}"
+    net.layer.add(name=loss, type="SoftmaxWithLoss", bottom=bottoms, top=[loss], loss_weight=[1],
+                  include=[rule] if rule else [])
+    net.layer.add(name=accuracy, type="Accuracy", bottom=bottoms, top=[accuracy],
+                  include=[dict(phase=TEST, **rule)])
 
 
 def add_head(net, feature, dropped, sizes, filler, glm, flatten):
-    """Append classifiers, losses and accuracies of all variants.
+    """Append the classifiers, losses and accuracies of all variants to a NetParameter.
 
-    net: NetParameter that has blobs `feature` (after ReLU), `dropped` (the same after dropout) and label_1 .. label_h.
-    sizes: classes per level, fine first. glm: parameters of the large-margin loss. flatten: the feature is a
-    C x 1 x 1 map, which Concat cannot join with the classifiers' vectors as it is.
+    feature, dropped  blobs: the feature after ReLU, and the same after dropout
+    sizes             classes per level, fine to coarse
+    filler            of the classifiers' weights
+    glm               parameters of the large-margin loss
+    flatten           is the feature a C x 1 x 1 map, which Concat can't join with scores?
     """
     levels = range(1, len(sizes) + 1)
     alone, skipping = dict(stage=[CSM], not_stage=[SKIP]), dict(stage=[CSM, SKIP])
 
-    _classifier(net, 1, dropped, sizes[0], filler)
-    _loss(net, 1)
-    if len(sizes) > 1:
-        joined = dropped
-        if flatten:
-            joined = "feature_vector"
-            net.layer.add(name=joined, type="Flatten", bottom=[dropped], top=[joined], include=[skipping])
+    _add_classifier(net, 1, dropped, sizes[0], filler)
+    _add_loss(net, 1, {})
+    joined = dropped
+    if flatten and len(sizes) > 1:
+        joined = "feature_vector"
+        net.layer.add(name=joined, type="Flatten", bottom=[dropped], top=[joined],
+                      include=[skipping])
     for level in levels[1:]:
-        inputs = f"{scores(level).split('_')[0]}_input"
+        inputs = f"fc{7 + level}_input"
         net.layer.add(name=inputs, type="Concat", top=[inputs], include=[skipping],
-                      bottom=[joined] + [scores(below) for below in range(1, level)])
-        _classifier(net, level, scores(level - 1), sizes[level - 1], filler, [alone])
-        _classifier(net, level, inputs, sizes[level - 1], filler, [skipping])
-        _loss(net, level, [dict(stage=[CSM])])
+                      bottom=[joined] + [scores(finer) for finer in range(1, level)])
+        _add_classifier(net, level, scores(level - 1), sizes[level - 1], filler, [alone])
+        _add_classifier(net, level, inputs, sizes[level - 1], filler, [skipping])
+        _add_loss(net, level, dict(stage=[CSM]))
 
-    net.layer.add(name="glm", type="Python", bottom=[feature] + [label(level) for level in levels], top=["glm_loss"],
-                  loss_weight=[GLM_WEIGHT], include=[dict(phase=TRAIN, stage=[GLM])],
-                  python_param=dict(module="python_layers.glm_loss", layer="GLMLossLayer", param_str=json.dumps(glm)))
+    net.layer.add(name="glm", type="Python", top=["glm_loss"], loss_weight=[GLM_WEIGHT],
+                  bottom=[feature] + [label(level) for level in levels],
+                  include=[dict(phase=TRAIN, stage=[GLM])],
+                  python_param=dict(module="python_layers.glm_loss", layer="GLMLossLayer",
+                                    param_str=json.dumps(glm)))
     if len(sizes) > 1:
-        net.layer.add(name="unused_labels", type="Silence", bottom=[label(level) for level in levels[1:]],
-                      include=[dict(phase=TRAIN, not_stage=[CSM, GLM]), dict(phase=TEST, not_stage=[CSM])])
+        net.layer.add(name="unused_labels", type="Silence",
+                      bottom=[label(level) for level in levels[1:]],
+                      include=[dict(phase=TRAIN, not_stage=[CSM, GLM]),
+                               dict(phase=TEST, not_stage=[CSM])])

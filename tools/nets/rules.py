@@ -1,17 +1,20 @@
-"""Which layers of a net a state keeps: Caffe's NetStateRule, for nets that are read and not run."""
+"""Which layers of a net a state keeps: Caffe's NetStateRule, for nets that are read, not run."""
 
 from caffe.proto import caffe_pb2
 
 
 def _meets(rule, phase, stages):
-    """Does the state satisfy the rule? As Net::StateMeetsRule; levels are not used in this project."""
+    """Does the state satisfy the rule? As Net::StateMeetsRule; this project uses no levels."""
     return ((not rule.HasField("phase") or rule.phase == phase)
             and all(stage in stages for stage in rule.stage)
             and not any(stage in stages for stage in rule.not_stage))
 
 
 def select(net, phase, stages):
-    """A copy of a NetParameter with the layers of one phase (caffe.TRAIN or caffe.TEST) and set of stages only."""
+    """A copy of a NetParameter with the layers of one state only.
+
+    phase: caffe.TRAIN or caffe.TEST. stages: names, e.g. ("csm", "skip").
+    """
     chosen = caffe_pb2.NetParameter()
     chosen.CopyFrom(net)
     del chosen.layer[:]
@@ -26,7 +29,7 @@ def select(net, phase, stages):
 
 
 def needed_for(net, blobs):
-    """The layers of a filtered net, in order, that the given blobs depend on (in-place layers included)."""
+    """The layers, in order, that the blobs of a filtered net depend on (in-place ones included)."""
     wanted, kept = set(blobs), []
     for layer in reversed(net.layer):
         if wanted & set(layer.top):

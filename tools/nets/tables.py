@@ -1,4 +1,4 @@
-"""The numbers behind prototxt/: data sets, variants, networks. Other modules know none of these by name."""
+"""The numbers behind prototxt/: data sets, variants, networks."""
 
 from dataclasses import dataclass, field, replace
 
@@ -31,11 +31,11 @@ DATASETS = {d.name: d for d in [
             build="data_prep/build_lmdb.py cub --root /data/CUB_200_2011"),
     Dataset("cars", "Stanford Cars", ("model", "body_type"), (196, 9), 8144, 8041,
             build="data_prep/build_lmdb.py cars --root /data/stanford_cars"),
-    # Cards fill their image, so a net must see all of it: AlexNet and GoogLeNet, whose input size is fixed, read a
-    # larger build of the same cards than SqueezeNet, which is the demo's and has to be quick.
+    # A card fills its image, so a net must see nearly all of it: AlexNet and GoogLeNet, whose input
+    # has a fixed size, read a larger build than SqueezeNet, which is the demo's and quick.
     Dataset("cards", "playing cards", ("card", "suit", "colour"), (52, 4, 2), 1872, 520,
-            build="data_prep/build_lmdb.py cards --size 256 --out data/cards_256", folder="data/cards_256",
-            mirror=False,
+            build="data_prep/build_lmdb.py cards --size 256 --out data/cards_256",
+            folder="data/cards_256", mirror=False,
             small=dict(build="data_prep/build_lmdb.py cards", folder="data/cards", crop=144)),
 ]}
 
@@ -46,12 +46,19 @@ TITLES = {"sm": "SM (plain softmax)", "sm_glm": "SM-GLM", "csm": "CSM", "csm_glm
           "sc_csm": "SC-CSM", "ours": "OURS"}
 
 GLM_WEIGHT = 0.8  # lambda of Eq. (2); the paper's choice
-GLM_PARAMETERS = dict(k=1, margins=1, within_gradient="paper", normalize=True)  # margins: one such per level
+
+
+def glm_parameters(levels):
+    """Parameters of the large-margin loss (python_layers/glm_loss.py) for a tree of so many levels.
+
+    Margins of one are the paper's; normalize is not, but raw features diverge.
+    """
+    return dict(k=1, margins=[1] * levels, within_gradient="paper", normalize=True)
 
 
 @dataclass(frozen=True)
 class Schedule:
-    """Solver values of a fine-tuning run; `why` has the reason of each that differs from the net's own."""
+    """Solver values of a fine-tuning run. why: {solver field: reason} where ours does not hold."""
     batch: int
     epochs: float
     base_lr: float = 0.001
@@ -71,7 +78,7 @@ class Net:
     weights: str
     filler: dict  # of the head's weights, as the original's classifier
     weight_decay: float
-    policy: tuple  # learning-rate policy: rows (field, value or function of max_iter, reason)
+    policy: tuple  # of the learning rate: rows (field, value or function of max_iter, reason)
     schedule: Schedule
     test_batch: int  # at most; the exact one divides the number of test images
     pooled: bool  # the feature is a C x 1 x 1 map, not a vector
@@ -79,20 +86,20 @@ class Net:
 
 
 NETS = {n.name: n for n in [
-    Net("alexnet", "AlexNet", backbones.alexnet, 227, "fc7", "drop7", "weights/bvlc_alexnet.caffemodel",
-        backbones.gaussian(0.01), 0.0005,
-        policy=(("lr_policy", "step", "as BVLC AlexNet's own solver: constant, then a tenth"),
+    Net("alexnet", "AlexNet", backbones.alexnet, 227, "fc7", "drop7",
+        "weights/bvlc_alexnet.caffemodel", backbones.gaussian(0.01), 0.0005,
+        policy=(("lr_policy", "step", "as in BVLC AlexNet's own solver"),
                 ("gamma", 0.1, None),
-                ("stepsize", lambda n: n * 2 // 3, "once, after two thirds of the run")),
+                ("stepsize", lambda n: n * 2 // 3, "one step, after two thirds of the run")),
         schedule=Schedule(batch=128, epochs=100), test_batch=50, pooled=False),
     Net("googlenet", "GoogLeNet", backbones.googlenet, 224, "pool5/7x7_s1", "pool5/drop_7x7_s1",
         "weights/bvlc_googlenet.caffemodel", backbones.XAVIER, 0.0002,
-        policy=(("lr_policy", "poly", "as BVLC GoogLeNet's quick solver: falls to 0 at max_iter, no step to choose"),
+        policy=(("lr_policy", "poly", "as in BVLC GoogLeNet's quick solver: down to 0 at max_iter"),
                 ("power", 0.5, None)),
         schedule=Schedule(batch=32, epochs=60), test_batch=50, pooled=True),
     Net("squeezenet", "SqueezeNet v1.1", backbones.squeezenet, 227, "pool9", "drop9",
         "weights/squeezenet_v1.1.caffemodel", backbones.gaussian(0.01), 0.0002,
-        policy=(("lr_policy", "poly", "as SqueezeNet's own solver: falls in a straight line to 0 at max_iter"),
+        policy=(("lr_policy", "poly", "as in SqueezeNet's own solver: linearly to 0 at max_iter"),
                 ("power", 1.0, None)),
         schedule=Schedule(batch=64, epochs=60), test_batch=50, pooled=True, any_size=True),
 ]}

@@ -5,45 +5,51 @@ import re
 from google.protobuf import text_format
 
 _WHOLE = re.compile(r"(?m)(?<=: )(\d+)\.0$")  # 104.0 reads better as 104
-_PARAM_STR = re.compile(r'(?m)^(\s*param_str: )"((?:[^"\\]|\\.)*)"$')
+_PARAM_STR = re.compile(r'(?m)^( *param_str: )"((?:[^"\\]|\\.)*)"$')
+_LONG = 46  # lines longer than this don't move the column of the reasons
 
 
-def comment(*paragraphs):
-    """'# ' before every line of the paragraphs' text."""
-    lines = "\n".join(paragraphs).split("\n")
-    return "".join(f"# {line}".rstrip() + "\n" for line in lines)
+def comment(*lines):
+    """The lines (strings, which may hold several), each after '# '."""
+    return "".join(f"# {line}".rstrip() + "\n" for line in "\n".join(lines).split("\n"))
 
 
-def _json_in_single_quotes(match):
-    inner = match[2].replace('\\"', '"')
-    return f"{match[1]}'{inner}'" if "'" not in inner and "\\" not in inner else match[0]
+def _in_single_quotes(match):
+    """JSON without a backslash before every quote."""
+    content = match[2].replace('\\"', '"')
+    return match[0] if "'" in content or "\\" in content else f"{match[1]}'{content}'"
 
 
 def net_text(net, header, notes):
-    """Text of a NetParameter: header, then each layer, preceded by its note where notes has one for its name."""
-    parts = [comment(header), f'name: "{net.name}"\n']
-    said = set()
+    """Text of a NetParameter.
+
+    header: lines above. notes: {layer name: lines above the first layer of that name}.
+    """
+    notes = dict(notes)
+    parts = [comment(*header), f'name: "{net.name}"\n']
     for layer in net.layer:
-        if layer.name in notes and layer.name not in said:
-            said.add(layer.name)
-            parts.append("\n" + comment(notes[layer.name]))
-        body = text_format.MessageToString(layer, use_short_repeated_primitives=False)
-        body = _WHOLE.sub(r"\1", _PARAM_STR.sub(_json_in_single_quotes, body))
+        if layer.name in notes:
+            parts.append("\n" + comment(*notes.pop(layer.name)))
+        body = text_format.MessageToString(layer)
+        body = _WHOLE.sub(r"\1", _PARAM_STR.sub(_in_single_quotes, body))
         parts.append("layer {\n" + "".join(f"  {line}\n" for line in body.splitlines()) + "}\n")
     return "".join(parts)
 
 
+def _field(name, value):
+    if isinstance(value, bool):
+        return f"{name}: {str(value).lower()}"
+    if isinstance(value, str):
+        return f"{name} {value}" if value.startswith("{") else f'{name}: "{value}"'
+    return f"{name}: {value}"
+
+
 def rows_text(rows):
-    """Lines 'field: value  # reason' with the reasons in one column; rows (field, value, reason or None).
+    """A line 'field: value  # reason' per row (field, value, reason or None).
 
     A str is quoted, unless it starts with "{": then it is a message.
     """
-    lines = []
-    for field, value, reason in rows:
-        if isinstance(value, bool):
-            value = str(value).lower()
-        elif isinstance(value, str) and not value.startswith("{"):
-            value = f'"{value}"'
-        lines.append((f"{field} {value}" if str(value).startswith("{") else f"{field}: {value}", reason))
-    width = max(len(line) for line, reason in lines if reason) if any(r for _, r in lines) else 0
-    return "".join(f"{line.ljust(width)}  # {reason}\n" if reason else f"{line}\n" for line, reason in lines)
+    lines = [(_field(name, value), reason) for name, value, reason in rows]
+    column = max((len(line) for line, _ in lines if len(line) <= _LONG), default=0)
+    return "".join(f"{line.ljust(column)}  # {reason}\n" if reason else f"{line}\n"
+                   for line, reason in lines)
