@@ -1,0 +1,43 @@
+"""A data set of noise, built as data_prep/build_lmdb.py leaves one: enough for a net to run on."""
+
+import json
+
+import cv2
+import lmdb
+import numpy as np
+from caffe.proto import caffe_pb2
+
+
+def tree(sizes):
+    """labels, fine classes x levels: every class's children are neighbours."""
+    labels = [np.arange(sizes[0])]
+    for finer, coarser in zip(sizes, sizes[1:]):
+        labels.append(labels[-1] * coarser // finer)
+    return np.stack(labels, axis=1)
+
+
+def _write(folder, datums):
+    with lmdb.open(str(folder), map_size=1 << 26) as env, env.begin(write=True) as transaction:
+        for number, datum in enumerate(datums):
+            transaction.put(f"{number:08d}".encode(), datum.SerializeToString())
+
+
+def build(folder, name, levels, sizes, side, train=8, test=4):
+    """Write LMDBs, hierarchy.tsv and manifest.json of `side` x `side` images; returns folder."""
+    folder.mkdir(parents=True)
+    rng, labels = np.random.default_rng(0), tree(sizes)
+    for split, count in (("train", train), ("test", test)):
+        rows = labels[rng.integers(sizes[0], size=count)]
+        noise = rng.integers(256, size=(count, side, side, 3), dtype=np.uint8)
+        _write(folder / f"{split}_images", (caffe_pb2.Datum(
+            data=cv2.imencode(".jpg", image)[1].tobytes(), encoded=True, label=row[0])
+            for image, row in zip(noise, rows)))
+        _write(folder / f"{split}_labels", (
+            caffe_pb2.Datum(channels=len(row), height=1, width=1, float_data=row, label=row[0])
+            for row in rows))
+    header = "\t".join(f"{level}_id\t{level}" for level in levels)
+    lines = ["\t".join(f"{i}\t{level}{i}" for level, i in zip(levels, row)) for row in labels]
+    (folder / "hierarchy.tsv").write_text("\n".join([header, *lines]) + "\n")
+    (folder / "manifest.json").write_text(json.dumps(dict(name=name, splits=dict(
+        train=dict(images=train), test=dict(images=test)))))
+    return folder

@@ -1,0 +1,149 @@
+"""The head of every committed net, variant and phase, against Figs. 3 and 4 of the paper."""
+
+import json
+from pathlib import Path
+
+import caffe
+import pytest
+from caffe.proto import caffe_pb2
+from google.protobuf import text_format
+
+from tools.nets import rules, tables
+
+ROOT = Path(__file__).resolve().parents[2]
+FEATURES = {"alexnet": "fc7", "googlenet": "pool5/7x7_s1", "squeezenet": "pool9"}
+DROPOUT = {"alexnet": 0.5, "googlenet": 0.4, "squeezenet": 0.5}
+STAGES = {"sm": "", "sm_glm": "glm", "csm": "csm", "csm_glm": "csm glm", "sc_csm": "csm skip",
+          "ours": "csm skip glm"}
+PHASES = {"train": caffe.TRAIN, "test": caffe.TEST}
+
+
+def layers_of(dataset, net, variant, phase):
+    """{name: layer} of one state; every name occurs once."""
+    path = ROOT / f"prototxt/{dataset}_{net}_train_val.prototxt"
+    whole = text_format.Parse(path.read_text(), caffe_pb2.NetParameter())
+    chosen = rules.select(whole, PHASES[phase], STAGES[variant].split()).layer
+    layers = {layer.name: layer for layer in chosen}
+    assert len(layers) == len(chosen)
+    return layers
+
+
+@pytest.fixture(params=tables.GRID, ids="-".join)
+def pair(request):
+    return request.param
+
+
+@pytest.mark.parametrize("phase", PHASES)
+@pytest.mark.parametrize("variant", STAGES)
+def test_head(pair, variant, phase):
+    dataset, net = pair
+    layers = layers_of(dataset, net, variant, phase)
+    sizes, stages = tables.DATASETS[dataset].sizes, STAGES[variant].split()
+    h = len(sizes)
+    heads = ["fc8_fine", "fc9_coarse", "fc10_coarse"][:h]
+    losses = ["loss_fine", "loss_fc9_coarse", "loss_fc10_coarse"][:h]
+    trained = h if "csm" in stages else 1
+
+    # labels
+    assert list(layers["labels"].bottom) == ["label"]
+    assert list(layers["labels"].top) == [f"label_{j}" for j in range(1, h + 1)]
+    assert layers["labels"].slice_param.axis == 1
+
+    # dropout does not touch the feature
+    feature = FEATURES[net]
+    dropout, = (layer for layer in layers.values()
+                if layer.type == "Dropout" and feature in layer.bottom)
+    assert dropout.top[0] != feature
+    assert dropout.dropout_param.dropout_ratio == pytest.approx(DROPOUT[net])
+    dropped = dropout.top[0]
+    if "skip" in stages and net != "alexnet":
+        assert list(layers["feature_vector"].bottom) == [dropped]
+
+    # classifiers: who reads whom
+    for j, name in enumerate(heads):
+        if j >= trained:
+            assert name not in layers and losses[j] not in layers
+            continue
+        layer = layers[name]
+        assert layer.type == "InnerProduct" and list(layer.top) == [name]
+        assert layer.inner_product_param.num_output == sizes[j]
+        assert [p.lr_mult for p in layer.param] == [10, 20]
+        assert [p.decay_mult for p in layer.param] == [1, 0]
+        if j == 0:
+            assert list(layer.bottom) == [dropped]
+        elif "skip" in stages:
+            joined = layers[layer.bottom[0]]
+            assert joined.type == "Concat"
+            assert list(joined.bottom) == [
+                dropped if net == "alexnet" else "feature_vector"] + heads[:j]
+        else:
+            assert list(layer.bottom) == [heads[j - 1]]
+        loss = layers[losses[j]]
+        assert loss.type == "SoftmaxWithLoss" and list(loss.loss_weight) == [1]
+        assert list(loss.bottom) == [name, f"label_{j + 1}"]
+        accuracy = layers.get(losses[j].replace("loss", "accuracy"))
+        assert (accuracy is not None) == (phase == "test")
+        if accuracy:
+            assert accuracy.type == "Accuracy" and list(accuracy.bottom) == list(loss.bottom)
+
+    # the large-margin loss
+    assert ("glm" in layers) == ("glm" in stages and phase == "train")
+    if "glm" in layers:
+        glm = layers["glm"]
+        assert list(glm.bottom) == [feature] + list(layers["labels"].top)
+        assert list(glm.loss_weight) == pytest.approx([0.8])
+        assert (glm.python_param.module, glm.python_param.layer) == (
+            "python_layers.glm_loss", "GLMLossLayer")
+        assert json.loads(glm.python_param.param_str) == {
+            "k": 1, "margins": [1] * h, "within_gradient": "paper", "normalize": True}
+
+    # auxiliary classifiers
+    auxiliary = [f"loss{i}/{kind}" for i in (1, 2) for kind in ("classifier_fine", "loss_fine")]
+    assert [name in layers for name in auxiliary] == [net == "googlenet" and phase == "train"] * 4
+    for name in auxiliary[1::2] if phase == "train" and net == "googlenet" else ():
+        assert layers[name].bottom[1] == "label_1"
+        assert list(layers[name].loss_weight) == pytest.approx([0.3])
+
+    # nothing dangles: what nobody reads are losses and accuracies
+    read = {blob for layer in layers.values() for blob in layer.bottom}
+    loose = {blob for layer in layers.values() for blob in layer.top} - read
+    assert all(blob.startswith(("loss", "accuracy_", "glm_loss")) for blob in loose), loose
+
+
+def test_data_layers(pair):
+    dataset, net = pair
+    facts = tables.DATASETS[dataset].for_net(tables.NETS[net])
+    for phase in PHASES:
+        layers = layers_of(dataset, net, "ours", phase)
+        images, labels = layers["data"], layers["label"]
+        assert images.data_param.source == f"{facts.folder}/{phase}_images"
+        assert labels.data_param.source == f"{facts.folder}/{phase}_labels"
+        assert images.data_param.batch_size == labels.data_param.batch_size
+        assert list(images.transform_param.mean_value) == [104, 117, 123]
+        assert images.transform_param.crop_size == (
+            144 if pair == ("cards", "squeezenet") else 224 if net == "googlenet" else 227)
+        assert images.transform_param.mirror == (phase == "train" and dataset != "cards")
+        assert not labels.HasField("transform_param")
+
+
+def test_rules_choose_as_caffe_does(tmp_path):
+    """rules.select against Caffe's own Net, on all combinations of two stages, phases and rules."""
+    net = caffe_pb2.NetParameter()
+    net.layer.add(name="data", type="Input", top=["data"],
+                  input_param=dict(shape=[dict(dim=[1, 1])]))
+    cases = [
+        dict(), dict(include=[dict(phase=0)]), dict(include=[dict(phase=1, stage=["a"])]),
+        dict(include=[dict(stage=["a", "b"])]), dict(include=[dict(stage=["a"], not_stage=["b"])]),
+        dict(include=[dict(not_stage=["a", "b"])]),
+        dict(include=[dict(stage=["a"]), dict(phase=1)]),
+        dict(exclude=[dict(phase=0)]), dict(exclude=[dict(stage=["b"]), dict(not_stage=["a"])])]
+    for number, case in enumerate(cases):
+        net.layer.add(name=f"l{number}", type="Power", bottom=["data"], top=[f"l{number}"], **case)
+    path = tmp_path / "net.prototxt"
+    path.write_text(str(net))
+    for phase in PHASES.values():
+        for stages in ([], ["a"], ["b"], ["a", "b"]):
+            ours = [layer.name for layer in rules.select(net, phase, stages).layer]
+            theirs = [name for name in caffe.Net(str(path), phase, stages=stages)._layer_names
+                      if "split" not in name]
+            assert ours == theirs
