@@ -1,0 +1,49 @@
+# `make help` lists the targets. Everything that setup makes lies in .venv/ and at CAFFE_PREFIX.
+
+CAFFE_PREFIX ?= $(HOME)/.local/caffe
+# a folder or tarball with Caffe's source, for a machine whose Debian mirror no longer carries it
+CAFFE_SOURCE ?=
+BUILD_CAFFE := docker/build_caffe.sh --prefix '$(CAFFE_PREFIX)' $(if $(CAFFE_SOURCE),--source '$(CAFFE_SOURCE)')
+
+SHELL := /bin/bash
+# The caffe binary embeds the python3 that is first on PATH; another one's packages must not shadow those here.
+export PATH := $(CURDIR)/.venv/bin:$(PATH)
+unexport PYTHONPATH PYTHONHOME
+
+.PHONY: help setup check test test-caffe demo clean
+
+help:  ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' Makefile
+
+setup: .venv/requirements.txt  ## system packages, Caffe and .venv; does nothing where all is there
+	@$(BUILD_CAFFE)
+	@printf '%s\n' '$(CURDIR)' '$(CAFFE_PREFIX)/python' > "$$(echo .venv/lib/python3*/site-packages)/repository.pth"
+	@ln -sfn '$(CAFFE_PREFIX)/bin/caffe' .venv/bin/caffe
+	@sed -n 's|^snapshot_prefix: *"\([^"]*\)/[^"]*".*|\1|p' prototxt/*_solver.prototxt 2>/dev/null | xargs -r mkdir -p
+	@echo "ready: '. .venv/bin/activate' in each new shell gives caffe and python"
+
+# Debian's python3, whatever other python3 comes first on PATH: Boost.Python is built for that one.
+.venv/requirements.txt: docker/requirements.txt | packages
+	@echo "Python packages: installing those of $< into .venv"
+	@/usr/bin/python3 -m venv .venv
+	@.venv/bin/python -m pip install -qq --disable-pip-version-check --only-binary :all: -r $<
+	@cp $< $@
+
+.PHONY: packages
+packages:
+	@docker/build_caffe.sh --install-packages
+
+check:  ## what is there and what is missing, and how to mend it
+	@$(if $(wildcard .venv/bin/python),.venv/bin/python,python3) tools/check_env.py
+
+test: setup  ## the tests
+	@.venv/bin/python -m pytest
+
+test-caffe: setup  ## Caffe's own C++ and Python tests (10 minutes the first time)
+	@$(BUILD_CAFFE) --test
+
+demo: setup  ## the demo
+
+clean:  ## removes .venv and caches; keeps data/, weights/, snapshots/, results/ and Caffe
+	rm -rf .venv .pytest_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

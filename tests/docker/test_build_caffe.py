@@ -1,0 +1,209 @@
+"""docker/build_caffe.sh without building: what it checks, what it derives, when it does nothing."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+SCRIPT = ROOT / "docker" / "build_caffe.sh"
+PATCHES = sorted((ROOT / "docker" / "patches").glob("*.patch"))
+TARBALL = "caffe_1.0.0+git20180821.99bd997.orig.tar.gz"
+
+
+def bash(code, **variables):
+    """Run code with the script's functions loaded."""
+    return subprocess.run(["bash", "-c", f'. "{SCRIPT}"; {code}'], env={**os.environ, **variables},
+                          capture_output=True, text=True, timeout=60)
+
+
+def build(*arguments, **variables):
+    return subprocess.run([SCRIPT, "--python", sys.executable, *map(str, arguments)],
+                          env={**os.environ, **variables}, capture_output=True, text=True, timeout=60)
+
+
+def one_error(done, status=1):
+    """The one-line error that a run ended with."""
+    assert done.returncode == status, done.stdout + done.stderr
+    assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1, done.stderr
+    return done.stderr.removeprefix("error: ").strip()
+
+
+@pytest.fixture
+def built(tmp_path):
+    """A prefix that looks like a finished build of today's script."""
+    prefix = tmp_path / "caffe"
+    (prefix / "bin").mkdir(parents=True)
+    (prefix / "bin" / "caffe").write_text("#!/bin/sh\n")
+    (prefix / "bin" / "caffe").chmod(0o755)
+    facts = bash(f'''{{ read -r python_version; read -r _; read -r _; read -r _; read -r numpy_version; }} \\
+                     < <(python_facts "{sys.executable}"); prefix="{prefix}"; hash_recipe''')
+    (prefix / "BUILD").write_text(f"recipe: {facts.stdout.strip()}\nsource: other\n")
+    return prefix
+
+
+def test_help_and_usage_errors():
+    done = build("--help")
+    assert done.returncode == 0 and "Example:" in done.stdout
+    for option in ["--prefix", "--source", "--python", "--jobs", "--test", "--install-packages"]:
+        assert option in done.stdout
+    assert "--speed" in one_error(build("--speed"), 2)
+    assert "--prefix needs a value" in one_error(build("--prefix"), 2)
+    assert "--jobs two" in one_error(build("--jobs", "two"), 2)
+
+
+def test_unchanged_build_is_not_repeated(built):
+    before = (built / "BUILD").stat().st_mtime_ns
+    done = build("--prefix", built, PATH=f"{built}/no_network:{os.environ['PATH']}")
+    assert (done.returncode, done.stdout) == (0, f"Caffe: up to date in {built}\n")
+    assert (built / "BUILD").stat().st_mtime_ns == before
+    assert not built.with_name("caffe.build").exists()
+
+
+@pytest.mark.parametrize("change", ["recipe", "source", "broken"])
+def test_changed_or_broken_build_is_repeated(built, tmp_path, change):
+    source = tmp_path / "tree"
+    source.mkdir()  # no Caffe in it: the attempt ends there
+    if change == "recipe":
+        (built / "BUILD").write_text("recipe: 0\n")
+    elif change == "broken":
+        (built / "bin" / "caffe").write_text("#!/bin/sh\nexit 127\n")
+    before = (built / "BUILD").read_text()
+    assert "holds no Caffe source" in one_error(build("--prefix", built, "--source", source))
+    assert (built / "BUILD").read_text() == before  # what was there stays until a new build is complete
+
+
+def test_recipe_depends_on_python_numpy_and_prefix():
+    values = dict(python_version="3.11", numpy_version="2.4.6", prefix="/x")
+    hashes = [bash("hash_recipe", **{**values, **change}).stdout
+              for change in [{}, {"python_version": "3.12"}, {"numpy_version": "1.26.4"}, {"prefix": "/y"}]]
+    assert len(set(hashes)) == len(hashes) and all(hashes)
+    assert bash("hash_recipe", **{**values, "numpy_version": "2.0.1"}).stdout == hashes[0]
+
+
+def test_foreign_folder_is_not_replaced(tmp_path):
+    (tmp_path / "mine").write_text("precious")
+    assert "holds something else" in one_error(build("--prefix", tmp_path))
+    assert (tmp_path / "mine").read_text() == "precious"
+
+
+def test_missing_package_is_named():
+    message = one_error(bash("packages() { printf '%s\\n' bash no-such-package-1; }; check_packages"))
+    assert "no-such-package-1" in message and "bash" not in message.split("apt-get install")[1]
+    assert "--install-packages" in message
+
+
+def test_missing_packages_without_root_or_sudo(tmp_path):
+    for tool in ["bash", "awk", "dpkg-query"]:
+        (tmp_path / tool).symlink_to(shutil.which(tool))
+    done = bash(f"packages() {{ echo no-such-package-1; }}; id() {{ echo 1000; }}; PATH={tmp_path}; install_packages")
+    assert "apt-get install no-such-package-1" in one_error(done)
+
+
+def test_package_list():
+    listed = bash("packages").stdout.split()
+    assert len(listed) == len(set(listed))
+    assert "libboost-python-dev" in bash("packages caffe").stdout.split()
+    assert bash("packages cards").stdout.split() == ["gnome-cards-data", "kdegames-card-data-kf5", "librsvg2-bin"]
+
+
+def test_interpreter_without_numpy(tmp_path):
+    subprocess.run(["/usr/bin/python3", "-m", "venv", "--without-pip", tmp_path / "bare"], check=True)
+    done = subprocess.run([SCRIPT, "--python", tmp_path / "bare/bin/python", "--prefix", tmp_path / "p"],
+                          env={k: v for k, v in os.environ.items() if k != "PYTHONPATH"}, capture_output=True, text=True)
+    assert "lacks numpy, protobuf, six: " in one_error(done)
+
+
+def test_wrong_source(tmp_path):
+    wrong = tmp_path / TARBALL
+    wrong.write_bytes(b"not Caffe")
+    message = one_error(build("--prefix", tmp_path / "p", "--source", wrong))
+    assert "SHA-256" in message and str(wrong) in message
+    assert "does not exist" in one_error(build("--prefix", tmp_path / "p", "--source", tmp_path / "none"))
+    assert not (tmp_path / "p").exists()
+
+
+@pytest.mark.parametrize("name, entries, expected", [
+    ("debian.sources", """\
+# the archive
+Types: deb
+URIs: http://mirror.example/debian
+Suites: CODENAME CODENAME-updates
+Components: main contrib
+Architectures: amd64
+Signed-By:
+ -----BEGIN PGP PUBLIC KEY BLOCK-----
+ .
+ abc
+
+Types: deb
+URIs: http://mirror.example/security
+Suites: CODENAME-security
+Components: main
+
+Types: deb
+URIs: http://tools.example/apt
+Suites: nodistro
+Components: main
+
+Types: deb
+URIs: http://off.example/debian
+Suites: CODENAME
+Components: main
+Enabled: no
+""", """\
+Types: deb-src
+Suites: bullseye
+Components: main
+URIs: http://mirror.example/debian
+Signed-By:
+ -----BEGIN PGP PUBLIC KEY BLOCK-----
+ .
+ abc
+
+"""),
+    ("local.list", """\
+# deb http://old.example/debian CODENAME main
+deb [arch=amd64 signed-by=/k.gpg] http://mirror.example/debian CODENAME main contrib  # ours
+deb http://plain.example/debian stable main
+deb http://mirror.example/security CODENAME-security main
+deb http://tools.example/apt nodistro main
+deb-src http://mirror.example/debian CODENAME main
+""", """\
+deb-src [ signed-by=/k.gpg] http://mirror.example/debian bullseye main
+deb-src http://plain.example/debian bullseye main
+"""),
+])
+def test_source_entries_follow_the_machines_own(tmp_path, name, entries, expected):
+    codename = bash("sed -n s/^VERSION_CODENAME=//p /etc/os-release").stdout.strip() or "stable"
+    parts = tmp_path / "apt" / "sources.list.d"
+    parts.mkdir(parents=True)
+    (parts / name).write_text(entries.replace("CODENAME", codename))
+    done = bash(f'source_entries "{tmp_path}/apt" "{tmp_path}/out"')
+    assert done.returncode == 0, done.stderr
+    written = {path.suffix: path.read_text() for path in (tmp_path / "out").iterdir()}
+    assert written == {Path(name).suffix: expected}
+
+
+@pytest.mark.parametrize("patch", PATCHES, ids=lambda path: path.stem)
+def test_patch_states_its_reason(patch):
+    reason = patch.read_text().split("\n--- a/")[0]
+    assert len(reason.split()) > 25 and not reason.startswith(("---", "From", "diff"))
+
+
+def test_patches_apply_to_the_verified_source(tmp_path):
+    prefix = Path(shutil.which("caffe")).resolve().parent.parent
+    tarball = prefix.with_name(prefix.name + ".build") / TARBALL
+    if not tarball.exists():
+        pytest.skip(f"{tarball}, which a build fetches, is not there")
+    done = bash(f'log="{tmp_path}/log"; unpack_and_patch "{tarball}" "{tmp_path}/tree"')
+    assert done.returncode == 0, done.stderr
+    log = (tmp_path / "log").read_text()
+    assert "fuzz" not in log and "offset" not in log
+    tree = tmp_path / "tree"
+    (tree / "tools" / "caffe.cpp").unlink()  # a tree that is not that version
+    done = bash(f'log="{tmp_path}/log"; unpack_and_patch "{tree}" "{tmp_path}/again"')
+    assert done.returncode == 1 and "does not apply" in done.stderr
