@@ -115,6 +115,8 @@ def main():
     parser.add_argument("--split", choices=("test", "train"), default="test", help="images to score (default: test)")
     parser.add_argument("--out", type=Path, help="result file, .json (default: results/NAME.json, NAME from the solver; "
                         "for --split train NAME_train.json)")
+    parser.add_argument("--batch", type=int, default=32, help="images at a time (default: %(default)s); changes speed and "
+                        "memory only")
     parser.add_argument("--gpu", type=int, help="number of the GPU (default: the CPU)")
     args = parser.parse_args()
 
@@ -122,9 +124,11 @@ def main():
     out = args.out or Path("results", f"{experiment}{'_train' if args.split == 'train' else ''}.json")
     if out.suffix != ".json":
         parser.error(f"--out {out}: the name must end in .json")
+    if args.batch < 1:
+        parser.error("--batch: at least 1")
     solver = solver_net.read_solver(args.solver)
     weights = args.weights or solver_net.newest_snapshot(solver)
-    scoring = solver_net.scoring_net(solver, args.split)
+    scoring = solver_net.scoring_net(solver, args.split, args.batch)
     folder = scoring.images.parent
     hierarchy = Hierarchy.read(folder / "hierarchy.tsv")
     keys, labels = solver_net.read_labels(scoring)

@@ -61,8 +61,8 @@ def newest_snapshot(solver):
     return max(numbered)[1]
 
 
-def scoring_net(solver, split):
-    """ScoringNet of a solver's own test state, on the images of `split` ("test" or "train")."""
+def scoring_net(solver, split, batch):
+    """ScoringNet of a solver's own test state, on the images of `split` ("test" or "train"), `batch` at a time."""
     import caffe
     from caffe.proto import caffe_pb2
     train_val = _read_text(solver.net, caffe_pb2.NetParameter(), "net (paths are relative to the repository root)")
@@ -78,6 +78,7 @@ def scoring_net(solver, split):
     for param in sources.values():
         source = Path(param.source)
         param.source = str(source.parent / f"{split}_{source.name.partition('_')[2]}")
+        param.batch_size = batch
         if not (Path(param.source) / "data.mdb").is_file():
             raise UserError(f"{param.source} is not there: make the data set with data_prep/build_lmdb.py, "
                             "from the repository root")
@@ -86,8 +87,7 @@ def scoring_net(solver, split):
     tested.layer.extend(kept)
     for layer in tested.layer:
         del layer.include[:]  # all of them are chosen already
-    return ScoringNet(tested, heads, stages, Path(sources["data"].source), Path(sources["label"].source),
-                      sources["data"].batch_size)
+    return ScoringNet(tested, heads, stages, Path(sources["data"].source), Path(sources["label"].source), batch)
 
 
 def _keys_and(path, read):

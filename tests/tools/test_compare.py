@@ -1,23 +1,14 @@
 """tools/compare.py on results whose figures are known."""
 
 import json
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 
+from commands import assert_error, run
 from tools import results
 
-ROOT = Path(__file__).resolve().parents[2]
 IMAGES = 40
-
-
-def run(*arguments):
-    return subprocess.run([sys.executable, "tools/compare.py", *map(str, arguments)], cwd=ROOT, env=os.environ,
-                          capture_output=True, text=True)
 
 
 def write(path, fine_right, head_right, from_fine_right, data="data/tiny"):
@@ -40,7 +31,7 @@ def pair(tmp_path):
 
 
 def test_differences_and_their_p(pair):
-    done = run(*pair)
+    done = run("compare", *pair)
     assert done.returncode == 0, done.stderr
     title, header, first, second = done.stdout.splitlines()
     assert "40 test images of data/tiny" in title
@@ -52,30 +43,27 @@ def test_differences_and_their_p(pair):
 
 def test_without_predictions_there_is_no_p(pair):
     results.table_of(pair[0]).unlink()
-    assert "75.0% (+25.0)" in run(*pair).stdout
+    assert "75.0% (+25.0)" in run("compare", *pair).stdout
 
 
 def test_markdown(pair):
-    lines = run("--markdown", *pair).stdout.splitlines()
+    lines = run("compare", "--markdown", *pair).stdout.splitlines()
     assert lines[2:4] == ["| experiment | kind | group | group from fine |", "|---|---|---|---|"]
     assert all(line.count("|") == 5 for line in lines[2:])
 
 
 def test_other_images_are_refused(pair, tmp_path):
-    done = run(pair[0], write(tmp_path / "other.json", 20, None, 24, data="data/else"))
-    assert done.returncode == 1 and "same images" in done.stderr and done.stderr.count("\n") == 1
+    assert_error(run("compare", pair[0], write(tmp_path / "other.json", 20, None, 24, data="data/else")), "same images")
 
 
 @pytest.mark.parametrize("content", [None, "no json", "[]", json.dumps({"experiment": "x"})])
 def test_what_is_no_result(tmp_path, content):
     if content:
         (tmp_path / "r.json").write_text(content)
-    done = run(tmp_path / "r.json")
-    assert done.returncode == 1 and "r.json" in done.stderr and done.stderr.count("\n") == 1
+    assert_error(run("compare", tmp_path / "r.json"), "r.json")
 
 
 def test_damaged_predictions(pair):
     table = results.table_of(pair[1])
     table.write_text(table.read_text().replace("\t1", "\tone", 1))
-    done = run(*pair)
-    assert done.returncode == 1 and "evaluate again" in done.stderr and done.stderr.count("\n") == 1
+    assert_error(run("compare", *pair), "evaluate again")

@@ -56,7 +56,7 @@ def solver(folder, data, stages, batch=4, sizes=TREE.sizes):
     net.layer.add(name="feature", type="Flatten", bottom=["data"], top=["feature"])
     net.layer.add(name="dropped", type="Dropout", bottom=["feature"], top=["dropped"])
     head.add_head(net, "feature", "dropped", sizes, dict(type="constant"),
-                  dict(k=1, margins=1, within_gradient="paper"), False)
+                  dict(margins=[1] * len(sizes)), False)
     (folder / "tiny_train_val.prototxt").write_text(str(net))
     state = "".join(f'stage: "{stage}" ' for stage in stages)
     path = folder / f"tiny_{'_'.join(stages) or 'sm'}_solver.prototxt"

@@ -1,0 +1,108 @@
+"""tools/plot_log.py on logs as Caffe writes them: new and old dates, restarted, cut, diverged."""
+
+import os
+import subprocess
+
+import cv2
+import numpy as np
+import pytest
+
+import tiny
+from commands import ROOT, assert_error, run
+from tools import caffe_log
+
+
+def line(message, date="I20261123", file="solver.cpp:239"):
+    return f"{date} 14:01:02.123456  4242 {file}] {message}\n"
+
+
+def steps(start, stop, loss=lambda n: 2.0 / (n + 1), date="I20261123"):
+    """A log of iterations start .. stop, one in ten displayed, one in twenty tested."""
+    text = line("Starting Optimization", date)
+    for n in range(start, stop, 10):
+        if n % 20 == 0:
+            text += line(f"Iteration {n}, Testing net (#0)", date)
+            text += line(f"    Test net output #0: accuracy_fine = {n / 1000}", date)
+            text += line(f"    Test net output #1: loss_fine = {loss(n)} (* 1 = {loss(n)} loss)", date)
+        text += line(f"Iteration {n} (2.5 iter/s, 4s/10 iters), loss = {loss(n)}", date)
+        text += line(f"    Train net output #0: glm_loss = {n} (* 0.8 = {0.8 * n} loss)", date)
+        text += line(f"    Train net output #1: glm_shares = 0.25", date)
+        text += line(f"    Train net output #2: glm_shares = 0.75", date)
+        text += line(f"Iteration {n}, lr = 0.001", date, "sgd_solver.cpp:112")
+    return text
+
+
+@pytest.mark.parametrize("date", ["I20261123", "I1123"])
+def test_series(tmp_path, date):
+    log = tmp_path / "run.log"
+    log.write_text("a warning of Python's\n" + steps(0, 50, date=date))
+    done = run("plot_log", log, "--out", tmp_path / "curves.png", "--tsv", tmp_path / "curves.tsv")
+    assert done.returncode == 0, done.stderr
+    assert "loss 2 at iteration 0, 0.04878 at iteration 40" in done.stdout
+    rows = [row.split("\t") for row in (tmp_path / "curves.tsv").read_text().splitlines()]
+    assert rows[0] == ["log", "phase", "output", "iteration", "value"]
+    assert ["run", "test", "accuracy_fine", "40", "0.04"] in rows
+    assert ["run", "train", "glm_shares[1]", "30", "0.75"] in rows and ["run", "train", "lr", "0", "0.001"] in rows
+    picture = cv2.imread(str(tmp_path / "curves.png"))
+    assert picture.shape[0] > 200 and len(np.unique(picture)) > 10
+
+
+def test_real_training(tmp_path):
+    tiny.data_set(tmp_path / "data", list(range(6)) * 2, list(range(6)) * 2, "train")
+    tiny.data_set(tmp_path / "data", list(range(6)), list(range(6)), "test")
+    solver = tiny.solver(tmp_path, tmp_path / "data", ("csm",))
+    solver.write_text(solver.read_text().replace("0.01", "0.0001") +
+                      "max_iter: 8 display: 2 test_iter: 2 test_interval: 4 snapshot: 0 snapshot_after_train: false")
+    trained = subprocess.run(["caffe", "train", "-solver", str(solver)], cwd=ROOT, capture_output=True, text=True,
+                             env=os.environ | {"GLOG_minloglevel": "0", "GLOG_logtostderr": "1"})
+    assert trained.returncode == 0, trained.stderr[-500:]
+    (tmp_path / "run.log").write_text(trained.stderr)
+    log = caffe_log.read(tmp_path / "run.log")
+    assert set(log.losses) == {"loss_fine", "loss_fc9_coarse", "loss_fc10_coarse"}
+    assert log.series["train", "loss"][0].tolist() == [0, 2, 4, 6, 8]
+    assert log.series["test", "accuracy_fine"][0].tolist() == [0, 4, 8]
+    np.testing.assert_allclose(log.series["train", "loss_fine"][1][0], np.log(6), atol=1e-4)
+    assert run("plot_log", tmp_path / "run.log", "--out", tmp_path / "curves.png").returncode == 0
+
+
+def test_restart_from_a_snapshot_is_one_curve(tmp_path):
+    log = tmp_path / "run.log"
+    log.write_text(steps(0, 90) + steps(40, 130, loss=lambda n: n))
+    x, y = caffe_log.read(log).series["train", "loss"]
+    assert x.tolist() == list(range(0, 130, 10))
+    assert y[3] == 2 / 31 and y[4:].tolist() == list(range(40, 130, 10))
+
+
+@pytest.mark.parametrize("cut", [1, 8, 30, 70, 130, 300])
+def test_log_cut_in_the_middle(tmp_path, cut):
+    log = tmp_path / "run.log"
+    log.write_text(steps(0, 50)[:-cut])
+    whole = caffe_log.read(log)
+    assert np.isin(whole.series["train", "glm_loss"][1], [0, 10, 20, 30, 40]).all()
+
+
+def test_divergence_is_said(tmp_path):
+    log = tmp_path / "run.log"
+    log.write_text(steps(0, 30) + steps(30, 60, loss=lambda n: "-nan"))
+    done = run("plot_log", log, "--out", tmp_path / "curves.png")
+    assert done.returncode == 0 and "diverged, the loss is not finite at iteration 30" in done.stdout
+
+
+def test_logs_of_one_name_keep_apart(tmp_path):
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "run.log").write_text(steps(0, 50))
+    done = run("plot_log", *tmp_path.glob("*/run.log"), "--out", tmp_path / "curves.png")
+    assert done.returncode == 0 and str(tmp_path / "a" / "run.log: loss") in done.stdout
+
+
+@pytest.mark.parametrize("content, says", [(None, "there is no log"), ("some text\n", "is no log of"),
+                                           ("\0\xff" * 99, "is no log of"), ("", "is no log of"),
+                                           (line("Initializing solver"), "has no iterations yet")])
+def test_what_is_no_log(tmp_path, content, says):
+    log = tmp_path / "run.log"
+    if content is not None:
+        log.write_text(content, encoding="latin-1")
+    done = run("plot_log", log, "--out", tmp_path / "curves.png")
+    assert_error(done, says)
+    assert not (tmp_path / "curves.png").exists()

@@ -1,0 +1,143 @@
+#!/usr/bin/env python3
+"""Draw the learning curves in logs of `caffe train`: one panel per quantity, one colour per log.
+
+Panels: the total training loss (already a mean over the solver's average_loss iterations), each loss of its own
+(pale: single batches, full: their running mean; dashed with dots: on the test images), each accuracy on the test
+images. A log that was appended to after a restart from a snapshot is one curve. A dotted line is where the loss
+stopped being finite: accuracies behind it mean nothing, as Caffe counts scores of nan as right.
+
+Example:
+    caffe train -solver prototxt/cards_squeezenet_ours_solver.prototxt 2>&1 | tee ours.log
+    tools/plot_log.py sm.log ours.log --out results/curves.png
+"""
+
+import sys
+from pathlib import Path
+if __package__ in (None, ""):  # run as a file: import the repository's packages, not this folder's files
+    sys.path[0] = str(Path(__file__).resolve().parent.parent)
+from data_prep.cli import command
+
+import argparse
+import io
+
+import numpy as np
+
+from tools import caffe_log, files
+
+COLUMNS = 4  # panels side by side, at most
+PANEL = (3.6, 2.6)  # inches
+WINDOW = 20  # the running mean goes over a twentieth of the points
+
+
+def running_mean(values):
+    """Centred mean over len/WINDOW neighbours; fewer at the ends. Values that are not finite stay alone."""
+    half = len(values) // (2 * WINDOW)
+    finite = np.isfinite(values)
+    sums = np.cumsum(np.concatenate([[0], np.where(finite, values, 0)]))
+    counts = np.cumsum(np.concatenate([[0], finite]))
+    low = np.maximum(np.arange(len(values)) - half, 0)
+    high = np.minimum(np.arange(len(values)) + half + 1, len(values))
+    means = (sums[high] - sums[low]) / np.maximum(counts[high] - counts[low], 1)
+    return np.where(finite, means, values)
+
+
+def panels(logs):
+    """Names of the panels: total loss, single losses, accuracies; those of any log, in the logs' order."""
+    losses = dict.fromkeys(name for log in logs for name in log.losses)
+    accuracies = dict.fromkeys(name for log in logs for name in log.names("test") if "accuracy" in name)
+    def fine_to_coarse(name):  # loss_fine, loss1/loss_fine, glm_loss, loss_fc9_coarse, loss_fc10_coarse
+        return not name.endswith("fine"), len(name), name
+
+    return [name for name in [caffe_log.TOTAL, *sorted(losses, key=fine_to_coarse),
+                              *sorted(accuracies, key=fine_to_coarse)]
+            if any((phase, name) in log.series for log in logs for phase in ("train", "test"))]
+
+
+def diverged(log):
+    """Iteration at which the total loss was first printed as nan or inf, or None."""
+    x, y = log.series.get(("train", caffe_log.TOTAL), (np.array([]), np.array([])))
+    return int(x[~np.isfinite(y)][0]) if not np.isfinite(y).all() else None
+
+
+def labels(logs, paths):
+    """Names that tell the logs apart: the file's, with its folder's where two are the same."""
+    names = [log.name for log in logs]
+    return [name if names.count(name) == 1 else str(path) for name, path in zip(names, paths)]
+
+
+def figure(logs, names):
+    """Matplotlib figure of the curves."""
+    from matplotlib.figure import Figure
+    shown = panels(logs)
+    columns = min(COLUMNS, len(shown))
+    rows = -(-len(shown) // columns)
+    picture = Figure(figsize=(PANEL[0] * columns, PANEL[1] * rows + 0.5), layout="constrained")
+    axes = picture.subplots(rows, columns, squeeze=False).ravel()
+    every = np.concatenate([x for log in logs for x, _ in log.series.values()])
+    handles = {}
+    for axis, name in zip(axes, shown):
+        for n, (log, label) in enumerate(zip(logs, names)):
+            color = f"C{n % 10}"
+            if ("train", name) in log.series:
+                x, y = log.series["train", name]
+                smooth = y if name == caffe_log.TOTAL else running_mean(y)
+                if name != caffe_log.TOTAL:
+                    axis.plot(x, y, color=color, alpha=0.25, linewidth=0.8)
+                handles[label] = axis.plot(x, smooth, color=color, linewidth=1.5,
+                                           marker="o" if len(x) == 1 else None)[0]
+            if ("test", name) in log.series:
+                x, y = log.series["test", name]
+                line = axis.plot(x, y, color=color, linestyle="--" if name in log.losses else "-", marker="o",
+                                 markersize=3, linewidth=1.2)[0]
+                handles.setdefault(label, line)
+            if (end := diverged(log)) is not None:
+                axis.axvline(end, color=color, linestyle=":", linewidth=1)
+        axis.set_title(name, fontsize=10)
+        axis.grid(alpha=0.3)
+        axis.tick_params(labelsize=8)
+        if "accuracy" in name:
+            axis.set_ylim(-0.02, 1.02)
+        axis.set_xlabel("iteration", fontsize=8)
+        axis.set_xlim(every.min() - 0.02 * np.ptp(every) - 0.5, every.max() + 0.02 * np.ptp(every) + 0.5)
+        axis.xaxis.get_major_locator().set_params(integer=True)
+    for axis in axes[len(shown):]:
+        axis.set_axis_off()
+    picture.legend(handles.values(), handles, loc="outside upper left", ncols=len(handles), fontsize=9, frameon=False)
+    return picture
+
+
+def rows(logs, names):
+    """Lines of the table: every value of every log."""
+    yield "log\tphase\toutput\titeration\tvalue"
+    for log, name in zip(logs, names):
+        for (phase, output), (iterations, values) in log.series.items():
+            for iteration, value in zip(iterations.tolist(), values.tolist()):
+                yield f"{name}\t{phase}\t{output}\t{iteration}\t{value:g}"
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("logs", type=Path, nargs="+", metavar="LOG", help="what `caffe train` printed")
+    parser.add_argument("--out", type=Path, required=True, metavar="PNG", help="the picture to write")
+    parser.add_argument("--tsv", type=Path, help="also write the numbers: log, phase, output, iteration, value")
+    args = parser.parse_args()
+    if args.out.suffix != ".png":
+        parser.error(f"--out {args.out}: the name must end in .png")
+    logs = [caffe_log.read(path) for path in args.logs]
+    names = labels(logs, args.logs)
+    if args.tsv:
+        files.write_whole(args.tsv, "\n".join(rows(logs, names)) + "\n")
+    picture = io.BytesIO()
+    figure(logs, names).savefig(picture, format="png", dpi=130)
+    files.write_whole(args.out, picture.getvalue())
+    for name, log in zip(names, logs):
+        x, y = log.series.get(("train", caffe_log.TOTAL), ((), ()))
+        if len(x):
+            print(f"{name}: loss {y[0]:.4g} at iteration {x[0]}, {y[-1]:.4g} at iteration {x[-1]}")
+        if (end := diverged(log)) is not None:
+            print(f"{name}: diverged, the loss is not finite at iteration {end}")
+    print(f"wrote {args.out}" + (f" and {args.tsv}" if args.tsv else ""))
+
+
+if __name__ == "__main__":
+    command(main)
