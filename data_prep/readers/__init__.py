@@ -7,6 +7,6 @@
     open_source(args)    records.Source; raises UserError where the archive is not as it should be
 """
 
-from data_prep.readers import cub
+from data_prep.readers import cards, cub
 
-READERS = {"cub": cub}
+READERS = {"cub": cub, "cards": cards}

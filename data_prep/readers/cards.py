@@ -1,0 +1,207 @@
+"""Playing cards drawn by many hands: the decks of two Debian packages, split by deck into train and test.
+
+data_prep/decks.tsv lists the decks, and says which are the same artwork ("family"), which split they are in,
+how their cards are found in the file ("layout") and why a deck is left out.
+
+A layout "<ranks> <suits>" is a sheet of 13 x 5 equal cells: the ranks from left to right, the suits from top to
+bottom, and a row for jokers and back. In the layout "elements" each card is an SVG element with an id such
+as `king_spade`.
+"""
+
+import csv
+import hashlib
+import shutil
+import subprocess
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+
+import cv2
+import numpy as np
+from tqdm import tqdm
+
+from data_prep.cli import UserError
+from data_prep.hierarchy import TABLES, Hierarchy
+from data_prep.records import Record, Source
+
+DESCRIPTION = "playing cards of 43 decks: 52 cards -> 4 suits -> 2 colours"
+SIZE = 160
+DECKS = Path(__file__).resolve().parent.parent / "decks.tsv"
+COLUMNS = ("deck", "package", "file", "layout", "family", "split", "remark")
+PACKAGES = ("librsvg2-bin", "gnome-cards-data", "kdegames-card-data-kf5")
+INSTALL = f"apt-get install {' '.join(PACKAGES)}"
+RANKS = dict(zip("A23456789TJQK", "ace 2 3 4 5 6 7 8 9 10 jack queen king".split()))
+SUITS = dict(zip("cdhs", "clubs diamonds hearts spades".split()))
+BACKGROUND = (128, 128, 128)  # BGR, behind the rounded corners: mid-grey, like no suit and no card
+SECONDS = 120  # a card takes 0.1 s; a renderer that hangs is ended
+
+
+def add_arguments(parser):
+    parser.add_argument("--decks", metavar="DECK,...", help="only these decks of data_prep/decks.tsv "
+                        "(default: all that are not left out there)")
+
+
+def name(args):
+    return "cards"
+
+
+def open_source(args):
+    hierarchy = Hierarchy.read(TABLES / "cards.tsv")
+    decks = _choose(read_decks(), args.decks)
+    missing = sorted({deck["package"] for deck in decks if not Path(deck["file"]).is_file()})
+    renderer = shutil.which("rsvg-convert")
+    if renderer is None:
+        missing.append(PACKAGES[0])
+    if missing:
+        raise UserError(f"{' and '.join(missing)} not installed (Debian's package{'s' * (len(missing) > 1)}): "
+                        f"{INSTALL}")
+    version = subprocess.run([renderer, "--version"], capture_output=True, text=True, timeout=SECONDS)
+    digest = hashlib.sha256(hierarchy.text().encode())
+    for deck in decks:
+        digest.update("\t".join(deck[key] for key in ("deck", "layout", "split")).encode())
+        digest.update(Path(deck["file"]).read_bytes())
+    return Source(hierarchy, digest.hexdigest(), partial(_prepare, renderer, decks, hierarchy, args.size),
+                  {"decks": args.decks, "background_bgr": list(BACKGROUND)},
+                  {"rsvg-convert": version.stdout.split()[-1]})
+
+
+def read_decks(path=DECKS):
+    """The rows of decks.tsv as dicts. Raises UserError where a row is incomplete or a family is split."""
+    with open(path, encoding="utf-8", newline="") as file:
+        lines = [line for line in file if line.strip() and not line.startswith("#")]
+    decks = list(csv.DictReader(lines, delimiter="\t", quoting=csv.QUOTE_NONE))
+    splits = {}
+    for deck in decks:
+        if tuple(deck) != COLUMNS or None in deck.values():
+            raise UserError(f"{path}: every row needs {', '.join(COLUMNS)}; see {deck.get('deck')}")
+        if deck["split"] not in ("train", "test", "none"):
+            raise UserError(f"{path}: {deck['deck']} has the split {deck['split']}, not train, test or none")
+        if deck["split"] != "none" and splits.setdefault(deck["family"], deck["split"]) != deck["split"]:
+            raise UserError(f"{path}: the family {deck['family']} has decks in train and in test")
+    if len({deck["deck"] for deck in decks}) < len(decks):
+        raise UserError(f"{path}: two decks have the same name")
+    return decks
+
+
+def _choose(decks, names):
+    used = {deck["deck"]: deck for deck in decks if deck["split"] != "none"}
+    if names is None:
+        return list(used.values())
+    for wanted in names.split(","):
+        if wanted not in used:
+            raise UserError(f"there is no deck {wanted}; the decks are {', '.join(used)}")
+    return [deck for deck in used.values() if deck["deck"] in names.split(",")]
+
+
+def _prepare(renderer, decks, hierarchy, size, folder, jobs):
+    """Render all cards as PNG files, shorter side >= size pixels; return their Records, equal ones once."""
+    labels = {card: label for label, card in enumerate(hierarchy.names[0])}
+    cards = [(rank, suit) for suit in SUITS for rank in RANKS]
+    with ThreadPoolExecutor(jobs) as pool, tqdm(desc="render", unit=" cards", total=52 * len(decks)) as bar:
+        zooms = list(pool.map(lambda deck: _zoom(renderer, deck, size), decks))
+        tasks = []
+        for deck, zoom in zip(decks, zooms):
+            (folder / deck["deck"]).mkdir()
+            if zoom is None:
+                tasks.append((deck, pool.submit(_cut_sheet, renderer, deck, size)))
+            else:
+                tasks += [(deck, pool.submit(_one_element, renderer, deck, card, zoom, size))
+                          for card in cards]
+        records, seen = [], {}
+        try:
+            for number, (deck, task) in enumerate(tasks):
+                for (rank, suit), image in task.result().items():
+                    card = f"{RANKS[rank]}_of_{SUITS[suit]}"
+                    file = f"{deck['deck']}/{card}.png"
+                    record = Record(file, folder / file, labels[card], deck["split"])
+                    digest = hashlib.sha256(image).digest()
+                    same = seen.setdefault(digest, record)
+                    if same.label != record.label:
+                        raise UserError(f"{same.name} and {file} are the same picture: the layout of "
+                                        f"{deck['deck']} in {DECKS} is wrong")
+                    if same is record:
+                        record.path.write_bytes(image)
+                        records.append(record)
+                    bar.update()
+                tasks[number] = None  # frees the deck's images
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+    if len(records) < 52 * len(decks):
+        print(f"{52 * len(decks) - len(records)} cards are exact copies of another deck's: kept once")
+    return records
+
+
+def _render(renderer, deck, *options):
+    """The file of a deck as uint8 height x width x 4 (BGR and alpha)."""
+    command = [renderer, *options, "--", deck["file"]]
+    try:
+        done = subprocess.run(command, capture_output=True, stdin=subprocess.DEVNULL, timeout=SECONDS)
+    except subprocess.TimeoutExpired:
+        raise UserError(f"{' '.join(command)} took more than {SECONDS} s: left out of {DECKS}, the deck "
+                        "will not be needed") from None
+    image = cv2.imdecode(np.frombuffer(done.stdout, np.uint8), cv2.IMREAD_UNCHANGED) if done.stdout else None
+    if image is None or image.ndim != 3 or image.shape[2] != 4:
+        said = done.stderr.decode(errors="replace").strip()
+        raise UserError(f"{' '.join(command)} made no picture: {said or 'it gave no reason'}")
+    return image
+
+
+def _trim(image):
+    """Cut transparent margins off (shadows count as margin); None if nothing is opaque."""
+    opaque = image[:, :, 3] > 127
+    rows, columns = np.flatnonzero(opaque.any(axis=1)), np.flatnonzero(opaque.any(axis=0))
+    if not rows.size:
+        return None
+    return image[rows[0]:rows[-1] + 1, columns[0]:columns[-1] + 1]
+
+
+def _png(image):
+    """The bytes of a PNG file of a BGRA image laid on BACKGROUND."""
+    alpha = image[:, :, 3:].astype(np.float32) / 255
+    flat = np.rint(image[:, :, :3] * alpha + np.float32(BACKGROUND) * (1 - alpha)).astype(np.uint8)
+    return cv2.imencode(".png", flat, [cv2.IMWRITE_PNG_COMPRESSION, 1])[1].tobytes()
+
+
+def _cut_sheet(renderer, deck, size):
+    """{(rank, suit): PNG bytes} of a sheet, rendered once so that cells are `size` pixels wide and cut."""
+    ranks, suits = deck["layout"].split()
+    sheet = _render(renderer, deck, "-a", "-w", str(size * 13), "-h", str(size * 100))
+    rows, columns = sheet.shape[0] / 5, sheet.shape[1] / 13
+    cards = {}
+    for i, suit in enumerate(suits):
+        for j, rank in enumerate(ranks):
+            cell = _trim(sheet[round(i * rows):round((i + 1) * rows),
+                               round(j * columns):round((j + 1) * columns)])
+            if cell is None:
+                raise UserError(f"{deck['file']} is empty where {RANKS[rank]} of {SUITS[suit]} should be: "
+                                f"the layout of {deck['deck']} in {DECKS} is wrong")
+            cards[rank, suit] = _png(cell)
+    return cards
+
+
+def _zoom(renderer, deck, size):
+    """The scale at which the deck's two of spades is `size` pixels wide; None for sheets."""
+    return None if deck["layout"] != "elements" else _element(renderer, deck, ("2", "s"), 1.0, size)[1]
+
+
+def _one_element(renderer, deck, card, zoom, size):
+    return {card: _png(_element(renderer, deck, card, zoom, size)[0])}
+
+
+def _element(renderer, deck, card, zoom, size):
+    """(BGRA image, zoom) of one card, its shorter side at least `size` pixels.
+
+    librsvg's own idea of an element's extent is often far too large, hence the trim; and some decks
+    draw their court cards smaller than the others, hence the second try.
+    """
+    rank, suit = RANKS[card[0]].replace("ace", "1"), SUITS[card[1]].removesuffix("s")
+    for _ in range(2):
+        image = _trim(_render(renderer, deck, "-z", f"{zoom:.4f}", "-i", f"{rank}_{suit}"))
+        if image is None:
+            raise UserError(f"{deck['file']} has nothing to see in its element {rank}_{suit}")
+        shorter = min(image.shape[:2])
+        if shorter >= size:
+            break
+        zoom *= (size + 1) / (shorter - 1)  # a pixel more, because both are rounded
+    return image, zoom
