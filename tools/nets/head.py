@@ -23,6 +23,11 @@ def scores(level):
     return f"fc{7 + level}_{'fine' if level == 1 else 'coarse'}"
 
 
+def inputs(level):
+    """Name of what a coarse classifier reads with stage skip: the feature and all finer scores."""
+    return f"fc{7 + level}_input"
+
+
 def tag(level):
     """Name of a level in losses, accuracies and probabilities: fine, fc9_coarse, fc10_coarse."""
     return "fine" if level == 1 else scores(level)
@@ -75,11 +80,10 @@ def add_head(net, feature, dropped, sizes, filler, glm, flatten):
         net.layer.add(name=joined, type="Flatten", bottom=[dropped], top=[joined],
                       include=[skipping])
     for level in levels[1:]:
-        inputs = f"fc{7 + level}_input"
-        net.layer.add(name=inputs, type="Concat", top=[inputs], include=[skipping],
+        net.layer.add(name=inputs(level), type="Concat", top=[inputs(level)], include=[skipping],
                       bottom=[joined] + [scores(finer) for finer in range(1, level)])
         _add_classifier(net, level, scores(level - 1), sizes[level - 1], filler, [alone])
-        _add_classifier(net, level, inputs, sizes[level - 1], filler, [skipping])
+        _add_classifier(net, level, inputs(level), sizes[level - 1], filler, [skipping])
         _add_loss(net, level, dict(stage=[CSM]))
 
     net.layer.add(name="glm", type="Python", top=["glm_loss"], loss_weight=[GLM_WEIGHT],

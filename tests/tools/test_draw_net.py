@@ -1,0 +1,76 @@
+"""tools/draw_net.py: the head as it is in the net, and a figure of it."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+import pytest
+from caffe.proto import caffe_pb2
+from google.protobuf import text_format
+
+from tools.nets import tables
+from tools.nets.diagram import diagram
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def net(name):
+    path = ROOT / f"prototxt/{name}.prototxt"
+    return text_format.Parse(path.read_text(), caffe_pb2.NetParameter())
+
+
+def draw(*options):
+    return subprocess.run([sys.executable, "tools/draw_net.py", *map(str, options)], cwd=ROOT,
+                          capture_output=True, text=True)
+
+
+@pytest.mark.parametrize("name, feature, dropout", [
+    ("cub_alexnet", "fc7", 0.5), ("cub_googlenet", "pool5/7x7_s1", 0.4),
+    ("cub_squeezenet", "pool9", 0.5)])
+@pytest.mark.parametrize("variant", list(tables.STAGES))
+def test_diagram(name, feature, dropout, variant):
+    stages = tables.STAGES[variant]
+    shown = diagram(net(f"{name}_train_val"), stages)
+    assert (shown.name, shown.feature) == (name, feature)
+    assert shown.dropout == pytest.approx(dropout)
+    assert shown.margin == pytest.approx(0.8 if "glm" in stages else 0)
+    heads = ("fc8_fine", "fc9_coarse", "fc10_coarse")[:3 if "csm" in stages else 1]
+    assert tuple(classifier.name for classifier in shown.classifiers) == heads
+    assert [classifier.classes for classifier in shown.classifiers] == [200, 40, 13][:len(heads)]
+    for level, classifier in enumerate(shown.classifiers):
+        below = (feature, *heads[:level])
+        assert classifier.reads == (below if "skip" in stages else below[-1:])
+
+
+@pytest.mark.parametrize("prototxt", ["cars_alexnet_ours_solver", "cub_googlenet_sm_solver",
+                                      "cards_squeezenet_train_val"])
+def test_png(tmp_path, prototxt):
+    out = tmp_path / "new/head.png"
+    result = draw(f"prototxt/{prototxt}.prototxt", "--out", out)
+    assert result.returncode == 0, result.stderr
+    assert str(out) in result.stdout
+    image = cv2.imread(str(out))
+    blue = (image[..., 0] > 180) & (image[..., 2] < 80)  # the skipping connections
+    assert blue.any() == ("sm_solver" not in prototxt)
+    assert image.shape[1] > image.shape[0] > 200
+
+
+def test_svg(tmp_path):
+    result = draw("prototxt/cub_googlenet_ours_solver.prototxt", "--out", tmp_path / "head.svg")
+    assert result.returncode == 0, result.stderr
+    assert "<svg" in (tmp_path / "head.svg").read_text()
+
+
+@pytest.mark.parametrize("content, out, says", [
+    (None, "a.png", "is not there"), ("what", "a.png", "neither a solver"),
+    ("base_lr: 1", "a.png", "does not name a net"), ("net: 'no.prototxt'", "a.png", "is not there"),
+    ("layer { name: 'a' type: 'Input' top: 'data' }", "a.png", "fc8_fine"),
+    ("", "a.txt", "--out")])
+def test_refusals(tmp_path, content, out, says):
+    path = tmp_path / "a.prototxt"
+    if content is not None:
+        path.write_text(content)
+    result = draw(path, "--out", tmp_path / out)
+    assert result.returncode == 1 and says in result.stderr, result.stderr
+    assert "Traceback" not in result.stderr and not (tmp_path / out).exists()

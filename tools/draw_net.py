@@ -1,0 +1,176 @@
+#!/usr/bin/env python3
+"""Draw a net's head, with its skipping connections, as in Figs. 3 and 4 of the paper."""
+
+import sys
+from pathlib import Path
+
+if __package__ in (None, ""):  # run as a file: import the repository's packages, not this folder's
+    sys.path[0] = str(Path(__file__).resolve().parent.parent)
+from data_prep.cli import UserError, command  # must be the first project import
+
+import argparse
+import io
+
+from google.protobuf import text_format
+
+from caffe.proto import caffe_pb2
+from tools.files import existing, write_whole
+from tools.nets import tables
+from tools.nets.diagram import diagram
+
+FORMATS = (".png", ".svg", ".pdf")
+BLUE = "#1f6fd0"  # skipping connections, as in the paper
+COLOURS = dict(plain="#eceff1", feature="#ffe0b2", classifier="#d7e8fb", loss="#e3f1da",
+               margin="#f6d5e5")
+
+
+def _parse(arguments):
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog="example:\n  tools/draw_net.py prototxt/cub_googlenet_ours_solver.prototxt "
+               "--out results/head.png")
+    parser.add_argument("prototxt", type=Path, help="a solver, or a net")
+    parser.add_argument("--variant", choices=list(tables.STAGES), default="ours",
+                        help="of a net (default: ours)")
+    parser.add_argument("--out", type=Path, required=True, metavar="FILE",
+                        help=f"the figure: {', '.join(FORMATS)}")
+    return parser.parse_args(arguments)
+
+
+def _message(path):
+    """The SolverParameter or NetParameter in a prototxt."""
+    text = existing(path, "prototxt").read_text(encoding="utf-8", errors="replace")
+    reasons = []
+    for message in (caffe_pb2.SolverParameter(), caffe_pb2.NetParameter()):
+        try:
+            return text_format.Parse(text, message)
+        except text_format.ParseError as error:
+            reasons.append(str(error))
+    raise UserError(f"{path} is neither a solver ({reasons[0]}) nor a net ({reasons[1]})")
+
+
+def _net_and_stages(path, variant):
+    message = _message(path)
+    if isinstance(message, caffe_pb2.NetParameter):
+        return message, tables.STAGES[variant]
+    net = _message(Path(message.net)) if message.net else None
+    if not isinstance(net, caffe_pb2.NetParameter):
+        raise UserError(f"{path} does not name a net: it needs a line `net: \"....prototxt\"`")
+    return net, tuple(message.train_state.stage)
+
+
+def _titles(shown):
+    """Titles of the backbone and of the levels: names where the tables know them, else numbers."""
+    dataset, _, net = shown.name.partition("_")
+    known = tables.DATASETS.get(dataset)
+    sizes = tuple(classifier.classes for classifier in shown.classifiers)
+    levels = [f"level {number}" for number in range(1, len(sizes) + 1)]
+    if known and known.sizes[:len(sizes)] == sizes:
+        levels = [name.replace("_", " ") for name in known.levels]
+    return tables.NETS[net].title if net in tables.NETS else shown.name, levels
+
+
+def _lanes(skips):
+    """Where each skipping connection runs, so that few cross: {(from, to): (lane, out, in)}.
+
+    skips: pairs of column numbers. The longer a connection, the higher its lane (0, 1, ...), the
+    further left it leaves and the further right it arrives: out and in are in (0, 1) of half a box.
+    """
+    by_length = sorted(skips, key=lambda skip: (skip[1] - skip[0], skip))
+
+    def place(skip, end):
+        rivals = [other for other in by_length if other[end] == skip[end]]
+        return (rivals.index(skip) + 1) / (len(rivals) + 1)
+    return {skip: (lane, 1 - place(skip, 0), place(skip, 1)) for lane, skip in enumerate(by_length)}
+
+
+def draw(shown):
+    """matplotlib Figure of a tools.nets.diagram.Diagram."""
+    from matplotlib.figure import Figure
+    from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
+    from matplotlib.path import Path as Line
+
+    backbone, levels = _titles(shown)
+    head = 3 if shown.dropout else 2  # the column that the classifiers read
+    columns = {shown.feature: head}
+    for number, classifier in enumerate(shown.classifiers, head + 1):
+        columns[classifier.name] = number
+    lanes = _lanes([(columns[blob], columns[classifier.name]) for classifier in shown.classifiers
+                    for blob in classifier.reads if columns[blob] < columns[classifier.name] - 1])
+
+    step, half, tall, losses, corner = 2.45, 0.95, 0.45, -1.6, 0.15
+    top = tall + (0.5 + 0.32 * len(lanes) if lanes else 0.2)
+    right = max(columns.values()) * step + half
+    size = (right + half + 0.3, top - losses + tall + 0.15)
+    figure = Figure(figsize=(size[0] * 0.66, size[1] * 0.66))
+    axes = figure.add_axes((0, 0, 1, 1))
+    axes.set(xlim=(-half - 0.15, right + 0.15), ylim=(top - size[1], top))
+    axes.axis("off")
+
+    def box(column, y, colour, title, detail):
+        x = column * step
+        axes.add_patch(FancyBboxPatch((x - half, y - tall), 2 * half, 2 * tall, linewidth=1.1,
+                                      boxstyle="round,pad=0,rounding_size=0.1", zorder=2,
+                                      edgecolor="#455a64", facecolor=COLOURS[colour]))
+        for text, shift, weight in ((title, 0.16, "bold"), (detail, -0.18, "normal")):
+            axes.text(x, y + shift, text, ha="center", va="center", fontsize=8, weight=weight,
+                      zorder=3)
+
+    def arrow(points, colour="#37474f", width=1.1):
+        """Straight pieces between the points, with round corners."""
+        vertices, codes = [points[0]], [Line.MOVETO]
+        for before, at, after in zip(points, points[1:], points[2:]):
+            for end in (before, after):
+                length = abs(end[0] - at[0]) + abs(end[1] - at[1])
+                near = tuple(a + (e - a) * corner / length for a, e in zip(at, end))
+                vertices += [near] if end is before else [at, near]
+                codes += [Line.LINETO] if end is before else [Line.CURVE3] * 2
+        axes.add_patch(FancyArrowPatch(path=Line(vertices + [points[-1]], codes + [Line.LINETO]),
+                                       arrowstyle="-|>", mutation_scale=10, zorder=1, color=colour,
+                                       linewidth=width, joinstyle="miter"))
+
+    def loss(column, colour, title, detail):
+        arrow([(column * step, -tall), (column * step, losses + tall)])
+        box(column, losses, colour, title, detail)
+
+    for column in range(max(columns.values())):
+        arrow([(column * step + half, 0), ((column + 1) * step - half, 0)])
+    box(0, 0, "plain", "images", "B, G, R minus mean")
+    box(1, 0, "plain", backbone, f"{shown.first} ...")
+    box(2, 0, "feature", "feature", shown.feature)
+    if shown.dropout:
+        box(head, 0, "plain", "dropout", f"{shown.dropout:g}")
+    if shown.margin:
+        loss(2, "margin", "large-margin loss", f"\u00d7 {shown.margin:g}, all levels")
+    for classifier, level in zip(shown.classifiers, levels):
+        column = columns[classifier.name]
+        box(column, 0, "classifier", classifier.name, f"{classifier.classes} \u00d7 {level}")
+        loss(column, "loss", "softmax loss", f"label: {level}")
+    for (start, end), (lane, leave, arrive) in lanes.items():
+        y, x = tall + 0.35 + 0.32 * lane, (start + leave * half / step) * step
+        arrive = end * step - half + arrive * half
+        arrow([(x, tall), (x, y), (arrive, y), (arrive, tall)], BLUE, 1.5)
+    if lanes:
+        axes.text(head * step + half, top - 0.22, "skipping connections", fontsize=8, color=BLUE,
+                  ha="left", va="center")
+    return figure
+
+
+def main():
+    options = _parse(sys.argv[1:])
+    if options.out.suffix.lower() not in FORMATS:
+        raise UserError(f"{options.out} is no kind of figure that is drawn here: end --out in "
+                        f"{', '.join(FORMATS)}")
+    net, stages = _net_and_stages(options.prototxt, options.variant)
+    try:
+        shown = diagram(net, stages)
+    except ValueError as error:
+        raise UserError(f"{options.prototxt} {error}") from None
+    picture = io.BytesIO()
+    draw(shown).savefig(picture, format=options.out.suffix[1:].lower(), dpi=160, facecolor="white")
+    write_whole(options.out, picture.getvalue())
+    print(f"wrote {options.out}")
+
+
+if __name__ == "__main__":
+    command(main)

@@ -1,0 +1,68 @@
+"""What a figure of the head needs: one variant of a net, its backbone folded into one block."""
+
+from dataclasses import dataclass
+
+from caffe import TRAIN
+
+from . import head, rules
+
+
+@dataclass(frozen=True)
+class Classifier:
+    """A fully connected layer with a softmax loss on it; reads the feature or other classifiers."""
+    name: str
+    classes: int
+    reads: tuple
+
+
+@dataclass(frozen=True)
+class Diagram:
+    """The head of a net.
+
+    name         the net's
+    first        layer of the backbone
+    feature      blob that the backbone ends with
+    dropout      ratio between feature and classifiers, 0 if there is none
+    classifiers  tuple of Classifier, fine to coarse
+    margin       weight of the large-margin loss, 0 if there is none
+    """
+    name: str
+    first: str
+    feature: str
+    dropout: float
+    classifiers: tuple
+    margin: float
+
+
+def diagram(net, stages):
+    """Diagram of a train_val NetParameter in training. Raises ValueError if it has no such head."""
+    layers = {layer.name: layer for layer in rules.select(net, TRAIN, stages).layer}
+    made_by = {top: layer for layer in layers.values() for top in layer.top
+               if top not in layer.bottom}
+    if "labels" not in layers or head.scores(1) not in layers:
+        raise ValueError(f"has no layers labels and {head.scores(1)}: it lacks the head that "
+                         "tools/make_prototxt.py writes")
+    levels = [level for level in range(1, len(layers["labels"].top) + 1)
+              if head.scores(level) in layers]
+
+    def sources(blob, level):
+        """What a classifier's bottom is made of."""
+        layer = made_by.get(blob)
+        if layer is None or not (layer.type in ("Dropout", "Flatten")
+                                 or layer.name == head.inputs(level)):
+            return (blob,)
+        return tuple(source for bottom in layer.bottom for source in sources(bottom, level))
+
+    classifiers = []
+    for level in levels:
+        layer = layers[head.scores(level)]
+        classifiers.append(Classifier(layer.name, layer.inner_product_param.num_output,
+                                      sources(layer.bottom[0], level)))
+    dropout = made_by.get(layers[head.scores(1)].bottom[0])
+    return Diagram(
+        name=net.name,
+        first=next(layer.name for layer in layers.values() if "data" in layer.bottom),
+        feature=classifiers[0].reads[0],
+        dropout=dropout.dropout_param.dropout_ratio if dropout and dropout.type == "Dropout" else 0,
+        classifiers=tuple(classifiers),
+        margin=layers["glm"].loss_weight[0] if "glm" in layers else 0)
