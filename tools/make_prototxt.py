@@ -74,15 +74,17 @@ def _parse(arguments):
     return options
 
 
-def built_dataset(folder):
+def built_dataset(folder, net):
     """tables.Dataset of a folder that data_prep/build_lmdb.py made, with the folder's own counts.
 
-    Raises UserError if the folder lacks its manifest or label tree, or has no images of a split.
+    Raises UserError if the folder lacks its manifest or label tree, has no images of a split, or
+    images too small for the tables.Net.
     """
     try:
         manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
         name = manifest["name"]
         train, test = (manifest["splits"][split]["images"] for split in ("train", "test"))
+        side = manifest["options"]["size"]
     except FileNotFoundError:
         raise UserError(f"{folder} has no manifest.json: build the data set with "
                         "data_prep/build_lmdb.py, or correct --data") from None
@@ -94,10 +96,16 @@ def built_dataset(folder):
     tree = Hierarchy.read(folder / "hierarchy.tsv")
     own = dict(levels=tuple(tree.levels), sizes=tuple(tree.sizes), train=train, test=test,
                folder=folder.as_posix())
-    known = tables.DATASETS.get(name)
-    if known is None:
-        return tables.Dataset(name=name, title=name, build="data_prep/build_lmdb.py", **own)
-    return dataclasses.replace(known, **own, small={**known.small, "folder": own["folder"]})
+    if name in tables.DATASETS:
+        known = tables.DATASETS[name]
+        dataset = dataclasses.replace(known, **own, small={**known.small, "folder": own["folder"]})
+    else:
+        dataset = tables.Dataset(name=name, title=name, build="data_prep/build_lmdb.py", **own)
+    crop = dataset.for_net(net).crop or net.crop
+    if side < crop:
+        raise UserError(f"the images in {folder} are {side} pixels wide and {net.title} reads "
+                        f"{crop} x {crop}: build the data set with a larger --size, such as 256")
+    return dataset
 
 
 def _glm(text, levels):
@@ -117,12 +125,13 @@ def _texts(options):
     if not (options.dataset or options.data):
         return {PROTOTXT / name: text for dataset, net in tables.GRID for name, text in
                 file_texts(tables.DATASETS[dataset], tables.NETS[net], str(PROTOTXT)).items()}
-    dataset = built_dataset(options.data) if options.data else tables.DATASETS[options.dataset]
+    net = tables.NETS[options.net]
+    dataset = built_dataset(options.data, net) if options.data else tables.DATASETS[options.dataset]
     name = options.name or dataset.name
     if not re.fullmatch(r"\w[\w.-]*", name):
         raise UserError(f"{name!r} can't be part of a file name: give --name letters, digits, "
                         "_ - and . only")
-    made = file_texts(dataset, tables.NETS[options.net], options.out.as_posix(),
+    made = file_texts(dataset, net, options.out.as_posix(),
                       options.variant or tuple(tables.STAGES), name=name,
                       batch=options.train_batch, max_iter=options.max_iter,
                       base_lr=options.base_lr, glm=_glm(options.glm_json, len(dataset.sizes)))

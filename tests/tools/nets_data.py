@@ -38,6 +38,7 @@ def build(folder, name, levels, sizes, side, train=8, test=4):
     header = "\t".join(f"{level}_id\t{level}" for level in levels)
     lines = ["\t".join(f"{i}\t{level}{i}" for level, i in zip(levels, row)) for row in labels]
     (folder / "hierarchy.tsv").write_text("\n".join([header, *lines]) + "\n")
-    (folder / "manifest.json").write_text(json.dumps(dict(name=name, splits=dict(
-        train=dict(images=train), test=dict(images=test)))))
+    (folder / "manifest.json").write_text(json.dumps(dict(
+        name=name, options=dict(size=side),
+        splits=dict(train=dict(images=train), test=dict(images=test)))))
     return folder

@@ -33,7 +33,7 @@ def read(path, message):
 def built(tmp_path_factory):
     """A folder with a built data set of 12 -> 4 classes in data/mine; 9 training, 6 test images."""
     folder = tmp_path_factory.mktemp("repository")
-    nets_data.build(folder / "data/mine", "mine", ("plant", "genus"), (12, 4), 16, train=9, test=6)
+    nets_data.build(folder / "data/mine", "mine", ("plant", "genus"), (12, 4), 227, train=9, test=6)
     return folder
 
 
@@ -84,7 +84,7 @@ def test_solvers():
         batch, = {layer.data_param.batch_size for layer in net.layer
                   if layer.type == "Data" and layer.include[0].phase == caffe_pb2.TEST}
         assert list(values.test_iter) == [dataset.test // batch] and dataset.test % batch == 0
-        assert values.max_iter % values.test_interval == 0  # so the last test is of the last weights
+        assert values.max_iter % values.test_interval == 0  # the last weights are tested
         variant = path.stem.removesuffix("_solver").split("_", 2)[2]
         for states in (values.train_state, *values.test_state):
             assert tuple(states.stage) == tables.STAGES[variant]
@@ -126,6 +126,16 @@ def test_tables_agree_with_the_label_trees(name):
     tree = Hierarchy.read(TABLES / f"{name}.tsv")
     assert tables.DATASETS[name].sizes == tree.sizes
     assert tables.DATASETS[name].levels == tree.levels
+
+
+def test_counts_of_the_cards():
+    """The table's counts are those of data_prep/build_lmdb.py cards, where that was run."""
+    manifest = ROOT / "data/cards/manifest.json"
+    if not manifest.exists():
+        pytest.skip("data/cards is not built")
+    splits = json.loads(manifest.read_text())["splits"]
+    cards = tables.DATASETS["cards"]
+    assert (cards.train, cards.test) == (splits["train"]["images"], splits["test"]["images"])
 
 
 def test_another_data_set(built):
@@ -177,10 +187,13 @@ def test_refusals(built, options, status, says):
 
 @pytest.mark.parametrize("manifest, says", [
     ("{", "can't be read"), ("[]", "can't be read"), ('{"name": "x"}', "can't be read"),
-    ('{"name": "x", "splits": {"train": {"images": 5}, "test": {"images": 0}}}', "0 test images")])
-def test_damaged_manifest(tmp_path, manifest, says):
+    ('{"name": "x", "options": {"size": 256}, "splits": {"train": {"images": 5}, '
+     '"test": {"images": 0}}}', "0 test images"),
+    (None, "larger --size")])
+def test_folders_that_cannot_be_used(tmp_path, manifest, says):
     folder = nets_data.build(tmp_path / "data", "x", ("a",), (3,), 8, train=1, test=1)
-    (folder / "manifest.json").write_text(manifest)
+    if manifest:
+        (folder / "manifest.json").write_text(manifest)
     result = make(tmp_path, "--data", "data", "--net", "squeezenet", "--out", "refused")
     assert result.returncode == 1 and says in result.stderr, result.stderr
     assert "Traceback" not in result.stderr

@@ -28,6 +28,13 @@ ALEXNET = {"conv1": (96, 3, 11, 11), "conv2": (256, 48, 5, 5), "conv3": (384, 25
            "fc7": (4096, 4096)}
 
 
+def make(folder, name, net):
+    """Nets for data/<name>, in nets/."""
+    subprocess.run([sys.executable, ROOT / "tools/make_prototxt.py", "--data", f"data/{name}",
+                    "--net", net, "--out", "nets", "--train-batch", str(BATCH), "--max-iter", "2"],
+                   cwd=folder, check=True, stdout=subprocess.DEVNULL)
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     """Current folder with data sets of noise in data/, and the nets of every network in nets/."""
@@ -37,9 +44,7 @@ def folder(tmp_path_factory):
         nets_data.build(folder / "data" / name, name, facts.levels, facts.sizes, side, 2 * BATCH,
                         BATCH)
     for name, net in (("cards", "squeezenet"), ("cub", "googlenet"), ("cub", "alexnet")):
-        subprocess.run([sys.executable, ROOT / "tools/make_prototxt.py", "--data", f"data/{name}",
-                        "--net", net, "--out", "nets", "--train-batch", str(BATCH),
-                        "--max-iter", "2"], cwd=folder, check=True, stdout=subprocess.DEVNULL)
+        make(folder, name, net)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         yield folder
@@ -57,6 +62,30 @@ def test_only_losses_and_accuracies_are_printed(folder, name, variant):
     train = set(LOSSES[:levels]) | glm | (AUXILIARY if "googlenet" in name else set())
     assert set(load(name, caffe.TRAIN, variant).outputs) == train
     assert set(load(name, caffe.TEST, variant).outputs) == {*LOSSES[:levels], *ACCURACIES[:levels]}
+
+
+@pytest.mark.parametrize("sizes", [(6,), (12, 6, 3, 2)], ids=["one level", "four levels"])
+def test_other_depths(folder, sizes):
+    """Every variant of a net for a label tree of another depth, and a step of OURS."""
+    depth = len(sizes)
+    levels, name = [f"level{i}" for i in range(depth)], f"deep{depth}"
+    nets_data.build(folder / "data" / name, name, levels, sizes, 227, BATCH, BATCH)
+    make(folder, name, "squeezenet")
+    for variant, stages in tables.STAGES.items():
+        count = depth if "csm" in stages else 1
+        net = load(f"{name}_squeezenet", caffe.TEST, variant)
+        assert sum(output.startswith("loss_") for output in net.outputs) == count
+        assert sum(output.startswith("accuracy_") for output in net.outputs) == count
+        assert len(net.outputs) == 2 * count
+    net = load(f"{name}_squeezenet", caffe.TRAIN, "ours")
+    losses = net.forward()
+    net.backward()
+    assert len(losses) == depth + 1
+    assert all(np.isfinite(loss).all() for loss in losses.values())
+    last = ["fc8_fine", "fc9_coarse", "fc10_coarse", "fc11_coarse"][depth - 1]
+    read = 512 + sum(sizes[:-1])  # the feature and all finer scores
+    assert net.params[last][0].data.shape == (sizes[-1], read)
+    assert np.any(net.params[last][0].diff) and np.any(net.params["conv1"][0].diff)
 
 
 def test_labels_reach_the_right_level(folder):
