@@ -98,7 +98,8 @@ def built_dataset(folder, net):
                folder=folder.as_posix())
     if name in tables.DATASETS:
         known = tables.DATASETS[name]
-        dataset = dataclasses.replace(known, **own, small={**known.small, "folder": own["folder"]})
+        small = {**known.small, "folder": own["folder"]} if side < net.crop else {}
+        dataset = dataclasses.replace(known, **own, small=small)
     else:
         dataset = tables.Dataset(name=name, title=name, build="data_prep/build_lmdb.py", **own)
     crop = dataset.for_net(net).crop or net.crop

@@ -162,6 +162,18 @@ def test_another_data_set(built):
         "k": 3, "margins": [0.5, 2], "within_gradient": "paper", "normalize": True}
 
 
+@pytest.mark.parametrize("side, crop", [(150, 144), (256, 227)])
+def test_cards_of_either_size(tmp_path, side, crop):
+    """SqueezeNet reads small cards with a small crop, and large ones with its own."""
+    nets_data.build(tmp_path / "data", "cards", ("card", "suit"), (8, 2), side, 1, 1)
+    result = make(tmp_path, "--data", "data", "--net", "squeezenet", "--out", 'my "nets"')
+    assert result.returncode == 0, result.stderr
+    values = read(tmp_path / 'my "nets"/cards_squeezenet_sm_solver.prototxt',
+                  caffe_pb2.SolverParameter())
+    net = read(tmp_path / values.net, caffe_pb2.NetParameter())
+    assert {layer.transform_param.crop_size for layer in net.layer if layer.name == "data"} == {crop}
+
+
 ONE = ("--data", "data/mine", "--net", "squeezenet", "--out", "refused")
 
 

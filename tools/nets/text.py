@@ -1,5 +1,6 @@
 """Prototxt text with comments, from messages."""
 
+import json
 import re
 
 from google.protobuf import text_format
@@ -40,7 +41,7 @@ def _field(name, value):
     if isinstance(value, bool):
         return f"{name}: {str(value).lower()}"
     if isinstance(value, str):
-        return f"{name} {value}" if value.startswith("{") else f'{name}: "{value}"'
+        return f"{name} {value}" if value.startswith("{") else f"{name}: {json.dumps(value)}"
     return f"{name}: {value}"
 
 
