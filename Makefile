@@ -1,6 +1,7 @@
 # `make help` lists the targets. Everything that setup makes lies in .venv/ and at CAFFE_PREFIX.
 
-CAFFE_PREFIX ?= $(HOME)/.local/caffe
+# where Caffe goes: where .venv has it already, else a place that all clones of one user share
+CAFFE_PREFIX ?= $(or $(patsubst %/bin/caffe,%,$(realpath .venv/bin/caffe)),$(HOME)/.local/caffe)
 # a folder or tarball with Caffe's source, for a machine whose Debian mirror no longer carries it
 CAFFE_SOURCE ?=
 BUILD_CAFFE := docker/build_caffe.sh --prefix '$(CAFFE_PREFIX)' $(if $(CAFFE_SOURCE),--source '$(CAFFE_SOURCE)')

@@ -12,16 +12,17 @@ here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 
 usage() {
   cat <<END
-Usage: docker/build_caffe.sh [--prefix DIR] [--source DIR|TARBALL] [--python EXE] [--jobs N] [--test]
+Usage: docker/build_caffe.sh [--prefix DIR] [--source DIR|TARBALL] [--python EXE] [--jobs N]
+                             [--test]
        docker/build_caffe.sh --install-packages
 
 Builds Caffe (CPU) and installs it into DIR; does nothing where DIR already holds this very build.
 
-  --prefix DIR          where Caffe goes (default: ~/.local/caffe); sources, objects and the log stay in
-                        DIR.build, which may be deleted
-  --source DIR|TARBALL  $TARBALL, whose checksum is
-                        verified, or a source tree of that version, which is taken as it is (default:
-                        fetched with apt-get from this machine's Debian mirror)
+  --prefix DIR          where Caffe goes (default: ~/.local/caffe); sources, objects and the log
+                        stay in DIR.build, which may be deleted
+  --source DIR|TARBALL  $TARBALL, whose checksum
+                        is verified, or a source tree of that version, which is taken as it is
+                        (default: fetched with apt-get from this machine's Debian mirror)
   --python EXE          the interpreter that pycaffe is for; it needs NumPy, protobuf and six
                         (default: .venv/bin/python of this repository)
   --jobs N              parallel compilations (default: one per processor)
@@ -42,8 +43,9 @@ minutes() { printf '%d min %02d s' $(($1 / 60)) $(($1 % 60)); }
 
 # packages [GROUP]: the names listed in packages.txt, of one group or of all
 packages() {
-  awk -v want="${1:-}" '/^\[/ {group = substr($1, 2, length($1) - 2); next}
-                        NF && !/^#/ && (want == "" || want == group) {print $1}' "$here/packages.txt"
+  awk -v want="${1:-}" '
+    /^\[/ {group = substr($1, 2, length($1) - 2); next}
+    NF && !/^#/ && (want == "" || want == group) {print $1}' "$here/packages.txt"
 }
 
 # missing_packages NAME...: those that are not installed
@@ -71,23 +73,25 @@ install_packages() {
   mapfile -t missing < <(missing_packages $(packages))
   [ ${#missing[@]} -gt 0 ] || { say "Debian packages: all there"; return; }
   if [ "$(id -u)" -ne 0 ]; then
-    command -v sudo >/dev/null || die "these Debian packages are missing and neither root nor sudo is" \
-      "there to install them: ask for 'apt-get install ${missing[*]}'"
+    command -v sudo >/dev/null || die "these Debian packages are missing and neither root nor" \
+      "sudo is there to install them: ask for 'apt-get install ${missing[*]}'"
     as_root=(sudo)
   fi
   say "Debian packages: installing ${missing[*]}"
-  local apt=("${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get -q -o DPkg::Lock::Timeout=600)
-  "${apt[@]}" update >/dev/null || say "apt-get update met errors; going on with the package lists there are"
+  local apt=("${as_root[@]}" env DEBIAN_FRONTEND=noninteractive
+             apt-get -q -o DPkg::Lock::Timeout=600)
+  "${apt[@]}" update >/dev/null ||
+    say "apt-get update met errors; going on with the package lists there are"
   "${apt[@]}" install -y --no-install-recommends "${missing[@]}" |
-    grep --line-buffered -E '^(Need to get|Setting up (cmake|libopencv-dev|protobuf-compiler|python3-venv) )' ||
+    grep --line-buffered -E '^(Need to get|Setting up (cmake|libopencv-dev|python3-venv) )' ||
     die "apt-get could not install ${missing[*]}: its own message is above"
   say "Debian packages: installed in $(minutes $SECONDS)"
 }
 
 # --- Source
 
-# source_entries ETC_APT OUT_DIR: writes apt sources for the source packages of $SUITE, derived from the
-# machine's own entries for its Debian release, so that mirror, keys and options stay those of the machine.
+# source_entries ETC_APT OUT_DIR: writes apt sources for the source packages of $SUITE, derived from
+# the machine's own entries for its Debian release: mirror, keys and options stay those of the machine.
 source_entries() {
   local etc=$1 out=$2 codename file
   codename=$(sed -n 's/^VERSION_CODENAME=//p' /etc/os-release)
@@ -108,7 +112,8 @@ source_entries() {
             tolower(value("enabled")) !~ /[ \t]no[ \t]/) {
           print "Types: deb-src\nSuites: " suite "\nComponents: main"
           for (i = 1; i <= n; i++) {
-            if (line[i] !~ /^[ \t]/) keep = tolower(line[i]) !~ /^(types|suites|components|architectures|enabled):/
+            if (line[i] !~ /^[ \t]/)
+              keep = tolower(line[i]) !~ /^(types|suites|components|architectures|enabled):/
             if (keep) print line[i]
           }
           print ""
@@ -120,7 +125,7 @@ source_entries() {
       {line[++n] = $0}
       END {flush()}' "$file"
   done >"$out/source.sources"
-  for file in "$etc/sources.list" "$etc"/sources.list.d/*.list; do  # deb [options] URI SUITE COMPONENT...
+  for file in "$etc/sources.list" "$etc"/sources.list.d/*.list; do  # deb [options] URI SUITE COMP...
     [ -f "$file" ] || continue
     sed -E 's/#.*//' "$file" | awk -v codename="$codename" -v suite=$SUITE '
       $1 == "deb" {
@@ -141,8 +146,9 @@ source_entries() {
 
 fetch_with_apt() {
   local to=$1 apt_dir etc
-  local advice="get $TARBALL elsewhere (Debian's snapshot archive keeps it) and pass it with --source"
-  command -v apt-get >/dev/null || die "this machine has no apt-get to fetch Caffe's source with: $advice"
+  local advice="get $TARBALL elsewhere (Debian's snapshot archive keeps it), pass it with --source"
+  command -v apt-get >/dev/null ||
+    die "this machine has no apt-get to fetch Caffe's source with: $advice"
   say "fetching Debian's source package $PACKAGE $VERSION ($SUITE)"
   apt_dir=$(mktemp -d "$work/apt.XXXXXX")
   # shellcheck disable=SC2064
@@ -155,9 +161,12 @@ fetch_with_apt() {
                  -o Dir::State::lists="$apt_dir/lists" -o Dir::Cache="$apt_dir/cache"
                  -o APT::Sandbox::User="$(id -un)" -o Debug::NoLocking=1)
   { apt-get "${options[@]}" update &&
-      (cd "$apt_dir" && apt-get "${options[@]}" source --download-only "$PACKAGE=$VERSION"); } >>"$log" 2>&1 ||
-    { tail -n 5 "$log" >&2; die "the Debian mirror of this machine did not give the source package $PACKAGE" \
-        "$VERSION of $SUITE (whole log: $log): $advice"; }
+      (cd "$apt_dir" && apt-get "${options[@]}" source --download-only "$PACKAGE=$VERSION")
+  } >>"$log" 2>&1 || {
+    tail -n 5 "$log" >&2
+    die "the Debian mirror of this machine did not give the source package $PACKAGE $VERSION" \
+      "of $SUITE (whole log: $log): $advice"
+  }
   mv "$apt_dir/$TARBALL" "$to"
   rm -rf "$apt_dir"
   trap - EXIT
@@ -181,7 +190,8 @@ unpack_and_patch() {
     check_tarball "$1"
     tar -xzf "$1" -C "$2"
   fi
-  [ -f "$2/src/caffe/proto/caffe.proto" ] || die "$1 holds no Caffe source (no src/caffe/proto/caffe.proto)"
+  [ -f "$2/src/caffe/proto/caffe.proto" ] ||
+    die "$1 holds no Caffe source (no src/caffe/proto/caffe.proto)"
   for patch in "$here"/patches/*.patch; do
     patch -d "$2" -p1 --forward --no-backup-if-mismatch <"$patch" >>"$log" 2>&1 ||
       die "$(basename "$patch") does not apply to $1: see $log"
@@ -210,32 +220,34 @@ print("%d.%d" % sys.version_info[:2], sysconfig.get_paths()["include"],
 END
 }
 
-# hash_recipe: one hash over all that decides what the build is
+# hash_recipe: one hash over all that decides what the build is; of this script, only the functions
+# that make it (a reworded message is no reason to compile for minutes)
 hash_recipe() {
-  { cat "${BASH_SOURCE[0]}" "$here"/patches/*.patch
-    say "$python_version" "${numpy_version%%.*}" "$prefix"
+  { declare -f unpack_and_patch build
+    say "$VERSION" "${CMAKE_OPTIONS[@]}" "$python_version" "${numpy_version%%.*}" "$prefix"
+    cat "$here"/patches/*.patch
     uname -m
     grep -E '^(ID|VERSION_ID)=' /etc/os-release || true; } | sha256sum | cut -d ' ' -f 1
 }
 
 source_id() {
   if [ -d "$1" ]; then
-    (cd "$1" && find . -type f -not -path './.git/*' -print0 | LC_ALL=C sort -z | xargs -0 sha256sum) |
-      sha256sum | cut -d ' ' -f 1
+    (cd "$1" && find . -type f -not -path './.git/*' -print0 | LC_ALL=C sort -z |
+      xargs -0 sha256sum) | sha256sum | cut -d ' ' -f 1
   else
     echo $SHA256
   fi
 }
 
-# built_here FILE: FILE, left by a finished build, is of this recipe, and of --source if one was given
-built_here() {
-  [ -f "$1" ] && [ "$(sed -n 's/^recipe: //p' "$1")" = "$recipe" ] &&
-    { [ -z "$source" ] || [ "$(sed -n 's/^source: //p' "$1")" = "$(source_id "$source")" ]; }
-}
+# built: a value from the file that a finished build leaves at the prefix
+built() { sed -n "s/^$1: //p" "$prefix/BUILD" 2>/dev/null; }
 
-# up_to_date: the prefix holds this very build, and it still starts (no library of the system has gone)
+# up_to_date: the prefix holds this very build (of --source, if one was given), and it still starts
+# (no library of the system has gone)
 up_to_date() {
-  built_here "$prefix/BUILD" && "$prefix/bin/caffe" -version >/dev/null 2>&1
+  [ "$(built recipe)" = "$recipe" ] &&
+    { [ -z "$source" ] || [ "$(built source)" = "$(source_id "$source")" ]; } &&
+    "$prefix/bin/caffe" -version >/dev/null 2>&1
 }
 
 # show_percent: of make's output, a line every ten per cent
@@ -251,12 +263,14 @@ show_percent() {
 
 compile() {  # TARGET...
   say "compiling $* ($jobs at a time, log: $log)"
-  make -C "$work/build" -j "$jobs" "$@" 2>&1 | tee -a "$log" | show_percent ||
-    { grep -n -m 5 -E '(error|Error [0-9]|undefined reference)' "$log" >&2 || true
-      die "compiling failed: see $log"; }
+  make -C "$work/build" -j "$jobs" "$@" 2>&1 | tee -a "$log" | show_percent || {
+    grep -m 5 -E '(error:|Error [0-9]|undefined reference)' "$log" >&2 || true
+    die "compiling failed: see $log"
+  }
 }
 
-# start_or_resume SOURCE: unpacked sources and an empty build folder, or those of an unfinished build of the same
+# start_or_resume SOURCE: unpacked sources and an empty build folder, or those of an earlier,
+# perhaps unfinished build of the same
 start_or_resume() {
   local id
   id="$recipe $(source_id "$1")"
@@ -272,21 +286,26 @@ start_or_resume() {
 
 build() {
   say "configuring for Python $python_version, NumPy $numpy_version"
-  (cd "$work/build" && cmake "${CMAKE_OPTIONS[@]}" -DCMAKE_INSTALL_PREFIX="$prefix" -DPYTHON_EXECUTABLE="$python" \
-      -DPYTHON_INCLUDE_DIR="$python_include" -DPYTHON_LIBRARY="$python_library" "$work/source") >>"$log" 2>&1 ||
-    { grep -n -A 4 -E 'CMake Error|Could NOT' "$log" | head -n 20 >&2
-      die "CMake could not configure Caffe: see $log"; }
+  cmake -S "$work/source" -B "$work/build" "${CMAKE_OPTIONS[@]}" -DCMAKE_INSTALL_PREFIX="$prefix" \
+      -DPYTHON_EXECUTABLE="$python" -DPYTHON_INCLUDE_DIR="$python_include" \
+      -DPYTHON_LIBRARY="$python_library" >>"$log" 2>&1 || {
+    grep -A 4 -E 'CMake Error|Could NOT' "$log" | head -n 20 >&2 || true
+    die "CMake could not configure Caffe: see $log"
+  }
   compile all
-  (cd "$work/source/python" && "$python" -c 'import caffe; caffe.set_mode_cpu()') >>"$log" 2>&1 ||
-    { tail -n 3 "$log" >&2; die "the pycaffe just built cannot be imported: see $log"; }
+  (cd "$work/source/python" && "$python" -c 'import caffe; caffe.set_mode_cpu()') >>"$log" 2>&1 || {
+    tail -n 3 "$log" >&2
+    die "the pycaffe just built cannot be imported: see $log"
+  }
   rm -rf "$work/stage"
-  make -C "$work/build" install DESTDIR="$work/stage" >>"$log" 2>&1 || die "installing failed: see $log"
+  make -C "$work/build" install DESTDIR="$work/stage" >>"$log" 2>&1 ||
+    die "installing failed: see $log"
 }
 
 # install_stage: the finished build takes the place of what is at the prefix
 install_stage() {
-  printf '%s\n' "recipe: $recipe" "source: $(source_id "$tree_or_tarball")" "version: $VERSION" "mode: CPU" \
-    "python: $python_version" "numpy: $numpy_version" >"$work/stage$prefix/BUILD"
+  printf '%s\n' "recipe: $recipe" "source: $(source_id "$tree_or_tarball")" "version: $VERSION" \
+    "mode: CPU" "python: $python_version" "numpy: $numpy_version" >"$work/stage$prefix/BUILD"
   rm -rf "$prefix.old"
   [ ! -e "$prefix" ] || mv "$prefix" "$prefix.old"
   mv "$work/stage$prefix" "$prefix"
@@ -296,15 +315,17 @@ install_stage() {
 run_tests() {
   compile test.testbin
   say "Caffe's C++ tests (CPU)"
-  (cd "$work/source" && "$work/build/test/test.testbin" --gtest_filter='-*GPU*' 2>&1) | tee "$work/test_cpp.log" |
-    grep -E '^\[(==========|  PASSED  |  FAILED  )\]' || die "C++ tests failed: see $work/test_cpp.log"
+  (cd "$work/source" && "$work/build/test/test.testbin" --gtest_filter='-*GPU*' 2>&1) |
+    tee "$work/test_cpp.log" | grep -E '^\[(==========|  PASSED  |  FAILED  )\]' ||
+    die "C++ tests failed: see $work/test_cpp.log"
   say "pycaffe's tests"
-  (cd "$work/source/python" && "$python" -m unittest discover -s caffe/test 2>&1) | tee "$work/test_python.log" |
-    grep -E '^(Ran|OK|FAILED|ERROR|FAIL)' || die "Python tests failed: see $work/test_python.log"
+  (cd "$work/source/python" && "$python" -m unittest discover -s caffe/test 2>&1) |
+    tee "$work/test_python.log" | grep -E '^(Ran|OK|FAILED|ERROR|FAIL)' ||
+    die "Python tests failed: see $work/test_python.log"
 }
 
 main() {
-  local jobs prefix="${HOME:-}/.local/caffe" source="" python="" test=no
+  local jobs prefix=~/.local/caffe source="" python="" test=no
   jobs=$(nproc)
   while [ $# -gt 0 ]; do
     case $1 in
@@ -323,29 +344,31 @@ main() {
   [ -z "$source" ] || source=$(realpath "$source")
   if [ -z "$python" ]; then
     python=$(dirname "$here")/.venv/bin/python
-    [ -x "$python" ] || die "there is no $python to build pycaffe for: run 'make setup', or name one with --python"
+    [ -x "$python" ] ||
+      die "there is no $python to build pycaffe for: run 'make setup', or name one with --python"
   fi
   local facts python_version python_include python_library numpy_version packages_missing
   facts=$(python_facts "$python") || die "$python does not run"
   { read -r python_version; read -r python_include; read -r python_library
     read -r packages_missing; read -r numpy_version; } <<<"$facts"
   [ -z "$packages_missing" ] ||
-    die "$python lacks $packages_missing: run 'make setup', or install docker/requirements.txt with its pip"
+    die "$python lacks $packages_missing: run 'make setup', or give it docker/requirements.txt"
 
   local work=$prefix.build recipe
-  recipe=$(hash_recipe)  # now: this file may be edited while it runs
+  recipe=$(hash_recipe)
   if [ $test = no ] && up_to_date; then
     say "Caffe: up to date in $prefix"
     return
   fi
   [ ! -e "$prefix" ] || [ -f "$prefix/BUILD" ] || [ -z "$(ls -A "$prefix")" ] ||
-    die "$prefix holds something else than a Caffe built by this script: name a new folder with --prefix"
+    die "$prefix holds something else than a Caffe of this script: name a new folder with --prefix"
 
   check_packages
-  [ -f "$python_include/Python.h" ] || die "Python $python_version has no headers ($python_include/Python.h):" \
-    "install python3-dev (Debian) or name another interpreter with --python"
-  [ -f "$python_library" ] || die "Python $python_version has no shared library ($python_library): install" \
-    "python3-dev (Debian) or name another interpreter with --python"
+  local file
+  for file in "$python_include/Python.h" "$python_library"; do
+    [ -f "$file" ] || die "Python $python_version has no $file: install python3-dev (Debian), or name" \
+      "another interpreter with --python"
+  done
   mkdir -p "$work"
   exec 9>"$work/lock"
   flock -n 9 || { say "another build into $prefix is running: waiting for it"; flock 9; }
