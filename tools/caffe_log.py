@@ -1,9 +1,9 @@
-"""What `caffe train` printed, as numbers: losses, test accuracies and learning rate against iterations.
+"""What `caffe train` printed, as numbers: losses, test accuracies, learning rate per iteration.
 
-Lines begin `I1123 14:01:02.123456 pid file:line]`, with glog >= 0.6 `I20261123 ...`; only what follows them is read.
-Solver::Step prints `Iteration N (...), loss = mean over average_loss iterations`, then each output of the training
-net for the last batch; Solver::Test prints `Iteration N, Testing net (#0)`, then each output's mean over test_iter
-batches; the rate is `Iteration N, lr = ...`.
+Lines begin `I1123 14:01:02.123456 pid file:line]`, with glog >= 0.6 `I20261123 ...`; only what
+follows is read. Solver::Step prints `Iteration N (...), loss = mean over average_loss iterations`,
+then each output of the training net for the last batch; Solver::Test prints `Iteration N, Testing
+net (#0)`, then each output's mean over test_iter batches; the rate is `Iteration N, lr = ...`.
 """
 
 import re
@@ -27,8 +27,8 @@ class Log:
     """A parsed log.
 
     name    for legends
-    series  {(phase, output): (iterations int64, values float64)}, phase "train" or "test"; of an output with
-            several values, all but the first are named `output[1]`, `output[2]` ...
+    series  {(phase, output): (iterations int64, values float64)}, phase "train" or "test"; of an
+            output with several values, all but the first are named `output[1]`, `output[2]` ...
     losses  names of outputs that enter the loss, in the order of the log
     """
 
@@ -59,7 +59,7 @@ def _number(text):
 
 
 def read(path):
-    """The Log in a file. Raises UserError if it is no log of `caffe train`, or has no iterations yet."""
+    """The Log in a file. Raises UserError if it is no log of `caffe train`, or without iterations."""
     path = Path(path)
     try:
         lines = path.read_text(encoding="utf-8", errors="replace").split("\n")
@@ -97,8 +97,9 @@ def read(path):
             if output[4]:
                 losses[name] = True
     if not known:
-        raise UserError(f"{path} is no log of `caffe train`: keep what it prints with `caffe train ... 2>&1 | tee LOG`")
+        raise UserError(f"{path} is no log of `caffe train`: keep what it prints with "
+                        "`caffe train ... 2>&1 | tee LOG`")
     log = Log(path.stem, points, list(losses))
     if not log.series:
-        raise UserError(f"{path} has no iterations yet: look again when the training has begun")
+        raise UserError(f"{path} has no iterations yet: look again when training has begun")
     return log

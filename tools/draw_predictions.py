@@ -1,17 +1,18 @@
 #!/usr/bin/env python3
-"""Draw a sample of the images of an evaluation with what the net said on each level: right green, wrong red.
+"""Draw a sample of an evaluation's images with the net's answers: right in green, wrong in red.
 
-Reads what tools/evaluate.py wrote, and the image LMDB that it names; nothing is computed again. A level's answer is
-its own classifier's, with its probability, or where there is none the ancestor of the predicted fine class. Wrong
-answers are followed by the true name. The sample is random, the same for the same --seed.
+Reads what tools/evaluate.py wrote, and the image LMDB that it names; nothing is computed again. A
+level's answer is its own classifier's, with its probability, or where there is none the ancestor of
+the predicted fine class. Under a wrong answer is the true name. The sample is random, the same for
+the same --seed.
 
 Example:
-    tools/draw_predictions.py results/cards_squeezenet_ours.json --out results/cards_squeezenet_ours.png
+    tools/draw_predictions.py results/cards_squeezenet_ours.json --out results/predictions.png
 """
 
 import sys
 from pathlib import Path
-if __package__ in (None, ""):  # run as a file: import the repository's packages, not this folder's files
+if __package__ in (None, ""):  # run as a file: import the repository's packages, not this folder's
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 from data_prep.cli import UserError, command
 
@@ -19,9 +20,9 @@ import argparse
 import io
 
 import cv2
-import lmdb
 import numpy as np
 
+from data_prep import lmdb_io
 from data_prep.hierarchy import Hierarchy
 from tools import files, results
 
@@ -35,23 +36,25 @@ LETTERS = 30  # of a class name under an image
 
 def read_images(path, keys):
     """Images of an LMDB, uint8 height x width x 3, BGR, by their keys."""
-    from caffe.proto import caffe_pb2
     if not (path / "data.mdb").is_file():
-        raise UserError(f"{path} is not there: run this where the data set is, from the repository root")
-    images = []
-    with lmdb.open(str(path), readonly=True, lock=False) as env, env.begin() as transaction:
-        for key in keys:
-            value = transaction.get(key.encode())
-            if value is None:
-                raise UserError(f"{path} has no record {key}: it was built again since, so evaluate again")
-            datum = caffe_pb2.Datum.FromString(value)
-            image = (cv2.imdecode(np.frombuffer(datum.data, np.uint8), cv2.IMREAD_COLOR) if datum.encoded else
-                     np.frombuffer(datum.data, np.uint8).reshape(datum.channels, datum.height, datum.width)
-                     .transpose(1, 2, 0))
-            if image is None:
-                raise UserError(f"record {key} of {path} is no image")
-            images.append(image)
-    return images
+        raise UserError(f"{path} is not there: run this where the data set is, in the repository "
+                        "root")
+    wanted = {key.encode() for key in keys}
+    found = {key.decode(): value for key, value in lmdb_io.items(path) if key in wanted}
+    return [_decode(path, key, found.get(key)) for key in keys]
+
+
+def _decode(path, key, value):
+    if value is None:
+        raise UserError(f"{path} has no record {key}: it was built again since, so evaluate again")
+    datum = lmdb_io.parse_datum(value)
+    pixels = np.frombuffer(datum.data, np.uint8)
+    if datum.encoded:
+        image = cv2.imdecode(pixels, cv2.IMREAD_COLOR)
+        if image is None:
+            raise UserError(f"record {key} of {path} is no image: build the data set again")
+        return image
+    return pixels.reshape(datum.channels, datum.height, datum.width).transpose(1, 2, 0)
 
 
 def _short(text):
@@ -59,7 +62,7 @@ def _short(text):
 
 
 def captions(hierarchy, predictions, row):
-    """Lines [(text, color)] under the image of a row: per level the answer and, if it is wrong, the truth."""
+    """Lines [(text, color)] under an image: per level the answer and, if wrong, the truth."""
     lines = []
     for level, name in enumerate(hierarchy.levels):
         own = f"{name}_predicted" in predictions
@@ -73,14 +76,15 @@ def captions(hierarchy, predictions, row):
 
 
 def figure(title, images, texts):
-    """Matplotlib figure of the images with their lines of text, framed in the color of the first line."""
+    """Matplotlib figure of images with lines of text, framed in the color of the first line."""
     from matplotlib.figure import Figure
     columns = min(COLUMNS, len(images))
     rows = -(-len(images) // columns)
     below = LINE * max(map(len, texts)) + 0.2
     width, height = columns * (TILE + 0.25), rows * (TILE + below) + HEAD
     picture = Figure(figsize=(width, height))
-    picture.text(0.01, 1 - 0.2 / height, title, fontsize=9, va="center", parse_math=False, wrap=True)
+    picture.text(0.01, 1 - 0.2 / height, title, fontsize=9, va="center", parse_math=False,
+                 wrap=True)
     for n, (image, lines) in enumerate(zip(images, texts)):
         left = (n % columns + 0.06) / columns
         bottom = height - HEAD - (n // columns) * (TILE + below) - TILE  # inches
@@ -90,16 +94,19 @@ def figure(title, images, texts):
         for side in axis.spines.values():
             side.set(color=lines[0][1], linewidth=2)
         for i, (text, color) in enumerate(lines, 1):
-            picture.text(left, (bottom - LINE * i) / height, text, color=color, fontsize=7.5, parse_math=False)
+            picture.text(left, (bottom - LINE * i) / height, text, color=color, fontsize=7.5,
+                         parse_math=False)
     return picture
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("result", type=Path, help="result of tools/evaluate.py, .json")
-    parser.add_argument("--out", type=Path, required=True, metavar="PNG", help="the picture to write")
+    parser = argparse.ArgumentParser(description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("result", type=Path, help="what tools/evaluate.py wrote, .json")
+    parser.add_argument("--out", type=Path, required=True, metavar="PNG")
     parser.add_argument("--images", type=int, default=18, help="how many (default: %(default)s)")
-    parser.add_argument("--seed", type=int, default=1, help="of the random sample (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=1,
+                        help="of the random sample (default: %(default)s)")
     args = parser.parse_args()
     if args.out.suffix != ".png":
         parser.error(f"--out {args.out}: the name must end in .png")
@@ -108,17 +115,20 @@ def main():
     result = results.read(args.result)
     predictions = results.read_predictions(args.result)
     if predictions is None:
-        raise UserError(f"{results.table_of(args.result)} is not there: keep it beside {args.result}")
+        raise UserError(f"{results.table_of(args.result)} is not there: keep it beside "
+                        f"{args.result}")
     hierarchy = Hierarchy.read(Path(result["data"]) / "hierarchy.tsv")
-    sample = np.random.default_rng(args.seed).permutation(len(predictions["key"]))[:args.images]
-    images = read_images(Path(result["data"]) / f"{result['split']}_images", predictions["key"][sample])
+    rows = np.random.default_rng(args.seed).permutation(len(predictions["key"]))[:args.images]
+    images = read_images(Path(result["data"]) / f"{result['split']}_images",
+                         predictions["key"][rows].tolist())
+    title = (f"{result['experiment']}: {len(images)} of {result['images']} {result['split']} "
+             f"images; {', '.join(hierarchy.levels)} as predicted, green if right, red if wrong")
     picture = io.BytesIO()
-    title = (f"{result['experiment']}: {len(images)} of {result['images']} {result['split']} images; "
-             f"{', '.join(hierarchy.levels)} as predicted, green if right, red if wrong")
-    figure(title, images, [captions(hierarchy, predictions, row) for row in sample]).savefig(
+    figure(title, images, [captions(hierarchy, predictions, row) for row in rows]).savefig(
         picture, format="png", dpi=120)
     files.write_whole(args.out, picture.getvalue())
-    print(f"wrote {args.out}: {len(images)} of {result['images']} {result['split']} images of {result['data']}")
+    print(f"wrote {args.out}: {len(images)} of {result['images']} {result['split']} images of "
+          f"{result['data']}")
 
 
 if __name__ == "__main__":

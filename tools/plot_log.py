@@ -1,10 +1,11 @@
 #!/usr/bin/env python3
-"""Draw the learning curves in logs of `caffe train`: one panel per quantity, one colour per log.
+"""Draw the learning curves in logs of `caffe train`: a panel per quantity, a colour per log.
 
-Panels: the total training loss (already a mean over the solver's average_loss iterations), each loss of its own
-(pale: single batches, full: their running mean; dashed with dots: on the test images), each accuracy on the test
-images. A log that was appended to after a restart from a snapshot is one curve. A dotted line is where the loss
-stopped being finite: accuracies behind it mean nothing, as Caffe counts scores of nan as right.
+Panels: the total training loss (already a mean over the solver's average_loss iterations), each
+single loss (pale: single batches; full: their running mean; dashed with dots: on the test images),
+each accuracy on the test images. A log that was appended to after a restart from a snapshot is one
+curve. A dotted line is where the loss stopped being finite: accuracies behind it mean nothing, as
+Caffe counts scores of nan as right.
 
 Example:
     caffe train -solver prototxt/cards_squeezenet_ours_solver.prototxt 2>&1 | tee ours.log
@@ -13,7 +14,7 @@ Example:
 
 import sys
 from pathlib import Path
-if __package__ in (None, ""):  # run as a file: import the repository's packages, not this folder's files
+if __package__ in (None, ""):  # run as a file: import the repository's packages, not this folder's
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 from data_prep.cli import command
 
@@ -30,7 +31,7 @@ WINDOW = 20  # the running mean goes over a twentieth of the points
 
 
 def running_mean(values):
-    """Centred mean over len/WINDOW neighbours; fewer at the ends. Values that are not finite stay alone."""
+    """Centred mean over len/WINDOW neighbours, fewer at the ends; leaves out nan and inf."""
     half = len(values) // (2 * WINDOW)
     finite = np.isfinite(values)
     sums = np.cumsum(np.concatenate([[0], np.where(finite, values, 0)]))
@@ -42,10 +43,11 @@ def running_mean(values):
 
 
 def panels(logs):
-    """Names of the panels: total loss, single losses, accuracies; those of any log, in the logs' order."""
+    """Names of the panels: total loss, single losses, accuracies; those that any log has."""
     losses = dict.fromkeys(name for log in logs for name in log.losses)
-    accuracies = dict.fromkeys(name for log in logs for name in log.names("test") if "accuracy" in name)
-    def fine_to_coarse(name):  # loss_fine, loss1/loss_fine, glm_loss, loss_fc9_coarse, loss_fc10_coarse
+    accuracies = dict.fromkeys(name for log in logs for name in log.names("test")
+                               if "accuracy" in name)
+    def fine_to_coarse(name):  # loss_fine, loss1/loss_fine, glm_loss, loss_fc9..., loss_fc10...
         return not name.endswith("fine"), len(name), name
 
     return [name for name in [caffe_log.TOTAL, *sorted(losses, key=fine_to_coarse),
@@ -55,7 +57,7 @@ def panels(logs):
 
 def diverged(log):
     """Iteration at which the total loss was first printed as nan or inf, or None."""
-    x, y = log.series.get(("train", caffe_log.TOTAL), (np.array([]), np.array([])))
+    x, y = log.series.get(("train", caffe_log.TOTAL), (np.empty(0), np.empty(0)))
     return int(x[~np.isfinite(y)][0]) if not np.isfinite(y).all() else None
 
 
@@ -74,36 +76,42 @@ def figure(logs, names):
     picture = Figure(figsize=(PANEL[0] * columns, PANEL[1] * rows + 0.5), layout="constrained")
     axes = picture.subplots(rows, columns, squeeze=False).ravel()
     every = np.concatenate([x for log in logs for x, _ in log.series.values()])
+    margin = 0.02 * np.ptp(every) + 0.5
     handles = {}
     for axis, name in zip(axes, shown):
         for n, (log, label) in enumerate(zip(logs, names)):
-            color = f"C{n % 10}"
-            if ("train", name) in log.series:
-                x, y = log.series["train", name]
-                smooth = y if name == caffe_log.TOTAL else running_mean(y)
-                if name != caffe_log.TOTAL:
-                    axis.plot(x, y, color=color, alpha=0.25, linewidth=0.8)
-                handles[label] = axis.plot(x, smooth, color=color, linewidth=1.5,
-                                           marker="o" if len(x) == 1 else None)[0]
-            if ("test", name) in log.series:
-                x, y = log.series["test", name]
-                line = axis.plot(x, y, color=color, linestyle="--" if name in log.losses else "-", marker="o",
-                                 markersize=3, linewidth=1.2)[0]
+            for line in draw(axis, log, name, f"C{n % 10}"):
                 handles.setdefault(label, line)
-            if (end := diverged(log)) is not None:
-                axis.axvline(end, color=color, linestyle=":", linewidth=1)
         axis.set_title(name, fontsize=10)
-        axis.grid(alpha=0.3)
+        axis.set_xlabel("iteration", fontsize=8)
+        axis.set_xlim(every.min() - margin, every.max() + margin)
+        axis.xaxis.get_major_locator().set_params(integer=True)
         axis.tick_params(labelsize=8)
+        axis.grid(alpha=0.3)
         if "accuracy" in name:
             axis.set_ylim(-0.02, 1.02)
-        axis.set_xlabel("iteration", fontsize=8)
-        axis.set_xlim(every.min() - 0.02 * np.ptp(every) - 0.5, every.max() + 0.02 * np.ptp(every) + 0.5)
-        axis.xaxis.get_major_locator().set_params(integer=True)
     for axis in axes[len(shown):]:
         axis.set_axis_off()
-    picture.legend(handles.values(), handles, loc="outside upper left", ncols=len(handles), fontsize=9, frameon=False)
+    picture.legend(handles.values(), handles, loc="outside upper left", ncols=len(handles),
+                   fontsize=9, frameon=False)
     return picture
+
+
+def draw(axis, log, name, color):
+    """Draw one quantity of one log; returns its lines, the one for the legend first."""
+    lines = []
+    if ("train", name) in log.series:
+        x, y = log.series["train", name]
+        if name != caffe_log.TOTAL:
+            axis.plot(x, y, color=color, alpha=0.25, linewidth=0.8)
+            y = running_mean(y)
+        lines += axis.plot(x, y, color=color, linewidth=1.5, marker="o" if len(x) == 1 else None)
+    if ("test", name) in log.series:
+        lines += axis.plot(*log.series["test", name], color=color, marker="o", markersize=3,
+                           linestyle="--" if name in log.losses else "-", linewidth=1.2)
+    if lines and (end := diverged(log)) is not None:
+        axis.axvline(end, color=color, linestyle=":", linewidth=1)
+    return lines
 
 
 def rows(logs, names):
@@ -116,10 +124,13 @@ def rows(logs, names):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("logs", type=Path, nargs="+", metavar="LOG", help="what `caffe train` printed")
-    parser.add_argument("--out", type=Path, required=True, metavar="PNG", help="the picture to write")
-    parser.add_argument("--tsv", type=Path, help="also write the numbers: log, phase, output, iteration, value")
+    parser = argparse.ArgumentParser(description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("logs", type=Path, nargs="+", metavar="LOG",
+                        help="what `caffe train` printed")
+    parser.add_argument("--out", type=Path, required=True, metavar="PNG")
+    parser.add_argument("--tsv", type=Path,
+                        help="also write the numbers: log, phase, output, iteration, value")
     args = parser.parse_args()
     if args.out.suffix != ".png":
         parser.error(f"--out {args.out}: the name must end in .png")

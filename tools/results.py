@@ -1,8 +1,9 @@
-"""An evaluation on disk: NAME.json with the figures and, beside it, NAME.tsv with one row per image.
+"""An evaluation on disk: NAME.json with the figures and, beside it, NAME.tsv with a row per image.
 
-Columns of the table: `key` of the record in the LMDB; then per level `<level>` (true class), and, where the level has
-a classifier, `<level>_predicted` and `<level>_probability`; for a coarse level also `<level>_from_fine`, the ancestor
-of the predicted fine class. Classes are the 0-based ids of the data set's hierarchy.tsv.
+Columns of the table: `key` of the record in the LMDB; then per level `<level>` (true class), and,
+where the level has a classifier, `<level>_predicted` and `<level>_probability`; for a coarse level
+also `<level>_from_fine`, the ancestor of the predicted fine class. Classes are the 0-based ids of
+the data set's hierarchy.tsv.
 """
 
 import csv
@@ -23,10 +24,14 @@ def table_of(path):
 
 
 def write(path, result, columns):
-    """Write a result (dict) and its predictions (name -> N values): the table first, so that figures have theirs."""
-    rows = zip(*(np.asarray(values).tolist() for values in columns.values()))
+    """Write a result (dict) and its predictions (name -> N values).
+
+    The table comes first: where there are figures, there are the predictions that they sum up.
+    """
     lines = ["\t".join(columns)]
-    lines += ["\t".join(f"{value:.6f}" if isinstance(value, float) else str(value) for value in row) for row in rows]
+    for row in zip(*(np.asarray(values).tolist() for values in columns.values())):
+        lines.append("\t".join(f"{value:.6f}" if isinstance(value, float) else str(value)
+                               for value in row))
     files.write_whole(table_of(path), "\n".join(lines) + "\n")
     files.write_whole(path, json.dumps(result, indent=1, ensure_ascii=False) + "\n")
 
@@ -48,11 +53,15 @@ def read_predictions(path):
     if not table.is_file():
         return None
     with open(table, newline="", encoding="utf-8") as file:
-        header, *rows = csv.reader(file, delimiter="\t", quoting=csv.QUOTE_NONE)
-    if not rows or header[0] != "key" or {len(row) for row in rows} != {len(header)}:
-        raise UserError(f"{table} is not the predictions of tools/evaluate.py: evaluate again")
-    kinds = {name: str if name == "key" else float if name.endswith("_probability") else int for name in header}
+        header, *rows = [*csv.reader(file, delimiter="\t", quoting=csv.QUOTE_NONE)] or [[]]
     try:
-        return {name: np.array(values, dtype=kinds[name]) for name, values in zip(header, zip(*rows))}
+        if header[:1] != ["key"] or {len(row) for row in rows} != {len(header)}:
+            raise ValueError
+        return {name: np.array(values, dtype=_kind(name))
+                for name, values in zip(header, zip(*rows))}
     except ValueError:
-        raise UserError(f"{table} has values that are no numbers: evaluate again") from None
+        raise UserError(f"{table} is not what tools/evaluate.py writes: evaluate again") from None
+
+
+def _kind(column):
+    return str if column == "key" else float if column.endswith("_probability") else int

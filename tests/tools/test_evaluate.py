@@ -37,10 +37,11 @@ def test_each_image_counts_once(folder, batch):
     assert result["images"] == len(TRUE) and result["stages"] == ["csm"]
     for level, right in zip(result["levels"], (8, 9, 10)):
         for answer in ("head", "from_fine") if level["level"] != "kind" else ("head",):
-            assert level[answer]["right"] == right and level[answer]["top1"] == pytest.approx(right / 11)
+            assert level[answer]["right"] == right
+            assert level[answer]["top1"] == pytest.approx(right / 11)
         assert level.get("consistency", 1) == 1
-    assert result["fine"]["recall"] == {"kind 0": 0.5, "kind 1": 1, "kind 2": 0.5, "kind 3": 1, "kind 4": 0.5,
-                                        "kind 5": 1}
+    assert result["fine"]["recall"] == {"kind 0": 0.5, "kind 1": 1, "kind 2": 0.5, "kind 3": 1,
+                                        "kind 4": 0.5, "kind 5": 1}
     assert result["fine"]["mean_class_accuracy"] == pytest.approx(0.75)
     assert {"images": 1, "true": "kind 2", "predicted": "kind 3"} in result["fine"]["confused"]
     table = results.read_predictions(folder / "r.json")
@@ -54,7 +55,8 @@ def test_plain_softmax_is_scored_on_coarse_levels_too(folder):
     done = evaluate(folder, (), 1)
     assert done.returncode == 0, done.stderr
     kind, group, half = results.read(folder / "tiny_sm.json")["levels"]
-    assert "head" not in group and group["from_fine"]["right"] == 9 and half["from_fine"]["right"] == 10
+    assert "head" not in group and group["from_fine"]["right"] == 9
+    assert half["from_fine"]["right"] == 10
 
 
 def test_newest_snapshot_is_the_default(folder):
@@ -63,7 +65,8 @@ def test_newest_snapshot_is_the_default(folder):
     for number in (9, 10):
         tiny.weights(folder / f"model_iter_{number}.caffemodel", 1)
     done = run("evaluate", "--solver", solver, "--out", folder / "r.json")
-    assert done.returncode == 0 and results.read(folder / "r.json")["weights"].endswith("model_iter_10.caffemodel")
+    assert done.returncode == 0
+    assert results.read(folder / "r.json")["weights"].endswith("model_iter_10.caffemodel")
 
 
 def test_train_split(folder):
@@ -75,7 +78,8 @@ def test_train_split(folder):
 
 def shorten_labels(folder):
     tiny.data_set(folder / "other", TRUE[:-1], LIT[:-1])
-    os.replace(folder / "other" / "test_labels" / "data.mdb", folder / "data" / "test_labels" / "data.mdb")
+    shorter, labels = (folder / name / "test_labels" / "data.mdb" for name in ("other", "data"))
+    os.replace(shorter, labels)
 
 
 def change_hierarchy(folder):
@@ -102,11 +106,13 @@ def test_what_does_not_fit_is_said(folder, stages, heads, damage, says):
     assert not list(folder.glob("*.json"))
 
 
-@pytest.mark.parametrize("content, says", [(None, "is not there"), (b"no weights", "no caffemodel")])
+@pytest.mark.parametrize("content, says", [(None, "is not there"),
+                                           (b"no weights", "no caffemodel")])
 def test_bad_weights(folder, content, says):
     if content:
         (folder / "w").write_bytes(content)
-    done = run("evaluate", "--solver", tiny.solver(folder, folder / "data", ()), "--weights", folder / "w")
+    solver = tiny.solver(folder, folder / "data", ())
+    done = run("evaluate", "--solver", solver, "--weights", folder / "w")
     assert_error(done, says)
 
 
@@ -114,8 +120,8 @@ def test_diverged_weights(folder):
     content = tiny.weights(folder / "w", 1).read_bytes()
     one = np.float32(1 / 3 / 255).tobytes()
     (folder / "w").write_bytes(content.replace(one, np.float32(np.nan).tobytes()))
-    done = run("evaluate", "--solver", tiny.solver(folder, folder / "data", ()), "--weights", folder / "w",
-               "--out", folder / "r.json")
+    done = run("evaluate", "--solver", tiny.solver(folder, folder / "data", ()),
+               "--weights", folder / "w", "--out", folder / "r.json")
     assert_error(done, "diverged")
     assert not (folder / "r.json").exists()
 
@@ -128,7 +134,8 @@ def test_bad_solver(tmp_path, text, says):
     assert_error(done, says)
 
 
-@pytest.mark.parametrize("right, total, low, high", [(8, 10, 0.4902, 0.9433), (0, 10, 0.0, 0.2775), (10, 10, 0.7225, 1)])
+@pytest.mark.parametrize("right, total, low, high", [
+    (8, 10, 0.4902, 0.9433), (0, 10, 0.0, 0.2775), (10, 10, 0.7225, 1)])
 def test_wilson(right, total, low, high):  # the usual worked examples
     assert scores.wilson(right, total) == pytest.approx((low, high), abs=1e-4)
 

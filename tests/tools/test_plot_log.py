@@ -23,11 +23,12 @@ def steps(start, stop, loss=lambda n: 2.0 / (n + 1), date="I20261123"):
         if n % 20 == 0:
             text += line(f"Iteration {n}, Testing net (#0)", date)
             text += line(f"    Test net output #0: accuracy_fine = {n / 1000}", date)
-            text += line(f"    Test net output #1: loss_fine = {loss(n)} (* 1 = {loss(n)} loss)", date)
+            text += line(f"    Test net output #1: loss_fine = {loss(n)} (* 1 = {loss(n)} loss)",
+                         date)
         text += line(f"Iteration {n} (2.5 iter/s, 4s/10 iters), loss = {loss(n)}", date)
         text += line(f"    Train net output #0: glm_loss = {n} (* 0.8 = {0.8 * n} loss)", date)
-        text += line(f"    Train net output #1: glm_shares = 0.25", date)
-        text += line(f"    Train net output #2: glm_shares = 0.75", date)
+        text += line("    Train net output #1: glm_shares = 0.25", date)
+        text += line("    Train net output #2: glm_shares = 0.75", date)
         text += line(f"Iteration {n}, lr = 0.001", date, "sgd_solver.cpp:112")
     return text
 
@@ -42,7 +43,8 @@ def test_series(tmp_path, date):
     rows = [row.split("\t") for row in (tmp_path / "curves.tsv").read_text().splitlines()]
     assert rows[0] == ["log", "phase", "output", "iteration", "value"]
     assert ["run", "test", "accuracy_fine", "40", "0.04"] in rows
-    assert ["run", "train", "glm_shares[1]", "30", "0.75"] in rows and ["run", "train", "lr", "0", "0.001"] in rows
+    assert ["run", "train", "glm_shares[1]", "30", "0.75"] in rows
+    assert ["run", "train", "lr", "0", "0.001"] in rows
     picture = cv2.imread(str(tmp_path / "curves.png"))
     assert picture.shape[0] > 200 and len(np.unique(picture)) > 10
 
@@ -52,9 +54,11 @@ def test_real_training(tmp_path):
     tiny.data_set(tmp_path / "data", list(range(6)), list(range(6)), "test")
     solver = tiny.solver(tmp_path, tmp_path / "data", ("csm",))
     solver.write_text(solver.read_text().replace("0.01", "0.0001") +
-                      "max_iter: 8 display: 2 test_iter: 2 test_interval: 4 snapshot: 0 snapshot_after_train: false")
-    trained = subprocess.run(["caffe", "train", "-solver", str(solver)], cwd=ROOT, capture_output=True, text=True,
-                             env=os.environ | {"GLOG_minloglevel": "0", "GLOG_logtostderr": "1"})
+                      "max_iter: 8 display: 2 test_iter: 2 test_interval: 4 snapshot: 0 "
+                      "snapshot_after_train: false")
+    trained = subprocess.run(["caffe", "train", "-solver", str(solver)], cwd=ROOT,
+                             env=os.environ | {"GLOG_minloglevel": "0", "GLOG_logtostderr": "1"},
+                             capture_output=True, text=True)
     assert trained.returncode == 0, trained.stderr[-500:]
     (tmp_path / "run.log").write_text(trained.stderr)
     log = caffe_log.read(tmp_path / "run.log")
@@ -85,7 +89,8 @@ def test_divergence_is_said(tmp_path):
     log = tmp_path / "run.log"
     log.write_text(steps(0, 30) + steps(30, 60, loss=lambda n: "-nan"))
     done = run("plot_log", log, "--out", tmp_path / "curves.png")
-    assert done.returncode == 0 and "diverged, the loss is not finite at iteration 30" in done.stdout
+    assert done.returncode == 0
+    assert "diverged, the loss is not finite at iteration 30" in done.stdout
 
 
 def test_logs_of_one_name_keep_apart(tmp_path):
@@ -96,7 +101,8 @@ def test_logs_of_one_name_keep_apart(tmp_path):
     assert done.returncode == 0 and str(tmp_path / "a" / "run.log: loss") in done.stdout
 
 
-@pytest.mark.parametrize("content, says", [(None, "there is no log"), ("some text\n", "is no log of"),
+@pytest.mark.parametrize("content, says", [(None, "there is no log"),
+                                           ("some text\n", "is no log of"),
                                            ("\0\xff" * 99, "is no log of"), ("", "is no log of"),
                                            (line("Initializing solver"), "has no iterations yet")])
 def test_what_is_no_log(tmp_path, content, says):

@@ -1,8 +1,9 @@
 """A data set, a net and weights so small that every answer is known beforehand.
 
-Image of class c: 8 x 8, black but for pixel c (row-major), white. The net's fc8_fine has a 1 at pixel c of row c, so
-it answers the pixel that is lit; an image whose label is not its pixel is a known mistake. fc9_coarse adds up the
-scores of a group's classes, and answers the group of the pixel. Three levels: 6 classes, 3 groups of 2, 2 halves.
+Image of class c: 8 x 8, black but for pixel c (row-major), white. The net's fc8_fine has a 1 at
+pixel c of row c, so it answers the pixel that is lit; an image whose label is not its pixel is a
+known mistake. fc9_coarse adds up the scores of a group's classes, and answers the group of the
+pixel. Three levels: 6 classes, 3 groups of 2, 2 halves.
 """
 
 import caffe
@@ -49,9 +50,10 @@ def solver(folder, data, stages, batch=4, sizes=TREE.sizes):
     net = caffe_pb2.NetParameter(name="tiny")
     for phase, split in ((caffe.TRAIN, "train"), (caffe.TEST, "test")):
         for top in ("data", "label"):
-            net.layer.add(name=top, type="Data", top=[top], include=[dict(phase=phase)], data_param=dict(
-                source=f"{data}/{split}_{'images' if top == 'data' else 'labels'}", batch_size=batch,
-                backend=caffe_pb2.DataParameter.LMDB))
+            kind = "images" if top == "data" else "labels"
+            net.layer.add(name=top, type="Data", top=[top], include=[dict(phase=phase)],
+                          data_param=dict(source=f"{data}/{split}_{kind}", batch_size=batch,
+                                          backend=caffe_pb2.DataParameter.LMDB))
     head.add_slice(net, len(sizes))
     net.layer.add(name="feature", type="Flatten", bottom=["data"], top=["feature"])
     net.layer.add(name="dropped", type="Dropout", bottom=["feature"], top=["dropped"])
@@ -60,7 +62,8 @@ def solver(folder, data, stages, batch=4, sizes=TREE.sizes):
     (folder / "tiny_train_val.prototxt").write_text(str(net))
     state = "".join(f'stage: "{stage}" ' for stage in stages)
     path = folder / f"tiny_{'_'.join(stages) or 'sm'}_solver.prototxt"
-    path.write_text(f'net: "{folder}/tiny_train_val.prototxt"\ntrain_state {{ {state}}}\ntest_state {{ {state}}}\n'
+    path.write_text(f'net: "{folder}/tiny_train_val.prototxt"\n'
+                    f'train_state {{ {state}}}\ntest_state {{ {state}}}\n'
                     f'base_lr: 0.01 lr_policy: "fixed" snapshot_prefix: "{folder}/model"\n')
     return path
 
@@ -69,10 +72,10 @@ def weights(path, heads=2):
     """A caffemodel with the first `heads` classifiers."""
     fine = np.zeros((6, 3, SIDE * SIDE), np.float32)
     fine[range(6), :, range(6)] = 1 / 3 / 255
-    member = [np.array([LABELS[:, j] == i for i in range(TREE.sizes[j])], np.float32) for j in (1, 2)]
-    upper = np.array([[1, 1, 0], [0, 0, 1]], np.float32)
+    groups = np.array([LABELS[:, 1] == i for i in range(3)], np.float32)
+    halves = np.array([[1, 1, 0], [0, 0, 1]], np.float32)
     net = caffe_pb2.NetParameter(name="tiny")
-    for level, matrix in enumerate([fine.reshape(6, -1), member[0], upper][:heads], 1):
+    for level, matrix in enumerate([fine.reshape(6, -1), groups, halves][:heads], 1):
         layer = net.layer.add(name=head.scores(level), type="InnerProduct")
         for array in (matrix, np.zeros(len(matrix), np.float32)):
             layer.blobs.add(data=array.ravel(), shape=dict(dim=array.shape))
