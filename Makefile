@@ -4,10 +4,12 @@
 CAFFE_PREFIX ?= $(or $(patsubst %/bin/caffe,%,$(realpath .venv/bin/caffe)),$(HOME)/.local/caffe)
 # a folder or tarball with Caffe's source, for a machine whose Debian mirror no longer carries it
 CAFFE_SOURCE ?=
-BUILD_CAFFE := docker/build_caffe.sh --prefix '$(CAFFE_PREFIX)' $(if $(CAFFE_SOURCE),--source '$(CAFFE_SOURCE)')
+BUILD_CAFFE := docker/build_caffe.sh --prefix '$(CAFFE_PREFIX)' \
+    $(if $(CAFFE_SOURCE),--source '$(CAFFE_SOURCE)')
 
 SHELL := /bin/bash
-# The caffe binary embeds the python3 that is first on PATH; another one's packages must not shadow those here.
+# The caffe binary embeds the python3 that is first on PATH; another one's packages must not shadow
+# those here.
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 unexport PYTHONPATH PYTHONHOME
 
@@ -18,9 +20,11 @@ help:  ## this list
 
 setup: .venv/requirements.txt  ## system packages, Caffe and .venv; does nothing where all is there
 	@$(BUILD_CAFFE)
-	@printf '%s\n' '$(CURDIR)' '$(CAFFE_PREFIX)/python' > "$$(echo .venv/lib/python3*/site-packages)/repository.pth"
+	@printf '%s\n' '$(CURDIR)' '$(CAFFE_PREFIX)/python' \
+	    > "$$(echo .venv/lib/python3*/site-packages)/repository.pth"
 	@ln -sfn '$(CAFFE_PREFIX)/bin/caffe' .venv/bin/caffe
-	@sed -n 's|^snapshot_prefix: *"\([^"]*\)/[^"]*".*|\1|p' prototxt/*_solver.prototxt 2>/dev/null | xargs -r mkdir -p
+	@sed -n 's|^snapshot_prefix: *"\([^"]*\)/[^"]*".*|\1|p' prototxt/*_solver.prototxt 2>/dev/null \
+	    | xargs -r mkdir -p
 	@echo "ready: '. .venv/bin/activate' in each new shell gives caffe and python"
 
 # Debian's python3, whatever other python3 comes first on PATH: Boost.Python is built for that one.

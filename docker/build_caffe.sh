@@ -91,7 +91,7 @@ install_packages() {
 # --- Source
 
 # source_entries ETC_APT OUT_DIR: writes apt sources for the source packages of $SUITE, derived from
-# the machine's own entries for its Debian release: mirror, keys and options stay those of the machine.
+# the machine's own entries for its Debian release: mirror, keys and options stay the same.
 source_entries() {
   local etc=$1 out=$2 codename file
   codename=$(sed -n 's/^VERSION_CODENAME=//p' /etc/os-release)
@@ -125,7 +125,7 @@ source_entries() {
       {line[++n] = $0}
       END {flush()}' "$file"
   done >"$out/source.sources"
-  for file in "$etc/sources.list" "$etc"/sources.list.d/*.list; do  # deb [options] URI SUITE COMP...
+  for file in "$etc/sources.list" "$etc"/sources.list.d/*.list; do  # deb [options] URI SUITE ...
     [ -f "$file" ] || continue
     sed -E 's/#.*//' "$file" | awk -v codename="$codename" -v suite=$SUITE '
       $1 == "deb" {
@@ -366,7 +366,7 @@ main() {
   check_packages
   local file
   for file in "$python_include/Python.h" "$python_library"; do
-    [ -f "$file" ] || die "Python $python_version has no $file: install python3-dev (Debian), or name" \
+    [ -f "$file" ] || die "Python $python_version has no $file: install python3-dev (Debian) or name" \
       "another interpreter with --python"
   done
   mkdir -p "$work"

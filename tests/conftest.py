@@ -6,8 +6,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 
-# Without activation (python -m pytest), `caffe` and the python3 that it embeds are those beside this interpreter.
-# Not resolved: .venv/bin/python is a link to the system's interpreter.
+# Without activation (python -m pytest), `caffe` and the python3 that it embeds are those beside
+# this interpreter. Not resolved: .venv/bin/python is a link to the system's interpreter.
 os.environ["PATH"] = str(Path(sys.executable).parent) + os.pathsep + os.environ["PATH"]
 os.environ.setdefault("GLOG_minloglevel", "2")  # read when caffe is first imported
 

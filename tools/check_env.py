@@ -1,10 +1,11 @@
 #!/usr/bin/env python3
 """Say what of this project's environment is there, what is missing, and how to mend it.
 
-Without options: Python and its packages, Caffe, whether the caffe binary can import the Python layers, GPUs, and
-(as notes: nobody needs them all) the LMDBs and weights that the solvers in prototxt/ would read.
-With --solver: every file that `caffe train -solver` would read, under the stages which that solver names; the ones
-that are missing come with the command that makes them.
+Without options: Python and its packages, Caffe, whether the caffe binary can import the Python
+layers, GPUs, and (as notes: nobody needs them all) the LMDBs and weights that the solvers in
+prototxt/ would read.
+With --solver: every file that `caffe train -solver` would read, under the stages which that solver
+names; the ones that are missing come with the command that makes them.
 
 The exit status is 1 when something that is needed is missing, notes apart.
 
@@ -17,10 +18,11 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-if __package__ in (None, ""):  # run as a file: import the repository's packages, not this folder's files
+if __package__ in (None, ""):  # run as a file: the repository's packages, not this folder's
     sys.path[0] = str(ROOT)
 
-# Only the standard library here, and not data_prep.cli: it refuses to start where this command has to say why.
+# Only the standard library here, and not data_prep.cli: that refuses to start where this command
+# has to say why.
 import argparse
 import importlib
 import importlib.metadata
@@ -32,8 +34,9 @@ import tempfile
 
 SETUP = "make setup"
 ACTIVATE = ". .venv/bin/activate"
+SETUP_ACTIVATE = f"`{SETUP}`, then `{ACTIVATE}`"
 
-# The GLM loss over four equal samples: small, but the binary has to embed Python, import the layer and run it.
+# The GLM loss over four equal samples: small, but the binary must embed Python, import and run it.
 LAYER_NET = """
 layer { name: "data" type: "DummyData" top: "features" top: "label"
         dummy_data_param { shape { dim: 4 dim: 3 } shape { dim: 4 dim: 1 } } }
@@ -76,25 +79,29 @@ def check_python(report):
     if Path(sys.prefix).resolve() == (ROOT / ".venv").resolve():
         report.ok("Python", f"{version} of .venv")
     else:
-        report.note("Python", f"{version}, {sys.executable}, not that of .venv: `{ACTIVATE}`, after `{SETUP}`")
+        report.note("Python", f"{version}, {sys.executable}, not that of .venv: `{ACTIVATE}`, "
+                              f"after `{SETUP}`")
     for package, wanted in pins().items():
         try:
             found = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:
-            report.lacks(package, "not installed", f"`{SETUP}`, then `{ACTIVATE}`")
+            report.lacks(package, "not installed", SETUP_ACTIVATE)
             continue
         if found == wanted:
             report.ok(package, found)
         else:
-            report.note(package, f"{found} instead of {wanted}: `{SETUP}` installs the version that was tried")
+            report.note(package, f"{found} instead of {wanted}: `{SETUP}` installs what was tried")
 
 
 def run_caffe(*arguments):
-    """(exit status, last message) of the caffe binary, run in an empty folder: nothing there helps its imports."""
+    """(exit status, last message) of the caffe binary.
+
+    It runs in an empty folder, so that no package there helps its imports.
+    """
     with tempfile.TemporaryDirectory() as folder:
         env = {**os.environ, "GLOG_minloglevel": "0", "GLOG_logtostderr": "1"}
-        done = subprocess.run(["caffe", *arguments], cwd=folder, env=env, text=True, errors="replace",
-                              stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+        done = subprocess.run(["caffe", *arguments], cwd=folder, env=env, stdout=subprocess.PIPE,
+                              stderr=subprocess.STDOUT, text=True, errors="replace")
     logged = re.findall(r"^[EF]\d{4}.*?\] (.*)", done.stdout, re.MULTILINE)
     lines = done.stdout.strip().splitlines()
     return done.returncode, logged[-1] if logged else lines[-1] if lines else "no message"
@@ -103,22 +110,24 @@ def run_caffe(*arguments):
 def check_caffe(report):
     if not shutil.which("caffe"):
         built = (ROOT / ".venv" / "bin" / "caffe").exists()
-        report.lacks("caffe", "not on PATH", f"`{ACTIVATE}`" if built else f"`{SETUP}`, then `{ACTIVATE}`")
+        report.lacks("caffe", "not on PATH", f"`{ACTIVATE}`" if built else SETUP_ACTIVATE)
         return
     status, version = run_caffe("-version")
     if status != 0:
         report.lacks("caffe", f"does not start ({version})", f"`{SETUP}` builds it anew")
         return
     status, devices = run_caffe("device_query", "-gpu", "all")
-    cpu_only = "CPU-only" in devices or "CPU_ONLY" in devices
-    report.ok("caffe", f"{version.removeprefix('caffe version ')}, {'CPU' if cpu_only else 'GPU'} build, "
+    cpu_only = "CPU-only" in devices
+    version = version.removeprefix("caffe version ")
+    report.ok("caffe", f"{version}, {'CPU' if cpu_only else 'GPU'} build, "
                        f"{os.path.realpath(shutil.which('caffe'))}")
     if cpu_only:
         report.ok("GPU", "none is used: Caffe is a CPU build")
     elif status == 0:
         report.ok("GPU", "found by Caffe")
     else:
-        report.note("GPU", f"Caffe is a GPU build but finds none ({devices}); without `-gpu` it uses the CPU")
+        report.note("GPU", f"Caffe is a GPU build but finds none ({devices}); without `-gpu` it "
+                           "uses the CPU")
     with tempfile.NamedTemporaryFile("w", suffix=".prototxt") as net:
         net.write(LAYER_NET)
         net.flush()
@@ -126,8 +135,8 @@ def check_caffe(report):
     if status == 0:
         report.ok("Python layers", "the caffe binary imports and runs python_layers.glm_loss")
     else:
-        report.lacks("Python layers", message, f"`{ACTIVATE}`, so that caffe embeds the Python of .venv"
-                     if "No module named" in message else f"`{SETUP}`")
+        report.lacks("Python layers", message, f"`{SETUP}`" if "No module named" not in message else
+                     f"`{ACTIVATE}`, so that caffe embeds the Python of .venv")
 
 
 def check_pycaffe(report):
@@ -137,7 +146,7 @@ def check_pycaffe(report):
         caffe = importlib.import_module("caffe")
         importlib.import_module("google.protobuf.text_format")
     except Exception as error:  # whatever a broken build raises: this command is there to say so
-        report.lacks("pycaffe", f"{type(error).__name__}: {error}", f"`{SETUP}`, then `{ACTIVATE}`")
+        report.lacks("pycaffe", f"{type(error).__name__}: {error}", SETUP_ACTIVATE)
         return False
     report.ok("pycaffe", str(Path(caffe.__file__).parent))
     return True
@@ -155,9 +164,10 @@ def read_prototxt(path, message):
 
 
 def inputs_of(solver_path):
-    """What `caffe train -solver` reads and writes: (SolverParameter, net's path, {LMDB folder}, {mean file}).
+    """What `caffe train -solver` reads: (SolverParameter, net's path, [LMDB folder], [mean file]).
 
-    Only layers that the solver's train_state and test_state keep count. Raises ValueError in one sentence.
+    Only layers that the solver's train_state and test_state keep count. Raises ValueError in one
+    sentence.
     """
     import caffe
     from caffe.proto import caffe_pb2
@@ -180,13 +190,14 @@ def inputs_of(solver_path):
 
 
 def build_command(folder):
-    """The command that makes the LMDBs in a folder such as data/cub, from the tables behind prototxt/."""
+    """The command that makes the LMDBs in a folder such as data/cub, from the tables of tools/nets."""
     from tools.nets import tables
     for dataset in tables.DATASETS.values():
         for net in tables.NETS.values():
             if Path(dataset.for_net(net).folder) == Path(folder):
                 return dataset.for_net(net).build
-    return f"data_prep/build_lmdb.py DATASET --out {folder} (data_prep/build_lmdb.py --help lists the data sets)"
+    return (f"data_prep/build_lmdb.py DATASET --out {folder} "
+            "(data_prep/build_lmdb.py --help lists the data sets)")
 
 
 def weights_command(path):
@@ -199,11 +210,12 @@ def is_lmdb(path):
 
 
 def check_solver(report, path):
-    """Every file that training by this solver needs, relative to the current folder as for caffe."""
+    """Every file that training by this solver needs, relative to the current folder."""
     try:
         solver, net, sources, means = inputs_of(path)
     except ValueError as error:
-        report.lacks("solver", str(error), "give one of prototxt/*_solver.prototxt, from the repository root")
+        report.lacks("solver", str(error),
+                     "give one of prototxt/*_solver.prototxt, from the repository root")
         return
     report.ok("solver", str(path))
     report.ok("net", net)
@@ -228,7 +240,7 @@ def check_solver(report, path):
 
 
 def check_all_solvers(report):
-    """The data sets of all solvers, one line each, and the weights their nets start from; relative to ROOT."""
+    """The data sets of all solvers, one line each, and the weights that their nets start from."""
     from tools.nets import tables
     os.chdir(ROOT)
     folders = {}
@@ -253,8 +265,10 @@ def check_all_solvers(report):
 
 
 def main(argv=None):
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--solver", type=Path, metavar="FILE", help="check the files this solver's training needs")
+    parser = argparse.ArgumentParser(description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--solver", type=Path, metavar="FILE",
+                        help="check the files that this solver's training needs")
     args = parser.parse_args(argv)
     report = Report()
     if args.solver:

@@ -21,8 +21,9 @@ def bash(code, **variables):
 
 
 def build(*arguments, **variables):
-    return subprocess.run([SCRIPT, "--python", sys.executable, *map(str, arguments)],
-                          env={**os.environ, **variables}, capture_output=True, text=True, timeout=60)
+    command = [SCRIPT, "--python", sys.executable, *map(str, arguments)]
+    return subprocess.run(command, env={**os.environ, **variables},
+                          capture_output=True, text=True, timeout=60)
 
 
 def one_error(done, status=1):
@@ -39,9 +40,9 @@ def built(tmp_path):
     (prefix / "bin").mkdir(parents=True)
     (prefix / "bin" / "caffe").write_text("#!/bin/sh\n")
     (prefix / "bin" / "caffe").chmod(0o755)
-    facts = bash(f'''{{ read -r python_version; read -r _; read -r _; read -r _; read -r numpy_version; }} \\
-                     < <(python_facts "{sys.executable}"); prefix="{prefix}"; hash_recipe''')
-    (prefix / "BUILD").write_text(f"recipe: {facts.stdout.strip()}\nsource: other\n")
+    recipe = bash(f'''mapfile -t facts < <(python_facts "{sys.executable}"); prefix="{prefix}"
+                      python_version=${{facts[0]}} numpy_version=${{facts[4]}}; hash_recipe''')
+    (prefix / "BUILD").write_text(f"recipe: {recipe.stdout.strip()}\nsource: other\n")
     return prefix
 
 
@@ -73,13 +74,13 @@ def test_changed_or_broken_build_is_repeated(built, tmp_path, change):
         (built / "bin" / "caffe").write_text("#!/bin/sh\nexit 127\n")
     before = (built / "BUILD").read_text()
     assert "holds no Caffe source" in one_error(build("--prefix", built, "--source", source))
-    assert (built / "BUILD").read_text() == before  # what was there stays until a new build is complete
+    assert (built / "BUILD").read_text() == before  # stays until a new build is complete
 
 
 def test_recipe_depends_on_python_numpy_and_prefix():
     values = dict(python_version="3.11", numpy_version="2.4.6", prefix="/x")
-    hashes = [bash("hash_recipe", **{**values, **change}).stdout
-              for change in [{}, {"python_version": "3.12"}, {"numpy_version": "1.26.4"}, {"prefix": "/y"}]]
+    changes = [{}, {"python_version": "3.12"}, {"numpy_version": "1.26.4"}, {"prefix": "/y"}]
+    hashes = [bash("hash_recipe", **{**values, **change}).stdout for change in changes]
     assert len(set(hashes)) == len(hashes) and all(hashes)
     assert bash("hash_recipe", **{**values, "numpy_version": "2.0.1"}).stdout == hashes[0]
 
@@ -91,7 +92,7 @@ def test_foreign_folder_is_not_replaced(tmp_path):
 
 
 def test_missing_package_is_named():
-    message = one_error(bash("packages() { printf '%s\\n' bash no-such-package-1; }; check_packages"))
+    message = one_error(bash("packages() { echo bash no-such-package-1; }; check_packages"))
     assert "no-such-package-1" in message and "bash" not in message.split("apt-get install")[1]
     assert "--install-packages" in message
 
@@ -99,7 +100,8 @@ def test_missing_package_is_named():
 def test_missing_packages_without_root_or_sudo(tmp_path):
     for tool in ["bash", "awk", "dpkg-query"]:
         (tmp_path / tool).symlink_to(shutil.which(tool))
-    done = bash(f"packages() {{ echo no-such-package-1; }}; id() {{ echo 1000; }}; PATH={tmp_path}; install_packages")
+    done = bash("packages() { echo no-such-package-1; }; id() { echo 1000; }; "
+                f"PATH={tmp_path}; install_packages")
     assert "apt-get install no-such-package-1" in one_error(done)
 
 
@@ -107,13 +109,14 @@ def test_package_list():
     listed = bash("packages").stdout.split()
     assert len(listed) == len(set(listed))
     assert "libboost-python-dev" in bash("packages caffe").stdout.split()
-    assert bash("packages cards").stdout.split() == ["gnome-cards-data", "kdegames-card-data-kf5", "librsvg2-bin"]
+    assert bash("packages cards").stdout.split() == [
+        "gnome-cards-data", "kdegames-card-data-kf5", "librsvg2-bin"]
 
 
 def test_interpreter_without_numpy(tmp_path):
-    subprocess.run(["/usr/bin/python3", "-m", "venv", "--without-pip", tmp_path / "bare"], check=True)
-    done = subprocess.run([SCRIPT, "--python", tmp_path / "bare/bin/python", "--prefix", tmp_path / "p"],
-                          env={k: v for k, v in os.environ.items() if k != "PYTHONPATH"}, capture_output=True, text=True)
+    bare = tmp_path / "bare"
+    subprocess.run(["/usr/bin/python3", "-m", "venv", "--without-pip", bare], check=True)
+    done = build("--python", bare / "bin" / "python", "--prefix", tmp_path / "p", PYTHONPATH="")
     assert "lacks numpy, protobuf, six: " in one_error(done)
 
 
@@ -122,7 +125,8 @@ def test_wrong_source(tmp_path):
     wrong.write_bytes(b"not Caffe")
     message = one_error(build("--prefix", tmp_path / "p", "--source", wrong))
     assert "SHA-256" in message and str(wrong) in message
-    assert "does not exist" in one_error(build("--prefix", tmp_path / "p", "--source", tmp_path / "none"))
+    message = one_error(build("--prefix", tmp_path / "p", "--source", tmp_path / "none"))
+    assert "does not exist" in message
     assert not (tmp_path / "p").exists()
 
 

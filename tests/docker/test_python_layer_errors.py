@@ -1,4 +1,4 @@
-"""An exception in a Python layer ends the real caffe binary with its traceback and one clear sentence."""
+"""An exception in a Python layer ends the real caffe binary with its traceback and one sentence."""
 
 import os
 import signal
@@ -10,13 +10,20 @@ import pytest
 
 NET = """
 name: "failing"
-layer {{ name: "data" type: "DummyData" top: "data" dummy_data_param {{ shape {{ dim: 2 dim: 3 }} }} }}
-layer {{ name: "fc" type: "InnerProduct" bottom: "data" top: "fc" inner_product_param {{ num_output: 2 }} }}
+layer {{ name: "data" type: "DummyData" top: "data"
+        dummy_data_param {{ shape {{ dim: 2 dim: 3 }} }} }}
+layer {{ name: "fc" type: "InnerProduct" bottom: "data" top: "fc"
+        inner_product_param {{ num_output: 2 }} }}
 layer {{ name: "failing" type: "Python" bottom: "fc" top: "loss" loss_weight: 1
         python_param {{ module: "{module}" layer: "{layer}" param_str: '{hook}' }} }}
 """
 
-SOLVER = 'net: "net.prototxt" base_lr: 0.01 lr_policy: "fixed" max_iter: 100000 display: 1 snapshot_prefix: "s"'
+SOLVER = """
+net: "net.prototxt" base_lr: 0.01 lr_policy: "fixed" max_iter: 100000 display: 1
+snapshot_prefix: "s"
+"""
+
+STOPPED = "] caffe {} stopped: a Python layer raised {}"
 
 LAYERS = """
 import time
@@ -86,7 +93,7 @@ def outcome(*arguments, **options):
 def test_every_hook_ends_with_traceback_and_sentence(tmp_path, hook):
     status, lines = outcome(tmp_path, hook=hook)
     assert status == 1
-    assert lines[-1].endswith("] caffe train stopped: a Python layer raised ValueError: seven is no good")
+    assert lines[-1].endswith(STOPPED.format("train", "ValueError: seven is no good"))
     assert "Traceback (most recent call last):" in lines
     assert any(f"in {hook}" in line for line in lines)
     assert lines[-2] == "ValueError: seven is no good"  # the traceback, once, right before
@@ -103,13 +110,13 @@ def test_every_hook_ends_with_traceback_and_sentence(tmp_path, hook):
 def test_import_constructor_and_odd_exceptions(tmp_path, options, sentence):
     status, lines = outcome(tmp_path, **options)
     assert status == 1
-    assert lines[-1].endswith("] caffe train stopped: a Python layer raised " + sentence)
+    assert lines[-1].endswith(STOPPED.format("train", sentence))
 
 
 def test_other_commands_name_themselves(tmp_path):
     status, lines = outcome(tmp_path, command="time", hook="forward")
     assert status == 1
-    assert lines[-1].endswith("] caffe time stopped: a Python layer raised ValueError: seven is no good")
+    assert lines[-1].endswith(STOPPED.format("time", "ValueError: seven is no good"))
 
 
 def test_pycaffe_gets_the_exception_itself(tmp_path):
@@ -119,7 +126,7 @@ def test_pycaffe_gets_the_exception_itself(tmp_path):
 
 
 @pytest.mark.parametrize("command, status, last", [
-    ("train", 0, "Optimization Done."),  # Caffe's handler: stop after the iteration, with a snapshot
+    ("train", 0, "Optimization Done."),  # Caffe's own handler: stop after the iteration
     ("time", -signal.SIGINT, None),
 ])
 def test_ctrl_c_stays_caffes_own(tmp_path, command, status, last):
