@@ -11,6 +11,7 @@ from data_prep.cli import UserError, command  # must be the first project import
 import argparse
 import io
 
+import matplotlib
 from google.protobuf import text_format
 
 from caffe.proto import caffe_pb2
@@ -166,8 +167,12 @@ def main():
         shown = diagram(net, stages)
     except ValueError as error:
         raise UserError(f"{options.prototxt} {error}") from None
+    form = options.out.suffix[1:].lower()
+    # The same net gives the same bytes: no random ids and no date; letters stay letters in SVG.
+    same = {"metadata": {{"svg": "Date", "pdf": "CreationDate"}[form]: None}} if form != "png" else {}
     picture = io.BytesIO()
-    draw(shown).savefig(picture, format=options.out.suffix[1:].lower(), dpi=160, facecolor="white")
+    with matplotlib.rc_context({"svg.hashsalt": shown.name, "svg.fonttype": "none"}):
+        draw(shown).savefig(picture, format=form, dpi=160, facecolor="white", **same)
     write_whole(options.out, picture.getvalue())
     print(f"wrote {options.out}")
 
