@@ -3,9 +3,8 @@
 
 Each coarse level has a column for its own classifier and one for `from fine`, the ancestor of the
 predicted fine class. A classifier that the first experiment lacks is compared with the first's
-`from fine`. Differences are in percentage points. Where the predictions of both lie beside the
-results, p is McNemar's: the chance of a difference as large or larger between two classifiers that
-err equally often, on these same images. `*` marks p < 0.05.
+`from fine`. Where the predictions of both lie beside the results, p is McNemar's: the chance of a
+difference as large or larger between two classifiers that err equally often, on these same images.
 
 Example:
     tools/compare.py results/cards_squeezenet_sm.json results/cards_squeezenet_ours.json
@@ -38,36 +37,45 @@ def right(predictions, level, answer):
     return predictions[level] == predictions[f"{level}_{COLUMN_OF[answer]}"]
 
 
-def cell(result, predictions, first, first_predictions, i, answer):
-    """Text of one cell: top-1, and how it differs from the first experiment (None: it is first)."""
-    level = result["levels"][i]
-    if answer not in level:
-        return "-"
-    text = f"{level[answer]['top1']:.1%}"
-    if first is None:
-        return text
-    other = answer if answer in first["levels"][i] else FROM_FINE
-    if other not in first["levels"][i]:
-        return text
-    text += f" ({100 * (level[answer]['top1'] - first['levels'][i][other]['top1']):+.1f}"
-    if predictions and first_predictions and np.array_equal(predictions["key"],
-                                                            first_predictions["key"]):
-        p = scores.mcnemar(right(predictions, level["level"], answer),
-                           right(first_predictions, level["level"], other))
-        text += f", p={p:.2g}{'*' if p < 0.05 else ''}"
-    return text + ")"
+def against(first, i, answer):
+    """The answer of the first experiment that this one is compared with, or None."""
+    level = first["levels"][i]
+    return answer if answer in level else FROM_FINE if FROM_FINE in level else None
+
+
+def p_value(predictions, first_predictions, level, answer, other):
+    """McNemar's p of an answer and the first experiment's other one, None without predictions."""
+    if predictions is None or first_predictions is None or not np.array_equal(
+            predictions["key"], first_predictions["key"]):
+        return None
+    return scores.mcnemar(right(predictions, level, answer),
+                          right(first_predictions, level, other))
 
 
 def rows_of(all_results, all_predictions):
-    """Header and rows of the table, as lists of strings."""
+    """Header and rows of the table, as lists of strings; below each experiment how it differs."""
     columns = columns_of(all_results)
-    names = [level["level"] for level in all_results[0]["levels"]]
+    first, first_predictions = all_results[0], all_predictions[0]
+    names = [level["level"] for level in first["levels"]]
     yield ["experiment"] + [names[i] if answer == HEAD else f"{names[i]} from fine"
                             for i, answer in columns]
-    for n, (result, predictions) in enumerate(zip(all_results, all_predictions)):
-        first = (all_results[0], all_predictions[0]) if n else (None, None)
-        yield [result["experiment"]] + [cell(result, predictions, *first, *column)
-                                        for column in columns]
+    for result, predictions in zip(all_results, all_predictions):
+        row, differences, chances = [result["experiment"]], ["  difference"], ["  p"]
+        for i, answer in columns:
+            level, other = result["levels"][i], against(first, i, answer)
+            row.append(f"{level[answer]['top1']:.1%}" if answer in level else "-")
+            difference = p = None
+            if answer in level and other:
+                difference = 100 * (level[answer]["top1"] - first["levels"][i][other]["top1"])
+                p = p_value(predictions, first_predictions, names[i], answer, other)
+            differences.append("-" if difference is None else f"{difference:+.1f}")
+            chances.append("-" if p is None else "<0.0001*" if p < 0.0001 else
+                           f"{p:.2g}{'*' if p < 0.05 else ''}")
+        yield row
+        if result is not first:
+            yield differences
+            if set(chances[1:]) != {"-"}:
+                yield chances
 
 
 def as_text(rows):
@@ -102,6 +110,10 @@ def main():
     rows = list(rows_of(all_results, all_predictions))
     print(f"top-1 on {first['images']} {first['split']} images of {first['data']}")
     print("\n".join([""] * args.markdown + (as_markdown if args.markdown else as_text)(rows)))
+    if len(all_results) > 1:
+        print(("\n" if args.markdown else "") + "difference: percentage points, from "
+              f"{first['experiment']} (where that has no classifier of its own, from its `from "
+              "fine`); p: McNemar's exact test, * below 0.05")
 
 
 if __name__ == "__main__":

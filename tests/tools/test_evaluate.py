@@ -59,6 +59,18 @@ def test_plain_softmax_is_scored_on_coarse_levels_too(folder):
     assert half["from_fine"]["right"] == 10
 
 
+def test_weights_in_the_old_format(folder):
+    done = run("evaluate", "--solver", tiny.solver(folder, folder / "data", ("csm",)), "--weights",
+               tiny.weights(folder / "w", 3, old=True), "--out", folder / "r.json")
+    assert done.returncode == 0, done.stderr
+    assert [level["head"]["right"] for level in results.read(folder / "r.json")["levels"]] == [
+        8, 9, 10]
+
+
+def test_gpu_that_is_not_there(folder):
+    assert_error(evaluate(folder, (), 1, "--gpu", 99), "GPU 99 can't be used")
+
+
 def test_newest_snapshot_is_the_default(folder):
     solver = tiny.solver(folder, folder / "data", ())
     assert "no snapshot" in run("evaluate", "--solver", solver).stderr

@@ -68,16 +68,23 @@ def solver(folder, data, stages, batch=4, sizes=TREE.sizes):
     return path
 
 
-def weights(path, heads=2):
-    """A caffemodel with the first `heads` classifiers."""
+def weights(path, heads=2, old=False):
+    """A caffemodel with the first `heads` classifiers; old: in the format before 2015."""
     fine = np.zeros((6, 3, SIDE * SIDE), np.float32)
     fine[range(6), :, range(6)] = 1 / 3 / 255
     groups = np.array([LABELS[:, 1] == i for i in range(3)], np.float32)
     halves = np.array([[1, 1, 0], [0, 0, 1]], np.float32)
     net = caffe_pb2.NetParameter(name="tiny")
     for level, matrix in enumerate([fine.reshape(6, -1), groups, halves][:heads], 1):
-        layer = net.layer.add(name=head.scores(level), type="InnerProduct")
+        if old:
+            layer = net.layers.add(name=head.scores(level), type="INNER_PRODUCT")
+        else:
+            layer = net.layer.add(name=head.scores(level), type="InnerProduct")
         for array in (matrix, np.zeros(len(matrix), np.float32)):
-            layer.blobs.add(data=array.ravel(), shape=dict(dim=array.shape))
+            blob = layer.blobs.add(data=array.ravel())
+            if old:
+                blob.num, blob.channels, blob.height, blob.width = (1, 1, 1, *array.shape)[-4:]
+            else:
+                blob.shape.dim.extend(array.shape)
     path.write_bytes(net.SerializeToString())
     return path
