@@ -3,9 +3,11 @@
 data_prep/decks.tsv lists the decks, and says which are the same artwork ("family"), which split they are in,
 how their cards are found in the file ("layout") and why a deck is left out.
 
-A layout "<ranks> <suits>" is a sheet of 13 x 5 equal cells: the ranks from left to right, the suits from top to
-bottom, and a row for jokers and back. In the layout "elements" each card is an SVG element with an id such
-as `king_spade`.
+Layouts: "cells <row> <row> ..." is a sheet of 13 x 5 equal cells; "gaps <row> <row> ..." is a sheet with transparent
+space between the cards, which need not lie evenly. A row names its cards from left to right, ranks first and then
+their suit (`A23456789TJQKc`: ace to king of clubs; `-`: something else). In the layout "elements" each card is
+rendered alone, as the SVG element with an id such as `king_spade`: that costs 52 runs of the renderer instead of one
+or two and drops shades and frames of some decks, so it is for those whose cards lie pell-mell or outside the page.
 """
 
 import csv
@@ -24,7 +26,7 @@ from data_prep.cli import UserError
 from data_prep.hierarchy import TABLES, Hierarchy
 from data_prep.records import Record, Source
 
-DESCRIPTION = "playing cards of 43 decks: 52 cards -> 4 suits -> 2 colours"
+DESCRIPTION = "playing cards of 41 decks: 52 cards -> 4 suits -> 2 colours"
 SIZE = 160
 DECKS = Path(__file__).resolve().parent.parent / "decks.tsv"
 COLUMNS = ("deck", "package", "file", "layout", "family", "split", "remark")
@@ -163,21 +165,69 @@ def _png(image):
     return cv2.imencode(".png", flat, [cv2.IMWRITE_PNG_COMPRESSION, 1])[1].tobytes()
 
 
+def parse_rows(text):
+    """[[(rank, suit) or None, ...], ...] of a layout's rows; UserError unless all 52 cards are there once."""
+    rows = []
+    for word in text.split():
+        row, waiting = [], []
+        for letter in word:
+            if letter in SUITS:
+                row += [(rank, letter) if rank else None for rank in waiting]
+                waiting = []
+            elif letter in RANKS or letter == "-":
+                waiting.append(letter if letter in RANKS else None)
+            else:
+                raise UserError(f"{DECKS}: {letter} in the layout row {word} is no rank and no suit")
+        rows.append(row + [None] * len(waiting))
+    if sorted(card for row in rows for card in row if card) != sorted((r, s) for s in SUITS for r in RANKS):
+        raise UserError(f"{DECKS}: the layout {text} doesn't name each of the 52 cards once")
+    return rows
+
+
 def _cut_sheet(renderer, deck, size):
-    """{(rank, suit): PNG bytes} of a sheet, rendered once so that cells are `size` pixels wide and cut."""
-    ranks, suits = deck["layout"].split()
-    sheet = _render(renderer, deck, "-a", "-w", str(size * 13), "-h", str(size * 100))
-    rows, columns = sheet.shape[0] / 5, sheet.shape[1] / 13
+    """{(rank, suit): PNG bytes} of a sheet, rendered so that its cards are at least `size` pixels wide."""
+    kind, _, rows = deck["layout"].partition(" ")
+    rows = parse_rows(rows)
+    if kind == "cells":
+        sheet = _render(renderer, deck, "-a", "-w", str(size * 13), "-h", str(size * 100))
+        height, width = sheet.shape[0] / 5, sheet.shape[1] / 13
+        cells = [[(round(i * height), round((i + 1) * height), round(j * width), round((j + 1) * width))
+                  for j in range(13)] for i in range(5)]
+    else:
+        cells = _between_gaps(_render(renderer, deck), deck, rows)
+        sides = [min(bottom - top, right - left) for row in cells for top, bottom, left, right in row]
+        # Two pixels more, because edges are rounded.
+        zoom = max(1, (size + 2) / (min(sides) - 2))
+        sheet = _render(renderer, deck, "-z", f"{zoom:.4f}")
+        cells = _between_gaps(sheet, deck, rows)
     cards = {}
-    for i, suit in enumerate(suits):
-        for j, rank in enumerate(ranks):
-            cell = _trim(sheet[round(i * rows):round((i + 1) * rows),
-                               round(j * columns):round((j + 1) * columns)])
+    for row, places in zip(rows, cells):
+        for card, (top, bottom, left, right) in zip(row, places):
+            if card is None:
+                continue
+            cell = _trim(sheet[top:bottom, left:right])
             if cell is None:
-                raise UserError(f"{deck['file']} is empty where {RANKS[rank]} of {SUITS[suit]} should be: "
-                                f"the layout of {deck['deck']} in {DECKS} is wrong")
-            cards[rank, suit] = _png(cell)
+                raise UserError(f"{deck['file']} is empty where {RANKS[card[0]]} of {SUITS[card[1]]} should "
+                                f"be: the layout of {deck['deck']} in {DECKS} is wrong")
+            cards[card] = _png(cell)
     return cards
+
+
+def _runs(flags):
+    """[(start, end)] of the stretches of True in a 1-d array."""
+    edges = np.flatnonzero(np.diff(np.concatenate(([0], flags.astype(np.int8), [0]))))
+    return list(zip(edges[::2].tolist(), edges[1::2].tolist()))
+
+
+def _between_gaps(sheet, deck, rows):
+    """Per row of the layout, the cells (top, bottom, left, right) of a sheet whose cards don't touch."""
+    opaque = sheet[:, :, 3] > 127
+    cells = [[(top, bottom, left, right) for left, right in _runs(opaque[top:bottom].any(axis=0))]
+             for top, bottom in _runs(opaque.any(axis=1))[:len(rows)]]
+    if [len(row) for row in cells] != [len(row) for row in rows]:
+        raise UserError(f"{deck['file']} has not the rows that {DECKS} says: the layout of {deck['deck']} "
+                        "is wrong")
+    return cells
 
 
 def _zoom(renderer, deck, size):

@@ -1,0 +1,182 @@
+#!/usr/bin/env python3
+"""Prove that a built data set is what it says: keys, counts, labels, images, and no image in both splits."""
+
+import sys
+from pathlib import Path
+
+if __package__ in (None, ""):  # run as a file: import the repository's packages, not this folder's files
+    sys.path[0] = str(Path(__file__).resolve().parent.parent)
+from data_prep.cli import UserError, command
+
+import argparse
+import hashlib
+import itertools
+import json
+
+import numpy as np
+from tqdm import tqdm
+
+from data_prep import images, lmdb_io
+from data_prep.hierarchy import Hierarchy
+from data_prep.near_duplicates import ink, ink_distances
+from data_prep.records import SPLITS
+
+SHOWN = 10  # problems printed; one mistake usually shows in thousands of records
+
+
+class Findings:
+    """Problems in the order found, and what was seen of every image."""
+
+    def __init__(self):
+        self.problems, self.count = [], 0
+        self.seen = {}  # SHA-256 of the encoded image: (split, key, label)
+        self.inks = {split: {} for split in SPLITS}  # label: [(key, ink), ...]
+
+    def add(self, sentence):
+        self.count += 1
+        if self.count <= SHOWN:
+            self.problems.append(sentence)
+
+
+def verify(folder, nearest=None):
+    """Check a data set folder. Returns (Findings, manifest); raises UserError where it can't be read at all.
+
+    With nearest, also compare every test image with the training images of its class by ink distance, and
+    report those nearer than that.
+    """
+    try:
+        manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+        options = manifest["options"]
+        size, how = options["size"], options["resize"]
+        counts = {split: manifest["splits"][split]["images"] for split in SPLITS}
+        checksums, levels = manifest["checksums"], manifest["levels"]
+    except OSError as error:
+        raise UserError(f"{folder / 'manifest.json'}: {error.strerror}: {folder} is no finished data set, "
+                        "build it with data_prep/build_lmdb.py") from None
+    except (ValueError, KeyError, TypeError):
+        raise UserError(f"{folder / 'manifest.json'} is damaged: build the data set again") from None
+    hierarchy = Hierarchy.read(folder / "hierarchy.tsv")
+    found = Findings()
+    for file, checksum in checksums.items():
+        data = (folder / file).read_bytes() if (folder / file).is_file() else b""
+        if hashlib.sha256(data).hexdigest() != checksum:
+            found.add(f"{file} is not the one that was built")
+    if [(level["name"], level["classes"]) for level in levels] != [*zip(hierarchy.levels, hierarchy.sizes)]:
+        found.add("the levels of manifest.json are not those of hierarchy.tsv")
+    for split in SPLITS:
+        _verify_split(folder, split, counts[split], hierarchy, (size, how), found, nearest is not None)
+    if nearest is not None:
+        _compare(found, nearest)
+    return found, manifest
+
+
+def _verify_split(folder, split, count, hierarchy, size, found, keep_inks):
+    pairs = itertools.zip_longest(*(lmdb_io.items(folder / f"{split}_{kind}") for kind in ("images", "labels")))
+    total = 0
+    for image_item, label_item in tqdm(pairs, total=count, desc=f"verify {split}", unit=" images"):
+        if image_item is None or label_item is None:
+            found.add(f"{split}: images and labels differ in number after {total} records")
+            break
+        key = image_item[0].decode(errors="replace")
+        where = f"{split} {key}"
+        if image_item[0] != label_item[0]:
+            found.add(f"{where}: the labels have the key {label_item[0].decode(errors='replace')} here")
+        if key != lmdb_io.KEY.format(total):
+            found.add(f"{where}: record {total} should have the key {lmdb_io.KEY.format(total)}")
+        total += 1
+        try:
+            image, labels = lmdb_io.parse_datum(image_item[1]), lmdb_io.parse_datum(label_item[1])
+        except UserError as error:
+            found.add(f"{where}: {error}")
+            continue
+        _verify_labels(image, labels, hierarchy, where, found)
+        _verify_image(image, size, (split, key), found, keep_inks)
+    if total != count:
+        found.add(f"{split}: {total} records, {count} by manifest.json")
+
+
+def _verify_labels(image, labels, hierarchy, where, found):
+    row = list(labels.float_data)
+    if (labels.channels, labels.height, labels.width) != (len(hierarchy.levels), 1, 1):
+        found.add(f"{where}: the label record is not {len(hierarchy.levels)} x 1 x 1")
+    if not row or row[0] != image.label or labels.label != image.label:
+        found.add(f"{where}: the image's label {image.label} is not the first of its labels {row}")
+    elif not (0 <= image.label < hierarchy.sizes[0]) or row != hierarchy.labels[image.label].tolist():
+        found.add(f"{where}: the labels {row} are no row of hierarchy.tsv")
+
+
+def _verify_image(datum, size, where, found, keep_inks):
+    name = " ".join(where)
+    digest = hashlib.sha256(datum.data).digest()
+    first = found.seen.setdefault(digest, (*where, datum.label))
+    if first[0] != where[0]:
+        found.add(f"{name}: the same image as {first[0]} {first[1]}, in the other split")
+    elif first[2] != datum.label:
+        found.add(f"{name}: the same image as {first[0]} {first[1]}, with another label")
+    if not datum.encoded:
+        found.add(f"{name}: the image is not marked as encoded")
+        return
+    try:
+        image = images.decode(datum.data)
+    except images.ImageError as error:
+        found.add(f"{name}: {error}")
+        return
+    side, how = size
+    height, width = image.shape[:2]
+    if (height, width) != (side, side) and (how == "squeeze" or min(height, width) != side):
+        found.add(f"{name}: {width} x {height} pixels, not {side}{' x ' + str(side) if how == 'squeeze' else ''}")
+    if keep_inks:
+        found.inks[where[0]].setdefault(datum.label, []).append((where[1], ink(image)))
+
+
+def _compare(found, nearest):
+    closest = 1.0
+    for label, tests in tqdm(found.inks["test"].items(), desc="compare", unit=" classes"):
+        others = found.inks["train"].get(label, [])
+        if not others:
+            continue
+        stack = np.stack([one for _, one in others])
+        for key, one in tests:
+            distances = ink_distances(one, stack)
+            at = int(distances.argmin())
+            closest = min(closest, float(distances[at]))
+            if distances[at] < nearest:
+                found.add(f"test {key}: nearly the same drawing as train {others[at][0]} (ink distance "
+                          f"{distances[at]:.3f}, at least {nearest} wanted)")
+    found.closest = closest
+
+
+def _share(text):
+    value = float(text)
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError("0 to 1 expected")
+    return value
+
+
+def main(argv=None):
+    parser = argparse.ArgumentParser(description=__doc__, epilog="example: data_prep/verify_lmdb.py data/cub")
+    parser.add_argument("folder", type=Path, help="a built data set, e.g. data/cub")
+    parser.add_argument("--nearest", type=_share, metavar="DISTANCE", help="for drawings, such as data/cards: also "
+                        "prove that no test image is nearer than this to a training image of its class, by "
+                        "the ink distance of data_prep/near_duplicates.py (0 same, 1 nothing in common; "
+                        "0.1 tells other artwork from the same)")
+    args = parser.parse_args(argv)
+    found, manifest = verify(args.folder, args.nearest)
+    if found.count:
+        print("\n".join(found.problems))
+        raise UserError(f"{args.folder} is not right: {found.count} problem(s), the first {len(found.problems)} "
+                        "above; build it again with data_prep/build_lmdb.py ... --force")
+    for split in SPLITS:
+        entry = manifest["splits"][split]
+        present = ", ".join(f"{n} of {level['classes']} {level['name']}"
+                            for n, level in zip(entry["classes_present"], manifest["levels"]))
+        print(f"{split}: {entry['images']} images with labels, key by key; {present}")
+    if args.nearest is not None:
+        print(f"nearest pair of a test and a training image of one class: ink distance {found.closest:.3f}")
+    print(f"{args.folder} is right: labels are rows of hierarchy.tsv, images decode to "
+          f"{manifest['options']['size']} pixels, none is in both splits")
+    return 0
+
+
+if __name__ == "__main__":
+    command(main)
