@@ -112,8 +112,8 @@ def main():
     print("\n".join([""] * args.markdown + (as_markdown if args.markdown else as_text)(rows)))
     if len(all_results) > 1:
         print(("\n" if args.markdown else "") + "difference: percentage points, from "
-              f"{first['experiment']} (where that has no classifier of its own, from its `from "
-              "fine`); p: McNemar's exact test, * below 0.05")
+              f"{first['experiment']}'s own classifier or, where it has none, its `from fine`;\n"
+              "p: McNemar's exact test on the same images, * below 0.05")
 
 
 if __name__ == "__main__":

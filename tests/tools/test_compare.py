@@ -36,7 +36,7 @@ def pair(tmp_path):
 def test_differences_and_their_p(pair):
     done = run("compare", *pair)
     assert done.returncode == 0, done.stderr
-    title, *rows, _ = done.stdout.splitlines()
+    title, *rows, _, _ = done.stdout.splitlines()
     assert "40 test images of data/tiny" in title
     assert rows[0].split("  ")[0] == "experiment" and "group from fine" in rows[0]
     assert [row.split() for row in rows[1:]] == [
@@ -47,14 +47,14 @@ def test_differences_and_their_p(pair):
 
 def test_without_predictions_there_is_no_p(pair):
     results.table_of(pair[0]).unlink()
-    assert run("compare", *pair).stdout.splitlines()[-2].split() == [
+    assert run("compare", *pair).stdout.splitlines()[-3].split() == [
         "difference", "+25.0", "+25.0", "+2.5"]
 
 
 def test_markdown(pair):
     lines = run("compare", "--markdown", *pair).stdout.splitlines()
     assert lines[2:4] == ["| experiment | kind | group | group from fine |", "|---|---|---|---|"]
-    assert all(line.count("|") == 5 for line in lines[2:-2])
+    assert all(line.count("|") == 5 for line in lines[2:-3])
 
 
 def test_other_images_are_refused(pair, tmp_path):
