@@ -26,14 +26,12 @@ TOTAL = "loss"  # name of the solver's own sum of losses
 class Log:
     """A parsed log.
 
-    name    for legends
     series  {(phase, output): (iterations int64, values float64)}, phase "train" or "test"; of an
             output with several values, all but the first are named `output[1]`, `output[2]` ...
     losses  names of outputs that enter the loss, in the order of the log
     """
 
-    def __init__(self, name, points, losses):
-        self.name = name
+    def __init__(self, points, losses):
         self.series = {key: (np.array(list(found), np.int64), np.array(list(found.values())))
                        for key, found in points.items() if found}
         self.losses = losses
@@ -99,7 +97,7 @@ def read(path):
     if not known:
         raise UserError(f"{path} is no log of `caffe train`: keep what it prints with "
                         "`caffe train ... 2>&1 | tee LOG`")
-    log = Log(path.stem, points, list(losses))
+    log = Log(points, list(losses))
     if not log.series:
         raise UserError(f"{path} has no iterations yet: look again when training has begun")
     return log

@@ -61,10 +61,12 @@ def diverged(log):
     return int(x[~np.isfinite(y)][0]) if not np.isfinite(y).all() else None
 
 
-def labels(logs, paths):
-    """Names that tell the logs apart: the file's, with its folder's where two are the same."""
-    names = [log.name for log in logs]
-    return [name if names.count(name) == 1 else str(path) for name, path in zip(names, paths)]
+def labels(paths):
+    """Names that tell the logs apart: the files', or else their folders', or else the whole paths."""
+    for names in ([path.stem for path in paths], [path.resolve().parent.name for path in paths]):
+        if len(set(names)) == len(paths):
+            return names
+    return [str(path) for path in paths]
 
 
 def figure(logs, names):
@@ -135,7 +137,7 @@ def main():
     if args.out.suffix != ".png":
         parser.error(f"--out {args.out}: the name must end in .png")
     logs = [caffe_log.read(path) for path in args.logs]
-    names = labels(logs, args.logs)
+    names = labels(args.logs)
     if args.tsv:
         files.write_whole(args.tsv, "\n".join(rows(logs, names)) + "\n")
     picture = io.BytesIO()

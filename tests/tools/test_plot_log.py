@@ -2,6 +2,7 @@
 
 import os
 import subprocess
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 
 import tiny
 from commands import ROOT, assert_error, run
-from tools import caffe_log
+from tools import caffe_log, plot_log
 
 
 def line(message, date="I20261123", file="solver.cpp:239"):
@@ -93,12 +94,11 @@ def test_divergence_is_said(tmp_path):
     assert "diverged, the loss is not finite at iteration 30" in done.stdout
 
 
-def test_logs_of_one_name_keep_apart(tmp_path):
-    for folder in ("a", "b"):
-        (tmp_path / folder).mkdir()
-        (tmp_path / folder / "run.log").write_text(steps(0, 50))
-    done = run("plot_log", *tmp_path.glob("*/run.log"), "--out", tmp_path / "curves.png")
-    assert done.returncode == 0 and str(tmp_path / "a" / "run.log: loss") in done.stdout
+@pytest.mark.parametrize("paths, names", [
+    (("a/sm.log", "a/ours.log"), ["sm", "ours"]), (("sm/train.log", "ours/train.log"), ["sm", "ours"]),
+    (("a/x/t.log", "b/x/t.log"), ["a/x/t.log", "b/x/t.log"])])
+def test_names_tell_logs_apart(paths, names):
+    assert plot_log.labels([Path(path) for path in paths]) == names
 
 
 @pytest.mark.parametrize("content, says", [(None, "there is no log"),
