@@ -57,7 +57,7 @@ def _number(text):
 
 
 def read(path):
-    """The Log in a file. Raises UserError if it is no log of `caffe train`, or without iterations."""
+    """The Log in a file. Raises UserError if it is no log of `caffe train` or has no iterations."""
     path = Path(path)
     try:
         lines = path.read_text(encoding="utf-8", errors="replace").split("\n")

@@ -62,7 +62,7 @@ def diverged(log):
 
 
 def labels(paths):
-    """Names that tell the logs apart: the files', or else their folders', or else the whole paths."""
+    """Names that tell the logs apart: the files', else their folders', else the whole paths."""
     for names in ([path.stem for path in paths], [path.resolve().parent.name for path in paths]):
         if len(set(names)) == len(paths):
             return names

@@ -95,7 +95,8 @@ def test_divergence_is_said(tmp_path):
 
 
 @pytest.mark.parametrize("paths, names", [
-    (("a/sm.log", "a/ours.log"), ["sm", "ours"]), (("sm/train.log", "ours/train.log"), ["sm", "ours"]),
+    (("a/sm.log", "a/ours.log"), ["sm", "ours"]),
+    (("sm/train.log", "ours/train.log"), ["sm", "ours"]),
     (("a/x/t.log", "b/x/t.log"), ["a/x/t.log", "b/x/t.log"])])
 def test_names_tell_logs_apart(paths, names):
     assert plot_log.labels([Path(path) for path in paths]) == names
