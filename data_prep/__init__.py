@@ -1,1 +1,1 @@
-"""From raw archives to the LMDBs that Caffe trains on: readers, hierarchies, images, writing, verifying."""
+"""From raw archives to the LMDBs that Caffe trains on, with their label trees."""

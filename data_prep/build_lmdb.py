@@ -4,7 +4,10 @@
 import sys
 from pathlib import Path
 
-if __package__ in (None, ""):  # run as a file: import the repository's packages, not this folder's files
+if __package__ in (
+    None,
+    "",
+):  # run as a file: import the repository's packages, not this folder's files
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 from data_prep.cli import UserError, command
 
@@ -21,36 +24,67 @@ def _whole(low, high):
         if not low <= value <= high:
             raise argparse.ArgumentTypeError(f"{low} to {high} expected")
         return value
+
     convert.__name__ = "whole number"
     return convert
 
 
 def _parse(argv):
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter,
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
         epilog="examples:\n  data_prep/build_lmdb.py cub --root /data/CUB_200_2011\n"
-               "  data_prep/build_lmdb.py cards\n\nOptions of a data set: data_prep/build_lmdb.py cub --help")
+        "  data_prep/build_lmdb.py cards\n\n"
+        "Options of a data set: data_prep/build_lmdb.py cub --help",
+    )
     chosen = parser.add_subparsers(dest="reader", required=True, metavar="DATASET")
     for name, reader in READERS.items():
         own = chosen.add_parser(
-            name, help=reader.DESCRIPTION, description=reader.DESCRIPTION,
+            name,
+            help=reader.DESCRIPTION,
+            description=reader.DESCRIPTION,
             formatter_class=argparse.RawDescriptionHelpFormatter,
-            epilog="It writes, in the folder of --out: {train,test}_{images,labels}/ (LMDBs), hierarchy.tsv,\n"
-                   "mean.binaryproto, manifest.json, {train,test}.tsv (key, image, labels), contact_sheet.png")
+            epilog="It writes, in the folder of --out: {train,test}_{images,labels}/ (LMDBs),\n"
+            "hierarchy.tsv, mean.binaryproto, manifest.json, {train,test}.tsv (key, image, labels),\n"
+            "contact_sheet.png",
+        )
         reader.add_arguments(own)
-        own.add_argument("--out", type=Path, help="folder to make (default: data/<name of the data set>)")
-        own.add_argument("--size", type=_whole(16, 4096), default=reader.SIZE,
-                         help="width and height of the stored images (default: %(default)s)")
-        own.add_argument("--resize", choices=images.RESIZES, default="squeeze",
-                         help="squeeze: to size x size, the aspect ratio is lost (the default); shorter: the "
-                         "shorter side becomes size, and the net must crop a square")
-        own.add_argument("--encoded", choices=images.ENCODINGS, default="jpg", help="how images are "
-                         f"stored: jpg (quality {images.JPEG_QUALITY}, the default) or png (lossless)")
-        own.add_argument("--order", choices=("shuffled", "listed"), default="shuffled",
-                         help="of the training images (default: shuffled); test images stay as listed")
+        own.add_argument(
+            "--out", type=Path, help="folder to make (default: data/<name of the data set>)"
+        )
+        own.add_argument(
+            "--size",
+            type=_whole(16, 4096),
+            default=reader.SIZE,
+            help="width and height of the stored images (default: %(default)s)",
+        )
+        own.add_argument(
+            "--resize",
+            choices=images.RESIZES,
+            default="squeeze",
+            help="squeeze: to size x size, the aspect ratio is lost (the default); shorter: the "
+            "shorter side becomes size, and the net must crop a square",
+        )
+        own.add_argument(
+            "--encoded",
+            choices=images.ENCODINGS,
+            default="jpg",
+            help="how images are "
+            f"stored: jpg (quality {images.JPEG_QUALITY}, the default) or png (lossless)",
+        )
+        own.add_argument(
+            "--order",
+            choices=("shuffled", "listed"),
+            default="shuffled",
+            help="of the training images (default: shuffled); test images stay as listed",
+        )
         own.add_argument("--seed", type=int, default=0, help="of the shuffling (default: 0)")
-        own.add_argument("--jobs", type=_whole(1, 256), default=len(os.sched_getaffinity(0)),
-                         help="threads (default: the processors at hand, %(default)s)")
+        own.add_argument(
+            "--jobs",
+            type=_whole(1, 256),
+            default=len(os.sched_getaffinity(0)),
+            help="threads (default: the processors at hand, %(default)s)",
+        )
         own.add_argument("--force", action="store_true", help="build even if nothing has changed")
     return parser.parse_args(argv)
 
@@ -70,8 +104,10 @@ def main(argv=None):
         manifest = builder.build(out, source, manifest, args.jobs)
     counts = ", ".join(f"{entry['images']} {split}" for split, entry in manifest["splits"].items())
     tree = " -> ".join(f"{level['classes']} {level['name']}" for level in manifest["levels"])
-    print(f"wrote {out}: {counts} images, {tree}; mean BGR {manifest['mean_bgr']}; look at "
-          f"{out / 'contact_sheet.png'}, prove it with data_prep/verify_lmdb.py {out}")
+    print(
+        f"wrote {out}: {counts} images, {tree}; mean BGR {manifest['mean_bgr']}; look at "
+        f"{out / 'contact_sheet.png'}, prove it with data_prep/verify_lmdb.py {out}"
+    )
     return 0
 
 

@@ -1,8 +1,9 @@
-"""From records to a finished data set folder: decode in threads, write in order, appear at once or not at all.
+"""From records to a finished data set folder: decode in threads, write in order, appear at once or
+not at all.
 
-Everything is made in `.<name>.partial` beside the target and renamed when it is complete. A build that is
-killed leaves that folder, which the next build throws away; a finished data set that is being replaced
-stays in place until then.
+Everything is made in `.<name>.partial` beside the target and renamed when it is complete. A build
+that is killed leaves that folder, which the next build throws away; a finished data set that is
+being replaced stays in place until then.
 """
 
 import fcntl
@@ -36,7 +37,9 @@ def locked(out):
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise UserError(f"another build is writing {out}: wait for it, or choose another --out") from None
+            raise UserError(
+                f"another build is writing {out}: wait for it, or choose another --out"
+            ) from None
         old = _beside(out, "old")
         if old.exists() and not out.exists():  # killed between the two renames of _publish
             old.rename(out)
@@ -61,12 +64,22 @@ def is_current(out, wanted):
 
 def wanted_manifest(name, source, options):
     """The part of manifest.json that is known before the build, and decides whether it is needed."""
-    return {"format": FORMAT, "name": name, "fingerprint": source.fingerprint,
-            "levels": [{"name": level, "classes": size}
-                       for level, size in zip(source.hierarchy.levels, source.hierarchy.sizes)],
-            "options": {**options, **source.options},
-            "versions": {"opencv": cv2.__version__, "lmdb": ".".join(map(str, lmdb.version())),
-                         "numpy": np.__version__, **source.versions}}
+    return {
+        "format": FORMAT,
+        "name": name,
+        "fingerprint": source.fingerprint,
+        "levels": [
+            {"name": level, "classes": size}
+            for level, size in zip(source.hierarchy.levels, source.hierarchy.sizes)
+        ],
+        "options": {**options, **source.options},
+        "versions": {
+            "opencv": cv2.__version__,
+            "lmdb": ".".join(map(str, lmdb.version())),
+            "numpy": np.__version__,
+            **source.versions,
+        },
+    }
 
 
 def build(out, source, manifest, jobs):
@@ -83,15 +96,19 @@ def build(out, source, manifest, jobs):
     for split in SPLITS:
         part = [record for record in records if record.split == split]
         part = ordered(part, options["order"] if split == "train" else "listed", options["seed"])
-        manifest["splits"][split], mean = _write_split(partial, split, part, source.hierarchy, options, jobs)
+        manifest["splits"][split], mean = _write_split(
+            partial, split, part, source.hierarchy, options, jobs
+        )
         if split == "train":
             lmdb_io.write_mean(partial / "mean.binaryproto", mean.transpose(2, 0, 1))
             manifest["mean_bgr"] = [round(float(value), 3) for value in mean.mean(axis=(0, 1))]
     shutil.rmtree(work)
     (partial / "hierarchy.tsv").write_text(source.hierarchy.text(), encoding="utf-8")
     contact_sheet.write(partial, source.hierarchy, options["seed"])
-    manifest["checksums"] = {file: hashlib.sha256((partial / file).read_bytes()).hexdigest()
-                             for file in ("hierarchy.tsv", "mean.binaryproto", "train.tsv", "test.tsv")}
+    manifest["checksums"] = {
+        file: hashlib.sha256((partial / file).read_bytes()).hexdigest()
+        for file in ("hierarchy.tsv", "mean.binaryproto", "train.tsv", "test.tsv")
+    }
     text = json.dumps(manifest, indent=1, ensure_ascii=False) + "\n"
     (partial / "manifest.json").write_text(text, encoding="utf-8")
     _publish(partial, out)
@@ -114,24 +131,37 @@ def _write_split(folder, split, records, hierarchy, options, jobs):
                 if bad:  # the rest is only looked at: all unusable files are named at once
                     continue
                 labels = hierarchy.labels[record.label]
-                print(lmdb_io.KEY.format(writers[0].count), record.name, *labels, sep="\t", file=listing)
+                print(
+                    lmdb_io.KEY.format(writers[0].count),
+                    record.name,
+                    *labels,
+                    sep="\t",
+                    file=listing,
+                )
                 cv2.accumulate(images.centre(image, size), total)
                 writers[0].add(lmdb_io.image_datum(encoded, record.label))
                 writers[1].add(lmdb_io.label_datum(labels))
         if bad:
             more = [f"... and {len(bad) - BAD_SHOWN} more"] if len(bad) > BAD_SHOWN else []
-            raise UserError(f"{len(bad)} of {len(records)} {split} images can't be used, nothing was built; "
-                            "replace these files:\n  " + "\n  ".join(bad[:BAD_SHOWN] + more))
+            raise UserError(
+                f"{len(bad)} of {len(records)} {split} images can't be used, nothing was built; "
+                "replace these files:\n  " + "\n  ".join(bad[:BAD_SHOWN] + more)
+            )
         for writer in writers:
             writer.close()
     except BaseException:
         for writer in writers:
             writer.abandon()
         raise
-    present = [int(np.unique(hierarchy.labels[[r.label for r in records], j]).size)
-               for j in range(len(hierarchy.levels))]
-    entry = {"images": len(records), "classes_present": present,
-             "sha256": {"images": writers[0].digest, "labels": writers[1].digest}}
+    present = [
+        int(np.unique(hierarchy.labels[[r.label for r in records], j]).size)
+        for j in range(len(hierarchy.levels))
+    ]
+    entry = {
+        "images": len(records),
+        "classes_present": present,
+        "sha256": {"images": writers[0].digest, "labels": writers[1].digest},
+    }
     return entry, total / len(records)
 
 
@@ -141,6 +171,7 @@ def _decoded(records, split, options, jobs):
     OpenCV lets go of Python's lock while it works, so threads do. At most 8 images per thread are
     in memory at a time.
     """
+
     def work(record):
         try:
             image = images.read(record.path)

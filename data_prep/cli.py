@@ -5,10 +5,15 @@ import importlib.util
 import os
 import sys
 
-NEEDED = {"numpy": "numpy", "cv2": "opencv-python-headless", "lmdb": "lmdb", "google.protobuf": "protobuf",
-          "caffe": "Caffe's Python package"}
+NEEDED = {
+    "numpy": "numpy",
+    "cv2": "opencv-python-headless",
+    "lmdb": "lmdb",
+    "google.protobuf": "protobuf",
+    "caffe": "Caffe's Python package",
+}
 
-# Caffe reads this once, when it is first imported: warnings and errors only, not every layer of every net.
+# Caffe reads this when it is first imported: warnings and errors, not every layer of every net.
 os.environ.setdefault("GLOG_minloglevel", "2")
 
 
@@ -17,7 +22,7 @@ class UserError(Exception):
 
 
 def _missing():
-    """Names of the packages of NEEDED that this Python cannot find (nothing is imported but parents)."""
+    """Names of the packages of NEEDED that this Python cannot find."""
     missing = []
     for module, package in NEEDED.items():
         try:
@@ -32,9 +37,9 @@ def _missing():
 def command(main):
     """Run main() and end the process with its status.
 
-    main() returns an int or None (0). UserError, and the file system's own refusals (disk full, no permission),
-    become one line on stderr and status 1; Ctrl-C becomes status 130; anything else keeps its traceback,
-    because it is a fault of ours.
+    main() returns an int or None (0). UserError, and the file system's own refusals (disk full, no
+    permission), become one line on stderr and status 1; Ctrl-C becomes status 130; anything else
+    keeps its traceback, because it is a fault of ours.
     """
     try:
         status = main() or 0
@@ -58,5 +63,8 @@ def command(main):
 
 
 if _missing():
-    sys.exit(f"error: this Python ({sys.executable}) lacks {', '.join(_missing())}: run `make setup` once, "
-             "then `. .venv/bin/activate` in each new shell")
+    sys.exit(
+        f"error: this Python ({sys.executable}) lacks {', '.join(_missing())}: "
+        "run `make setup` once, "
+        "then `. .venv/bin/activate` in each new shell"
+    )

@@ -1,4 +1,4 @@
-"""A picture of random records with their labels: whether labels and colours are right is seen at a glance."""
+"""A picture of random records with labels: wrong labels or colours are seen at a glance."""
 
 import random
 
@@ -13,12 +13,14 @@ TILE, LINE = 160, 14  # pixels: width and height of an image, height of a line o
 
 
 def write(folder, hierarchy, seed):
-    """Write folder/contact_sheet.png from what the LMDBs of the folder hold: train above, test below."""
+    """Write folder/contact_sheet.png from the folder's LMDBs: train above, test below."""
     rows = []
     for split in SPLITS:
-        tiles = [_tile(datum, hierarchy, split) for datum in _sample(folder / f"{split}_images", seed)]
+        tiles = [
+            _tile(datum, hierarchy, split) for datum in _sample(folder / f"{split}_images", seed)
+        ]
         tiles += [np.full_like(tiles[0], 255)] * (-len(tiles) % COLUMNS)
-        rows += [np.hstack(tiles[i:i + COLUMNS]) for i in range(0, len(tiles), COLUMNS)]
+        rows += [np.hstack(tiles[i : i + COLUMNS]) for i in range(0, len(tiles), COLUMNS)]
     cv2.imwrite(str(folder / "contact_sheet.png"), np.vstack(rows))
 
 
@@ -35,11 +37,19 @@ def _tile(datum, hierarchy, split):
     tile = np.full((TILE + LINE * (len(hierarchy.levels) + 1) + 4, TILE, 3), 255, np.uint8)
     scale = TILE / max(image.shape[:2])
     image = cv2.resize(image, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
-    tile[:image.shape[0], :image.shape[1]] = image
+    tile[: image.shape[0], : image.shape[1]] = image
     lines = [hierarchy.names[j][i] for j, i in enumerate(hierarchy.labels[datum.label])] + [split]
     for number, text in enumerate(lines):
         # The font has ASCII only, and some 25 characters fit.
         text = text.encode("ascii", "replace").decode()[:26]
-        cv2.putText(tile, text, (2, TILE + LINE * (number + 1)), cv2.FONT_HERSHEY_SIMPLEX, 0.36,
-                    (0, 0, 0) if number == 0 else (110, 110, 110), 1, cv2.LINE_AA)
+        cv2.putText(
+            tile,
+            text,
+            (2, TILE + LINE * (number + 1)),
+            cv2.FONT_HERSHEY_SIMPLEX,
+            0.36,
+            (0, 0, 0) if number == 0 else (110, 110, 110),
+            1,
+            cv2.LINE_AA,
+        )
     return tile

@@ -1,13 +1,13 @@
-"""Photographs in, uint8 height x width x 3 BGR images out: decoding, cropping, resizing, encoding."""
+"""Image files in, uint8 height x width x 3 BGR arrays out: decode, crop, resize, encode."""
 
 import os
 from pathlib import Path
 
-# OpenCV reads this when it is loaded. Larger images (a few bytes can declare gigabytes) are refused;
-# 2**26 pixels are 200 MB decoded, more than any camera the data sets were taken with.
+# OpenCV reads these when it is loaded. Larger images are refused, because a few bytes can declare
+# gigabytes: 2**26 pixels are 200 MB decoded, more than any camera of the data sets takes.
 MAX_PIXELS = 1 << 26
 os.environ.setdefault("OPENCV_IO_MAX_IMAGE_PIXELS", str(MAX_PIXELS))
-os.environ.setdefault("OPENCV_LOG_LEVEL", "OFF")  # what it says of broken files, we say with their name
+os.environ.setdefault("OPENCV_LOG_LEVEL", "OFF")  # what it says of files, we say with their name
 
 import cv2
 import numpy as np
@@ -81,15 +81,17 @@ def crop(image, box):
     """The part of the image in box (x, y, width, height; pixels), clipped to the image. No copy."""
     x, y, width, height = box
     x1, y1 = max(0, int(round(x))), max(0, int(round(y)))
-    part = image[y1:int(round(y + height)), x1:int(round(x + width))]
+    part = image[y1 : int(round(y + height)), x1 : int(round(x + width))]
     if part.size == 0:
-        raise ImageError(f"the box {box} lies outside the image ({image.shape[1]} x {image.shape[0]})")
+        raise ImageError(
+            f"the box {box} lies outside the image ({image.shape[1]} x {image.shape[0]})"
+        )
     return part
 
 
 def resize(image, size, how):
-    """Scale to size x size ("squeeze": the aspect ratio is lost), or so that the shorter side is size
-    ("shorter": the whole image is kept; nets take a square crop of it).
+    """Scale to size x size ("squeeze": the aspect ratio is lost), or so that the shorter side is
+    size ("shorter": the whole image is kept; nets take a square crop of it).
 
     Shrinking averages areas, enlarging interpolates linearly; a squeeze may do either per axis.
     """
@@ -116,4 +118,4 @@ def encode(image, encoding):
 def centre(image, size):
     """The size x size pixels in the middle. No copy."""
     top, left = (image.shape[0] - size) // 2, (image.shape[1] - size) // 2
-    return image[top:top + size, left:left + size]
+    return image[top : top + size, left : left + size]

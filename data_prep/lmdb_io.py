@@ -1,8 +1,9 @@
-"""Writing and reading Caffe's LMDBs: for each split one of images and one of labels, key by key alike.
+"""Writing and reading Caffe's LMDBs: for each split one of images and one of labels, key by key
+alike.
 
-Key: the record's number as 8 digits. Image: Datum with encoded=true, label = fine class. Labels: Datum
-of h x 1 x 1 float_data (fine class, parent, ...), label = fine class; Caffe's Data layer makes of it a
-blob of n x h x 1 x 1 that a Slice layer cuts into the levels, without any Python.
+Key: the record's number as 8 digits. Image: Datum with encoded=true, label = fine class. Labels:
+Datum of h x 1 x 1 float_data (fine class, parent, ...), label = fine class; Caffe's Data layer
+makes of it a blob of n x h x 1 x 1 that a Slice layer cuts into the levels, without any Python.
 """
 
 import hashlib
@@ -29,7 +30,7 @@ def label_datum(labels):
 
 
 class Writer:
-    """One LMDB, written in order of keys, in batches. `digest` is the SHA-256 of all keys and values."""
+    """One LMDB, written in order of keys. `digest`: SHA-256 of all keys and values."""
 
     def __init__(self, path):
         self.path, self.count, self._batch, self._sha = path, 0, [], hashlib.sha256()
@@ -54,7 +55,9 @@ class Writer:
             except lmdb.MapFullError:
                 self._env.set_mapsize(2 * self._env.info()["map_size"])
             except lmdb.Error as error:
-                raise UserError(f"writing {self.path} failed ({error}): is the disk full?") from None
+                raise UserError(
+                    f"writing {self.path} failed ({error}): is the disk full?"
+                ) from None
 
     def close(self):
         """Write the rest and have it on the disk. The lock file goes: readers make their own."""
@@ -75,14 +78,16 @@ class Writer:
 
 
 def items(path):
-    """Yield (key, value) bytes of an LMDB in order of keys. Raises UserError if it can't be opened."""
+    """Yield (key, value) bytes of an LMDB in order of keys; UserError if it can't be read."""
     try:
-        # Without a lock: these folders are complete once they have their name, and may be read-only.
+        # Without a lock: folders are complete once they have their name, and may be read-only.
         with lmdb.open(str(path), readonly=True, lock=False, create=False) as env:
             with env.begin() as transaction:
                 yield from transaction.cursor()
     except lmdb.Error as error:
-        raise UserError(f"{path} can't be read as an LMDB ({error}): build the data set again") from None
+        raise UserError(
+            f"{path} can't be read as an LMDB ({error}): build the data set again"
+        ) from None
 
 
 def parse_datum(value):
@@ -97,7 +102,9 @@ def parse_datum(value):
 
 def write_mean(path, mean):
     """mean: float array 3 x height x width, BGR, as the binaryproto that Caffe's mean_file reads."""
-    blob = caffe_pb2.BlobProto(num=1, channels=mean.shape[0], height=mean.shape[1], width=mean.shape[2])
+    blob = caffe_pb2.BlobProto(
+        num=1, channels=mean.shape[0], height=mean.shape[1], width=mean.shape[2]
+    )
     blob.data.extend(mean.astype("float32").ravel().tolist())
     path.write_bytes(blob.SerializeToString())
 

@@ -1,4 +1,4 @@
-"""What a reader hands over: the images of a data set with their labels, before anything is decoded."""
+"""What a reader hands over: images with their labels, before anything is decoded."""
 
 import hashlib
 from dataclasses import dataclass, field

@@ -1,10 +1,13 @@
 #!/usr/bin/env python3
-"""Prove that a built data set is what it says: keys, counts, labels, images, and no image in both splits."""
+"""Prove that a data set is what it says: keys, counts, labels, images, separate splits."""
 
 import sys
 from pathlib import Path
 
-if __package__ in (None, ""):  # run as a file: import the repository's packages, not this folder's files
+if __package__ in (
+    None,
+    "",
+):  # run as a file: import the repository's packages, not this folder's files
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 from data_prep.cli import UserError, command
 
@@ -39,10 +42,11 @@ class Findings:
 
 
 def verify(folder, nearest=None):
-    """Check a data set folder. Returns (Findings, manifest); raises UserError where it can't be read at all.
+    """Check a data set folder. Returns (Findings, manifest); raises UserError where it can't be
+    read at all.
 
-    With nearest, also compare every test image with the training images of its class by ink distance, and
-    report those nearer than that.
+    With nearest, also compare every test image with the training images of its class by ink
+    distance, and report those nearer than that.
     """
     try:
         manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
@@ -51,27 +55,37 @@ def verify(folder, nearest=None):
         counts = {split: manifest["splits"][split]["images"] for split in SPLITS}
         checksums, levels = manifest["checksums"], manifest["levels"]
     except OSError as error:
-        raise UserError(f"{folder / 'manifest.json'}: {error.strerror}: {folder} is no finished data set, "
-                        "build it with data_prep/build_lmdb.py") from None
+        raise UserError(
+            f"{folder / 'manifest.json'}: {error.strerror}: {folder} is no finished data set, "
+            "build it with data_prep/build_lmdb.py"
+        ) from None
     except (ValueError, KeyError, TypeError):
-        raise UserError(f"{folder / 'manifest.json'} is damaged: build the data set again") from None
+        raise UserError(
+            f"{folder / 'manifest.json'} is damaged: build the data set again"
+        ) from None
     hierarchy = Hierarchy.read(folder / "hierarchy.tsv")
     found = Findings()
     for file, checksum in checksums.items():
         data = (folder / file).read_bytes() if (folder / file).is_file() else b""
         if hashlib.sha256(data).hexdigest() != checksum:
             found.add(f"{file} is not the one that was built")
-    if [(level["name"], level["classes"]) for level in levels] != [*zip(hierarchy.levels, hierarchy.sizes)]:
+    if [(level["name"], level["classes"]) for level in levels] != [
+        *zip(hierarchy.levels, hierarchy.sizes)
+    ]:
         found.add("the levels of manifest.json are not those of hierarchy.tsv")
     for split in SPLITS:
-        _verify_split(folder, split, counts[split], hierarchy, (size, how), found, nearest is not None)
+        _verify_split(
+            folder, split, counts[split], hierarchy, (size, how), found, nearest is not None
+        )
     if nearest is not None:
         _compare(found, nearest)
     return found, manifest
 
 
 def _verify_split(folder, split, count, hierarchy, size, found, keep_inks):
-    pairs = itertools.zip_longest(*(lmdb_io.items(folder / f"{split}_{kind}") for kind in ("images", "labels")))
+    pairs = itertools.zip_longest(
+        *(lmdb_io.items(folder / f"{split}_{kind}") for kind in ("images", "labels"))
+    )
     total = 0
     for image_item, label_item in tqdm(pairs, total=count, desc=f"verify {split}", unit=" images"):
         if image_item is None or label_item is None:
@@ -80,7 +94,9 @@ def _verify_split(folder, split, count, hierarchy, size, found, keep_inks):
         key = image_item[0].decode(errors="replace")
         where = f"{split} {key}"
         if image_item[0] != label_item[0]:
-            found.add(f"{where}: the labels have the key {label_item[0].decode(errors='replace')} here")
+            found.add(
+                f"{where}: the labels have the key {label_item[0].decode(errors='replace')} here"
+            )
         if key != lmdb_io.KEY.format(total):
             found.add(f"{where}: record {total} should have the key {lmdb_io.KEY.format(total)}")
         total += 1
@@ -101,7 +117,9 @@ def _verify_labels(image, labels, hierarchy, where, found):
         found.add(f"{where}: the label record is not {len(hierarchy.levels)} x 1 x 1")
     if not row or row[0] != image.label or labels.label != image.label:
         found.add(f"{where}: the image's label {image.label} is not the first of its labels {row}")
-    elif not (0 <= image.label < hierarchy.sizes[0]) or row != hierarchy.labels[image.label].tolist():
+    elif (
+        not (0 <= image.label < hierarchy.sizes[0]) or row != hierarchy.labels[image.label].tolist()
+    ):
         found.add(f"{where}: the labels {row} are no row of hierarchy.tsv")
 
 
@@ -124,7 +142,7 @@ def _verify_image(datum, size, where, found, keep_inks):
     side, how = size
     height, width = image.shape[:2]
     if (height, width) != (side, side) and (how == "squeeze" or min(height, width) != side):
-        found.add(f"{name}: {width} x {height} pixels, not {side}{' x ' + str(side) if how == 'squeeze' else ''}")
+        found.add(f"{name}: {width} x {height} pixels, not {side} ({how})")
     if keep_inks:
         found.inks[where[0]].setdefault(datum.label, []).append((where[1], ink(image)))
 
@@ -141,8 +159,10 @@ def _compare(found, nearest):
             at = int(distances.argmin())
             closest = min(closest, float(distances[at]))
             if distances[at] < nearest:
-                found.add(f"test {key}: nearly the same drawing as train {others[at][0]} (ink distance "
-                          f"{distances[at]:.3f}, at least {nearest} wanted)")
+                found.add(
+                    f"test {key}: nearly the same drawing as train {others[at][0]} (ink distance "
+                    f"{distances[at]:.3f}, at least {nearest} wanted)"
+                )
     found.closest = closest
 
 
@@ -154,27 +174,44 @@ def _share(text):
 
 
 def main(argv=None):
-    parser = argparse.ArgumentParser(description=__doc__, epilog="example: data_prep/verify_lmdb.py data/cub")
+    parser = argparse.ArgumentParser(
+        description=__doc__, epilog="example: data_prep/verify_lmdb.py data/cub"
+    )
     parser.add_argument("folder", type=Path, help="a built data set, e.g. data/cub")
-    parser.add_argument("--nearest", type=_share, metavar="DISTANCE", help="for drawings, such as data/cards: also "
-                        "prove that no test image is nearer than this to a training image of its class, by "
-                        "the ink distance of data_prep/near_duplicates.py (0 same, 1 nothing in common; "
-                        "0.1 tells other artwork from the same)")
+    parser.add_argument(
+        "--nearest",
+        type=_share,
+        metavar="DISTANCE",
+        help="for drawings, such as data/cards: also "
+        "prove that no test image is nearer than this to a training image of its class, by "
+        "the ink distance of data_prep/near_duplicates.py (0 same, 1 nothing in common; "
+        "0.1 tells other artwork from the same)",
+    )
     args = parser.parse_args(argv)
     found, manifest = verify(args.folder, args.nearest)
     if found.count:
         print("\n".join(found.problems))
-        raise UserError(f"{args.folder} is not right: {found.count} problem(s), the first {len(found.problems)} "
-                        "above; build it again with data_prep/build_lmdb.py ... --force")
+        raise UserError(
+            f"{args.folder} is not right: {found.count} problem(s), the first "
+            f"{len(found.problems)} "
+            "above; build it again with data_prep/build_lmdb.py ... --force"
+        )
     for split in SPLITS:
         entry = manifest["splits"][split]
-        present = ", ".join(f"{n} of {level['classes']} {level['name']}"
-                            for n, level in zip(entry["classes_present"], manifest["levels"]))
+        present = ", ".join(
+            f"{n} of {level['classes']} {level['name']}"
+            for n, level in zip(entry["classes_present"], manifest["levels"])
+        )
         print(f"{split}: {entry['images']} images with labels, key by key; {present}")
     if args.nearest is not None:
-        print(f"nearest pair of a test and a training image of one class: ink distance {found.closest:.3f}")
-    print(f"{args.folder} is right: labels are rows of hierarchy.tsv, images decode to "
-          f"{manifest['options']['size']} pixels, none is in both splits")
+        print(
+            "nearest pair of a test and a training image of one class: ink distance "
+            f"{found.closest:.3f}"
+        )
+    print(
+        f"{args.folder} is right: labels are rows of hierarchy.tsv, images decode to "
+        f"{manifest['options']['size']} pixels, none is in both splits"
+    )
     return 0
 
 

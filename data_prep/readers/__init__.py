@@ -1,10 +1,10 @@
 """One module per data set. Each has
 
-    DESCRIPTION          one line for --help
-    SIZE                 default of --size
-    add_arguments(p)     its own options
-    name(args)           name of the data set, e.g. cub_bbox
-    open_source(args)    records.Source; raises UserError where the archive is not as it should be
+DESCRIPTION          one line for --help
+SIZE                 default of --size
+add_arguments(p)     its own options
+name(args)           name of the data set, e.g. cub_bbox
+open_source(args)    records.Source; raises UserError where the archive is not as it should be
 """
 
 from data_prep.readers import cards, cub

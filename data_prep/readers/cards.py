@@ -1,13 +1,15 @@
-"""Playing cards drawn by many hands: the decks of two Debian packages, split by deck into train and test.
+"""Playing cards drawn by many hands: the decks of two Debian packages, split by deck into train
+and test.
 
-data_prep/decks.tsv lists the decks, and says which are the same artwork ("family"), which split they are in,
-how their cards are found in the file ("layout") and why a deck is left out.
+data_prep/decks.tsv lists the decks, and says which are the same artwork ("family"), which split
+they are in, how their cards are found in the file ("layout") and why a deck is left out.
 
-Layouts: "cells <row> <row> ..." is a sheet of 13 x 5 equal cells; "gaps <row> <row> ..." is a sheet with transparent
-space between the cards, which need not lie evenly. A row names its cards from left to right, ranks first and then
-their suit (`A23456789TJQKc`: ace to king of clubs; `-`: something else). In the layout "elements" each card is
-rendered alone, as the SVG element with an id such as `king_spade`: that costs 52 runs of the renderer instead of one
-or two and drops shades and frames of some decks, so it is for those whose cards lie pell-mell or outside the page.
+Layouts: "cells <row> <row> ..." is a sheet of 13 x 5 equal cells; "gaps <row> <row> ..." is a
+sheet with transparent space between the cards, which need not lie evenly. A row names its cards
+from left to right, ranks first and then their suit (`A23456789TJQKc`: ace to king of clubs; `-`:
+something else). In the layout "elements" each card is rendered alone, as the SVG element with an
+id such as `king_spade`: that costs 52 runs of the renderer instead of one or two and drops shades
+and frames of some decks, so it is for those whose cards lie pell-mell or outside the page.
 """
 
 import csv
@@ -39,8 +41,12 @@ SECONDS = 120  # a card takes 0.1 s; a renderer that hangs is ended
 
 
 def add_arguments(parser):
-    parser.add_argument("--decks", metavar="DECK,...", help="only these decks of data_prep/decks.tsv "
-                        "(default: all that are not left out there)")
+    parser.add_argument(
+        "--decks",
+        metavar="DECK,...",
+        help="only these decks of data_prep/decks.tsv "
+        "(default: all that are not left out there)",
+    )
 
 
 def name(args):
@@ -55,20 +61,28 @@ def open_source(args):
     if renderer is None:
         missing.append(PACKAGES[0])
     if missing:
-        raise UserError(f"{' and '.join(missing)} not installed (Debian's package{'s' * (len(missing) > 1)}): "
-                        f"{INSTALL}")
-    version = subprocess.run([renderer, "--version"], capture_output=True, text=True, timeout=SECONDS)
+        raise UserError(
+            f"{' and '.join(missing)} not installed (Debian's package{'s' * (len(missing) > 1)}): "
+            f"{INSTALL}"
+        )
+    version = subprocess.run(
+        [renderer, "--version"], capture_output=True, text=True, timeout=SECONDS
+    )
     digest = hashlib.sha256(hierarchy.text().encode())
     for deck in decks:
         digest.update("\t".join(deck[key] for key in ("deck", "layout", "split")).encode())
         digest.update(Path(deck["file"]).read_bytes())
-    return Source(hierarchy, digest.hexdigest(), partial(_prepare, renderer, decks, hierarchy, args.size),
-                  {"decks": args.decks, "background_bgr": list(BACKGROUND)},
-                  {"rsvg-convert": version.stdout.split()[-1]})
+    return Source(
+        hierarchy,
+        digest.hexdigest(),
+        partial(_prepare, renderer, decks, hierarchy, args.size),
+        {"decks": args.decks, "background_bgr": list(BACKGROUND)},
+        {"rsvg-convert": version.stdout.split()[-1]},
+    )
 
 
 def read_decks(path=DECKS):
-    """The rows of decks.tsv as dicts. Raises UserError where a row is incomplete or a family is split."""
+    """The rows of decks.tsv as dicts; UserError if one is incomplete or a family is split."""
     with open(path, encoding="utf-8", newline="") as file:
         lines = [line for line in file if line.strip() and not line.startswith("#")]
     decks = list(csv.DictReader(lines, delimiter="\t", quoting=csv.QUOTE_NONE))
@@ -77,8 +91,13 @@ def read_decks(path=DECKS):
         if tuple(deck) != COLUMNS or None in deck.values():
             raise UserError(f"{path}: every row needs {', '.join(COLUMNS)}; see {deck.get('deck')}")
         if deck["split"] not in ("train", "test", "none"):
-            raise UserError(f"{path}: {deck['deck']} has the split {deck['split']}, not train, test or none")
-        if deck["split"] != "none" and splits.setdefault(deck["family"], deck["split"]) != deck["split"]:
+            raise UserError(
+                f"{path}: {deck['deck']} has the split {deck['split']}, not train, test or none"
+            )
+        if (
+            deck["split"] != "none"
+            and splits.setdefault(deck["family"], deck["split"]) != deck["split"]
+        ):
             raise UserError(f"{path}: the family {deck['family']} has decks in train and in test")
     if len({deck["deck"] for deck in decks}) < len(decks):
         raise UserError(f"{path}: two decks have the same name")
@@ -96,10 +115,12 @@ def _choose(decks, names):
 
 
 def _prepare(renderer, decks, hierarchy, size, folder, jobs):
-    """Render all cards as PNG files, shorter side >= size pixels; return their Records, equal ones once."""
+    """Render all cards as PNG files, shorter side >= size; return Records, equal cards once."""
     labels = {card: label for label, card in enumerate(hierarchy.names[0])}
     cards = [(rank, suit) for suit in SUITS for rank in RANKS]
-    with ThreadPoolExecutor(jobs) as pool, tqdm(desc="render", unit=" cards", total=52 * len(decks)) as bar:
+    with ThreadPoolExecutor(jobs) as pool, tqdm(
+        desc="render", unit=" cards", total=52 * len(decks)
+    ) as bar:
         zooms = list(pool.map(lambda deck: _zoom(renderer, deck, size), decks))
         tasks = []
         for deck, zoom in zip(decks, zooms):
@@ -107,8 +128,10 @@ def _prepare(renderer, decks, hierarchy, size, folder, jobs):
             if zoom is None:
                 tasks.append((deck, pool.submit(_cut_sheet, renderer, deck, size)))
             else:
-                tasks += [(deck, pool.submit(_one_element, renderer, deck, card, zoom, size))
-                          for card in cards]
+                tasks += [
+                    (deck, pool.submit(_one_element, renderer, deck, card, zoom, size))
+                    for card in cards
+                ]
         records, seen = [], {}
         try:
             for number, (deck, task) in enumerate(tasks):
@@ -119,8 +142,10 @@ def _prepare(renderer, decks, hierarchy, size, folder, jobs):
                     digest = hashlib.sha256(image).digest()
                     same = seen.setdefault(digest, record)
                     if same.label != record.label:
-                        raise UserError(f"{same.name} and {file} are the same picture: the layout of "
-                                        f"{deck['deck']} in {DECKS} is wrong")
+                        raise UserError(
+                            f"{same.name} and {file} are the same picture: the layout of "
+                            f"{deck['deck']} in {DECKS} is wrong"
+                        )
                     if same is record:
                         record.path.write_bytes(image)
                         records.append(record)
@@ -130,7 +155,9 @@ def _prepare(renderer, decks, hierarchy, size, folder, jobs):
             pool.shutdown(wait=False, cancel_futures=True)
             raise
     if len(records) < 52 * len(decks):
-        print(f"{52 * len(decks) - len(records)} cards are exact copies of another deck's: kept once")
+        print(
+            f"{52 * len(decks) - len(records)} cards are exact copies of another deck's: kept once"
+        )
     return records
 
 
@@ -138,11 +165,19 @@ def _render(renderer, deck, *options):
     """The file of a deck as uint8 height x width x 4 (BGR and alpha)."""
     command = [renderer, *options, "--", deck["file"]]
     try:
-        done = subprocess.run(command, capture_output=True, stdin=subprocess.DEVNULL, timeout=SECONDS)
+        done = subprocess.run(
+            command, capture_output=True, stdin=subprocess.DEVNULL, timeout=SECONDS
+        )
     except subprocess.TimeoutExpired:
-        raise UserError(f"{' '.join(command)} took more than {SECONDS} s: left out of {DECKS}, the deck "
-                        "will not be needed") from None
-    image = cv2.imdecode(np.frombuffer(done.stdout, np.uint8), cv2.IMREAD_UNCHANGED) if done.stdout else None
+        raise UserError(
+            f"{' '.join(command)} took more than {SECONDS} s: left out of {DECKS}, the deck "
+            "will not be needed"
+        ) from None
+    image = (
+        cv2.imdecode(np.frombuffer(done.stdout, np.uint8), cv2.IMREAD_UNCHANGED)
+        if done.stdout
+        else None
+    )
     if image is None or image.ndim != 3 or image.shape[2] != 4:
         said = done.stderr.decode(errors="replace").strip()
         raise UserError(f"{' '.join(command)} made no picture: {said or 'it gave no reason'}")
@@ -155,7 +190,7 @@ def _trim(image):
     rows, columns = np.flatnonzero(opaque.any(axis=1)), np.flatnonzero(opaque.any(axis=0))
     if not rows.size:
         return None
-    return image[rows[0]:rows[-1] + 1, columns[0]:columns[-1] + 1]
+    return image[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
 
 
 def _png(image):
@@ -166,7 +201,9 @@ def _png(image):
 
 
 def parse_rows(text):
-    """[[(rank, suit) or None, ...], ...] of a layout's rows; UserError unless all 52 cards are there once."""
+    """[[(rank, suit) or None, ...], ...] of a layout's rows; UserError unless all 52 cards are
+    there once.
+    """
     rows = []
     for word in text.split():
         row, waiting = [], []
@@ -177,25 +214,43 @@ def parse_rows(text):
             elif letter in RANKS or letter == "-":
                 waiting.append(letter if letter in RANKS else None)
             else:
-                raise UserError(f"{DECKS}: {letter} in the layout row {word} is no rank and no suit")
+                raise UserError(
+                    f"{DECKS}: {letter} in the layout row {word} is no rank and no suit"
+                )
         rows.append(row + [None] * len(waiting))
-    if sorted(card for row in rows for card in row if card) != sorted((r, s) for s in SUITS for r in RANKS):
+    if sorted(card for row in rows for card in row if card) != sorted(
+        (r, s) for s in SUITS for r in RANKS
+    ):
         raise UserError(f"{DECKS}: the layout {text} doesn't name each of the 52 cards once")
     return rows
 
 
 def _cut_sheet(renderer, deck, size):
-    """{(rank, suit): PNG bytes} of a sheet, rendered so that its cards are at least `size` pixels wide."""
+    """{(rank, suit): PNG bytes} of a sheet, rendered so that its cards are at least `size` pixels
+    wide.
+    """
     kind, _, rows = deck["layout"].partition(" ")
     rows = parse_rows(rows)
     if kind == "cells":
         sheet = _render(renderer, deck, "-a", "-w", str(size * 13), "-h", str(size * 100))
         height, width = sheet.shape[0] / 5, sheet.shape[1] / 13
-        cells = [[(round(i * height), round((i + 1) * height), round(j * width), round((j + 1) * width))
-                  for j in range(13)] for i in range(5)]
+        cells = [
+            [
+                (
+                    round(i * height),
+                    round((i + 1) * height),
+                    round(j * width),
+                    round((j + 1) * width),
+                )
+                for j in range(13)
+            ]
+            for i in range(5)
+        ]
     else:
         cells = _between_gaps(_render(renderer, deck), deck, rows)
-        sides = [min(bottom - top, right - left) for row in cells for top, bottom, left, right in row]
+        sides = [
+            min(bottom - top, right - left) for row in cells for top, bottom, left, right in row
+        ]
         # Two pixels more, because edges are rounded.
         zoom = max(1, (size + 2) / (min(sides) - 2))
         sheet = _render(renderer, deck, "-z", f"{zoom:.4f}")
@@ -207,8 +262,10 @@ def _cut_sheet(renderer, deck, size):
                 continue
             cell = _trim(sheet[top:bottom, left:right])
             if cell is None:
-                raise UserError(f"{deck['file']} is empty where {RANKS[card[0]]} of {SUITS[card[1]]} should "
-                                f"be: the layout of {deck['deck']} in {DECKS} is wrong")
+                raise UserError(
+                    f"{deck['file']} is empty where {RANKS[card[0]]} of {SUITS[card[1]]} should "
+                    f"be: the layout of {deck['deck']} in {DECKS} is wrong"
+                )
             cards[card] = _png(cell)
     return cards
 
@@ -220,19 +277,25 @@ def _runs(flags):
 
 
 def _between_gaps(sheet, deck, rows):
-    """Per row of the layout, the cells (top, bottom, left, right) of a sheet whose cards don't touch."""
+    """Per row of the layout, the cells (top, bottom, left, right) of a sheet with gaps."""
     opaque = sheet[:, :, 3] > 127
-    cells = [[(top, bottom, left, right) for left, right in _runs(opaque[top:bottom].any(axis=0))]
-             for top, bottom in _runs(opaque.any(axis=1))[:len(rows)]]
+    cells = [
+        [(top, bottom, left, right) for left, right in _runs(opaque[top:bottom].any(axis=0))]
+        for top, bottom in _runs(opaque.any(axis=1))[: len(rows)]
+    ]
     if [len(row) for row in cells] != [len(row) for row in rows]:
-        raise UserError(f"{deck['file']} has not the rows that {DECKS} says: the layout of {deck['deck']} "
-                        "is wrong")
+        raise UserError(
+            f"{deck['file']} has not the rows that {DECKS} says: the layout of {deck['deck']} "
+            "is wrong"
+        )
     return cells
 
 
 def _zoom(renderer, deck, size):
     """The scale at which the deck's two of spades is `size` pixels wide; None for sheets."""
-    return None if deck["layout"] != "elements" else _element(renderer, deck, ("2", "s"), 1.0, size)[1]
+    return (
+        None if deck["layout"] != "elements" else _element(renderer, deck, ("2", "s"), 1.0, size)[1]
+    )
 
 
 def _one_element(renderer, deck, card, zoom, size):

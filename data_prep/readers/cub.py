@@ -10,17 +10,31 @@ from data_prep.records import Record, Source, inside
 DESCRIPTION = "CUB-200-2011: 200 bird species -> 40 families -> 13 orders"
 SIZE = 256
 COUNTS = {"train": 5994, "test": 5794}
-LISTS = ("images.txt", "image_class_labels.txt", "train_test_split.txt", "classes.txt",
-         "bounding_boxes.txt")
+LISTS = (
+    "images.txt",
+    "image_class_labels.txt",
+    "train_test_split.txt",
+    "classes.txt",
+    "bounding_boxes.txt",
+)
 
 
 def add_arguments(parser):
-    parser.add_argument("--root", type=Path, required=True, help="the folder that has images.txt, "
-                        "image_class_labels.txt, train_test_split.txt, classes.txt, bounding_boxes.txt "
-                        "and images/")
+    parser.add_argument(
+        "--root",
+        type=Path,
+        required=True,
+        help="the folder that has images.txt, "
+        "image_class_labels.txt, train_test_split.txt, classes.txt, bounding_boxes.txt "
+        "and images/",
+    )
     parser.add_argument("--bbox", action="store_true", help="crop to the ground-truth boxes")
-    parser.add_argument("--partial", action="store_true", help="accept a copy that lacks some of the "
-                        "images or species; labels stay those of the full data set")
+    parser.add_argument(
+        "--partial",
+        action="store_true",
+        help="accept a copy that lacks some of the "
+        "images or species; labels stay those of the full data set",
+    )
 
 
 def name(args):
@@ -34,8 +48,10 @@ def open_source(args):
         try:
             texts[file] = (args.root / file).read_bytes()
         except OSError as error:
-            raise UserError(f"{args.root / file}: {error.strerror}: --root must name the folder of the "
-                            f"unpacked archive, the one that has {', '.join(LISTS)}") from None
+            raise UserError(
+                f"{args.root / file}: {error.strerror}: --root must name the folder of the "
+                f"unpacked archive, the one that has {', '.join(LISTS)}"
+            ) from None
     records = _records(args, hierarchy, {f: _parse(args.root / f, t) for f, t in texts.items()})
     digest = hashlib.sha256(hierarchy.text().encode())
     for file in LISTS:
@@ -50,10 +66,16 @@ def open_source(args):
         digest.update(f"{record.name} {stat.st_size} {stat.st_mtime_ns}\n".encode())
     if missing:
         some = ", ".join(missing[:5]) + (", ..." if len(missing) > 5 else "")
-        raise UserError(f"{len(missing)} of {len(records)} images listed in {args.root / 'images.txt'} "
-                        f"are not in {args.root / 'images'}: {some}: unpack the archive again")
-    return Source(hierarchy, digest.hexdigest(), lambda folder, jobs: records,
-                  {"bbox": args.bbox, "partial": args.partial})
+        raise UserError(
+            f"{len(missing)} of {len(records)} images listed in {args.root / 'images.txt'} "
+            f"are not in {args.root / 'images'}: {some}: unpack the archive again"
+        )
+    return Source(
+        hierarchy,
+        digest.hexdigest(),
+        lambda folder, jobs: records,
+        {"bbox": args.bbox, "partial": args.partial},
+    )
 
 
 def _parse(path, text):
@@ -68,7 +90,9 @@ def _parse(path, text):
         if not cells:
             continue
         if len(cells) != 2 or not (cells[0].isascii() and cells[0].isdigit()):
-            raise UserError(f"{path}, line {number}: '<number> <value>' expected, got {line[:60]!r}")
+            raise UserError(
+                f"{path}, line {number}: '<number> <value>' expected, got {line[:60]!r}"
+            )
         if int(cells[0]) in rows:
             raise UserError(f"{path}, line {number}: {cells[0]} occurs twice")
         rows[int(cells[0])] = cells[1].strip()
@@ -80,29 +104,48 @@ def _records(args, hierarchy, lists):
     images, classes = lists["images.txt"], lists["classes.txt"]
     for number, species_name in classes.items():
         if not 1 <= number <= len(species) or species[number - 1] != species_name:
-            raise UserError(f"{root / 'classes.txt'}: {number} {species_name} is not species {number} "
-                            f"of CUB-200-2011 (data_prep/hierarchies/cub.tsv)")
+            raise UserError(
+                f"{root / 'classes.txt'}: {number} {species_name} is not species {number} "
+                f"of CUB-200-2011 (data_prep/hierarchies/cub.tsv)"
+            )
     for file in ("image_class_labels.txt", "train_test_split.txt", "bounding_boxes.txt"):
         differ = sorted(images.keys() ^ lists[file].keys())
         if differ:
-            raise UserError(f"{root / file} and {root / 'images.txt'} are not of the same images: "
-                            f"{len(differ)} numbers are in one only, e.g. {differ[0]}")
+            raise UserError(
+                f"{root / file} and {root / 'images.txt'} are not of the same images: "
+                f"{len(differ)} numbers are in one only, e.g. {differ[0]}"
+            )
     records = []
     for number, image in images.items():
-        label, split = lists["image_class_labels.txt"][number], lists["train_test_split.txt"][number]
+        label, split = (
+            lists["image_class_labels.txt"][number],
+            lists["train_test_split.txt"][number],
+        )
         if split not in ("0", "1"):
-            raise UserError(f"{root / 'train_test_split.txt'}: image {number} has {split}, neither 0 nor 1")
+            raise UserError(
+                f"{root / 'train_test_split.txt'}: image {number} has {split}, neither 0 nor 1"
+            )
         if not label.isdigit() or int(label) not in classes:
-            raise UserError(f"{root / 'image_class_labels.txt'}: image {number} has the class {label}, "
-                            "which classes.txt lacks")
-        records.append(Record(image, inside(root / "images", image), int(label) - 1,
-                              "train" if split == "1" else "test",
-                              _box(root, number, lists["bounding_boxes.txt"]) if args.bbox else None))
+            raise UserError(
+                f"{root / 'image_class_labels.txt'}: image {number} has the class {label}, "
+                "which classes.txt lacks"
+            )
+        records.append(
+            Record(
+                image,
+                inside(root / "images", image),
+                int(label) - 1,
+                "train" if split == "1" else "test",
+                _box(root, number, lists["bounding_boxes.txt"]) if args.bbox else None,
+            )
+        )
     counts = {split: sum(r.split == split for r in records) for split in COUNTS}
     if counts != COUNTS and not args.partial:
-        raise UserError(f"{root} lists {counts['train']} training and {counts['test']} test images, "
-                        f"CUB-200-2011 has {COUNTS['train']} and {COUNTS['test']}: unpack the whole "
-                        "archive, or add --partial to build from what is there")
+        raise UserError(
+            f"{root} lists {counts['train']} training and {counts['test']} test images, "
+            f"CUB-200-2011 has {COUNTS['train']} and {COUNTS['test']}: unpack the whole "
+            "archive, or add --partial to build from what is there"
+        )
     return records
 
 
@@ -113,5 +156,7 @@ def _box(root, number, boxes):
             return box
     except ValueError:
         pass
-    raise UserError(f"{root / 'bounding_boxes.txt'}: image {number} needs x, y, width, height in pixels, "
-                    f"and has {boxes[number]}")
+    raise UserError(
+        f"{root / 'bounding_boxes.txt'}: image {number} needs x, y, width, height in pixels, "
+        f"and has {boxes[number]}"
+    )
