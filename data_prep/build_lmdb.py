@@ -45,8 +45,8 @@ def _parse(argv):
             description=reader.DESCRIPTION,
             formatter_class=argparse.RawDescriptionHelpFormatter,
             epilog="It writes, in the folder of --out: {train,test}_{images,labels}/ (LMDBs),\n"
-            "hierarchy.tsv, mean.binaryproto, manifest.json, {train,test}.tsv (key, image, labels),\n"
-            "contact_sheet.png",
+            "hierarchy.tsv, mean.binaryproto, manifest.json, contact_sheet.png,\n"
+            "{train,test}.tsv (key, image, labels)",
         )
         reader.add_arguments(own)
         own.add_argument(

@@ -63,7 +63,7 @@ def is_current(out, wanted):
 
 
 def wanted_manifest(name, source, options):
-    """The part of manifest.json that is known before the build, and decides whether it is needed."""
+    """The part of manifest.json that is known before the build; decides if one is needed."""
     return {
         "format": FORMAT,
         "name": name,
@@ -87,40 +87,57 @@ def build(out, source, manifest, jobs):
     partial = _beside(out, "partial")
     if partial.exists():
         shutil.rmtree(partial)
-    work = partial / "work"
-    work.mkdir(parents=True)
-    options = manifest["options"]
-    records = source.prepare(work, jobs)
-    check_records(records, source.hierarchy)
-    manifest = {**manifest, "splits": {}}
-    for split in SPLITS:
-        part = [record for record in records if record.split == split]
-        part = ordered(part, options["order"] if split == "train" else "listed", options["seed"])
-        manifest["splits"][split], mean = _write_split(
-            partial, split, part, source.hierarchy, options, jobs
-        )
-        if split == "train":
-            lmdb_io.write_mean(partial / "mean.binaryproto", mean.transpose(2, 0, 1))
-            manifest["mean_bgr"] = [round(float(value), 3) for value in mean.mean(axis=(0, 1))]
-    shutil.rmtree(work)
-    (partial / "hierarchy.tsv").write_text(source.hierarchy.text(), encoding="utf-8")
-    contact_sheet.write(partial, source.hierarchy, options["seed"])
-    manifest["checksums"] = {
-        file: hashlib.sha256((partial / file).read_bytes()).hexdigest()
-        for file in ("hierarchy.tsv", "mean.binaryproto", "train.tsv", "test.tsv")
-    }
-    text = json.dumps(manifest, indent=1, ensure_ascii=False) + "\n"
-    (partial / "manifest.json").write_text(text, encoding="utf-8")
-    _publish(partial, out)
+    try:
+        manifest = _fill(partial, source, manifest, jobs)
+        _publish(partial, out)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
     return manifest
 
 
-def _write_split(folder, split, records, hierarchy, options, jobs):
-    """Write both LMDBs and <split>.tsv. Returns the split's manifest entry and the mean image."""
+def _fill(folder, source, manifest, jobs):
+    """Make everything that belongs to a data set in a new folder. Returns the manifest."""
+    work = folder / "work"
+    work.mkdir(parents=True)
+    records = source.prepare(work, jobs)
+    check_records(records, source.hierarchy)
+    options, manifest, bad = manifest["options"], {**manifest, "splits": {}}, []
+    for split in SPLITS:
+        part = [record for record in records if record.split == split]
+        part = ordered(part, options["order"] if split == "train" else "listed", options["seed"])
+        entry, mean = _write_split(folder, split, part, source.hierarchy, options, jobs, bad)
+        manifest["splits"][split] = entry
+        if split == "train":
+            lmdb_io.write_mean(folder / "mean.binaryproto", mean.transpose(2, 0, 1))
+            manifest["mean_bgr"] = [round(float(value), 3) for value in mean.mean(axis=(0, 1))]
+    if bad:
+        more = [f"... and {len(bad) - BAD_SHOWN} more"] if len(bad) > BAD_SHOWN else []
+        raise UserError(
+            f"{len(bad)} of {len(records)} images can't be used, nothing was built; replace these "
+            "files:\n  " + "\n  ".join(bad[:BAD_SHOWN] + more)
+        )
+    shutil.rmtree(work)
+    (folder / "hierarchy.tsv").write_text(source.hierarchy.text(), encoding="utf-8")
+    contact_sheet.write(folder, source.hierarchy, options["seed"])
+    manifest["checksums"] = {
+        file: hashlib.sha256((folder / file).read_bytes()).hexdigest()
+        for file in ("hierarchy.tsv", "mean.binaryproto", "train.tsv", "test.tsv")
+    }
+    text = json.dumps(manifest, indent=1, ensure_ascii=False) + "\n"
+    (folder / "manifest.json").write_text(text, encoding="utf-8")
+    return manifest
+
+
+def _write_split(folder, split, records, hierarchy, options, jobs, bad):
+    """Write both LMDBs and <split>.tsv. Returns the split's manifest entry and the mean image.
+
+    Unusable files are appended to bad, one line each; from the first on, files are only looked at,
+    so that all of them are named at once.
+    """
     size = options["size"]
     total = np.zeros((size, size, 3))
     writers = [lmdb_io.Writer(folder / f"{split}_{kind}") for kind in ("images", "labels")]
-    bad = []
     try:
         with open(folder / f"{split}.tsv", "w", encoding="utf-8") as listing:
             levels = "\t".join(f"{level}_id" for level in hierarchy.levels)
@@ -128,25 +145,13 @@ def _write_split(folder, split, records, hierarchy, options, jobs):
             for record, (image, encoded, reason) in _decoded(records, split, options, jobs):
                 if reason:
                     bad.append(f"{record.path}: {reason}")
-                if bad:  # the rest is only looked at: all unusable files are named at once
+                if bad:
                     continue
-                labels = hierarchy.labels[record.label]
-                print(
-                    lmdb_io.KEY.format(writers[0].count),
-                    record.name,
-                    *labels,
-                    sep="\t",
-                    file=listing,
-                )
+                key, labels = lmdb_io.KEY.format(writers[0].count), hierarchy.labels[record.label]
+                print(key, record.name, *labels, sep="\t", file=listing)
                 cv2.accumulate(images.centre(image, size), total)
                 writers[0].add(lmdb_io.image_datum(encoded, record.label))
                 writers[1].add(lmdb_io.label_datum(labels))
-        if bad:
-            more = [f"... and {len(bad) - BAD_SHOWN} more"] if len(bad) > BAD_SHOWN else []
-            raise UserError(
-                f"{len(bad)} of {len(records)} {split} images can't be used, nothing was built; "
-                "replace these files:\n  " + "\n  ".join(bad[:BAD_SHOWN] + more)
-            )
         for writer in writers:
             writer.close()
     except BaseException:

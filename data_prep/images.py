@@ -1,20 +1,16 @@
 """Image files in, uint8 height x width x 3 BGR arrays out: decode, crop, resize, encode."""
 
-import os
 from pathlib import Path
-
-# OpenCV reads these when it is loaded. Larger images are refused, because a few bytes can declare
-# gigabytes: 2**26 pixels are 200 MB decoded, more than any camera of the data sets takes.
-MAX_PIXELS = 1 << 26
-os.environ.setdefault("OPENCV_IO_MAX_IMAGE_PIXELS", str(MAX_PIXELS))
-os.environ.setdefault("OPENCV_LOG_LEVEL", "OFF")  # what it says of files, we say with their name
 
 import cv2
 import numpy as np
 
+from data_prep import MAX_PIXELS
+
 JPEG_QUALITY = 95
 RESIZES = ("squeeze", "shorter")
 ENCODINGS = {"jpg": (".jpg", (cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY)), "png": (".png", ())}
+STRIP = 256  # rows
 BACKGROUND = 255  # where a file with an alpha channel is transparent: white
 
 
@@ -66,6 +62,8 @@ def _imdecode(buffer, flags):
         raise ImageError(f"not decodable, or more than {MAX_PIXELS} pixels") from None
     if image is None:
         raise ImageError("not an image that OpenCV can decode")
+    if image.shape[0] * image.shape[1] > MAX_PIXELS:  # OpenCV was loaded before its limit was set
+        raise ImageError(f"more than {MAX_PIXELS} pixels")
     return image
 
 
@@ -73,8 +71,12 @@ def _flatten(image, raw):
     """Lay image on BACKGROUND by the alpha channel of raw, the same file as stored."""
     if raw.ndim != 3 or raw.shape[2] != 4 or raw.shape[:2] != image.shape[:2]:
         return image
-    alpha = raw[:, :, 3:].astype(np.float32) / np.iinfo(raw.dtype).max
-    return np.rint(image * alpha + BACKGROUND * (1 - alpha)).astype(np.uint8)
+    flat, most = np.empty_like(image), np.iinfo(raw.dtype).max
+    for top in range(0, len(image), STRIP):  # in strips, because floats take four times the memory
+        rows = slice(top, top + STRIP)
+        alpha = raw[rows, :, 3:].astype(np.float32) / most
+        flat[rows] = np.rint(image[rows] * alpha + BACKGROUND * (1 - alpha))
+    return flat
 
 
 def crop(image, box):

@@ -101,7 +101,7 @@ def parse_datum(value):
 
 
 def write_mean(path, mean):
-    """mean: float array 3 x height x width, BGR, as the binaryproto that Caffe's mean_file reads."""
+    """Write mean (float array 3 x height x width, BGR) as the binaryproto that Caffe reads."""
     blob = caffe_pb2.BlobProto(
         num=1, channels=mean.shape[0], height=mean.shape[1], width=mean.shape[2]
     )

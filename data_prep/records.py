@@ -57,7 +57,7 @@ def inside(folder, name):
 
 
 def check_records(records, hierarchy):
-    """Raise UserError unless names are unique and plain, labels are known, and no split is empty."""
+    """UserError unless names are unique and plain, labels known, and no split empty."""
     names = set()
     for record in records:
         if record.name in names:

@@ -115,6 +115,7 @@ def _records(args, hierarchy, lists):
                 f"{root / file} and {root / 'images.txt'} are not of the same images: "
                 f"{len(differ)} numbers are in one only, e.g. {differ[0]}"
             )
+    known = {str(number): number - 1 for number in classes}
     records = []
     for number, image in images.items():
         label, split = (
@@ -125,7 +126,7 @@ def _records(args, hierarchy, lists):
             raise UserError(
                 f"{root / 'train_test_split.txt'}: image {number} has {split}, neither 0 nor 1"
             )
-        if not label.isdigit() or int(label) not in classes:
+        if label not in known:
             raise UserError(
                 f"{root / 'image_class_labels.txt'}: image {number} has the class {label}, "
                 "which classes.txt lacks"
@@ -134,7 +135,7 @@ def _records(args, hierarchy, lists):
             Record(
                 image,
                 inside(root / "images", image),
-                int(label) - 1,
+                known[label],
                 "train" if split == "1" else "test",
                 _box(root, number, lists["bounding_boxes.txt"]) if args.bbox else None,
             )
