@@ -47,7 +47,8 @@ test: setup  ## the tests
 test-caffe: setup  ## Caffe's own C++ and Python tests (10 minutes the first time)
 	@$(BUILD_CAFFE) --test
 
-demo: setup  ## the demo
+demo: setup  ## plain softmax beside OURS on playing cards (10 minutes)
+	@.venv/bin/python tools/demo.py
 
 clean:  ## removes .venv and caches; keeps data/, weights/, snapshots/, results/ and Caffe
 	rm -rf .venv .pytest_cache

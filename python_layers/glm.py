@@ -136,8 +136,7 @@ def _check_finite(gram):
     bad = np.flatnonzero(~np.isfinite(gram.diagonal()))
     if len(bad):
         raise ValueError(f"the features of {len(bad)} of {len(gram)} samples hold nan or inf (first: "
-                         f"sample {bad[0]}); training has diverged: lower base_lr or loss_weight, "
-                         'or set "normalize": true')
+                         f"sample {bad[0]}): training has diverged; lower base_lr or the loss_weights")
 
 
 def _check_labels(labels, n):
