@@ -90,8 +90,10 @@ def build(out, source, manifest, jobs):
     try:
         manifest = _fill(partial, source, manifest, jobs)
         _publish(partial, out)
-    except BaseException:
+    except BaseException as error:
         shutil.rmtree(partial, ignore_errors=True)
+        if isinstance(error, (OSError, lmdb.Error)):
+            raise UserError(f"writing {out} failed ({error}): is the disk full?") from error
         raise
     return manifest
 

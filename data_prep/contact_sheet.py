@@ -21,7 +21,10 @@ def write(folder, hierarchy, seed):
         ]
         tiles += [np.full_like(tiles[0], 255)] * (-len(tiles) % COLUMNS)
         rows += [np.hstack(tiles[i : i + COLUMNS]) for i in range(0, len(tiles), COLUMNS)]
-    cv2.imwrite(str(folder / "contact_sheet.png"), np.vstack(rows))
+    png = cv2.imencode(".png", np.vstack(rows))[1]
+    (folder / "contact_sheet.png").write_bytes(
+        png.tobytes()
+    )  # unlike cv2.imwrite, says why it fails
 
 
 def _sample(path, seed):

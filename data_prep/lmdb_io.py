@@ -54,18 +54,11 @@ class Writer:
                 self._batch = []
             except lmdb.MapFullError:
                 self._env.set_mapsize(2 * self._env.info()["map_size"])
-            except lmdb.Error as error:
-                raise UserError(
-                    f"writing {self.path} failed ({error}): is the disk full?"
-                ) from None
 
     def close(self):
         """Write the rest and have it on the disk. The lock file goes: readers make their own."""
         self._flush()
-        try:
-            self._env.sync(True)
-        except lmdb.Error as error:
-            raise UserError(f"writing {self.path} failed ({error}): is the disk full?") from None
+        self._env.sync(True)
         self.abandon()
         (self.path / "lock.mdb").unlink(missing_ok=True)
 

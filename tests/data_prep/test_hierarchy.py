@@ -1,0 +1,115 @@
+"""Label trees: the reviewed tables, and what the checker finds."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from archive import ROOT, refused, run
+
+from data_prep.cli import UserError
+from data_prep.hierarchy import TABLES, Hierarchy, find_problems, read_rows
+
+SHARED = ROOT.parent / "shared/data/hierarchies/cub.tsv"
+
+
+@pytest.mark.parametrize(
+    "name, levels, sizes",
+    [
+        ("cub", ("species", "family", "order"), (200, 40, 13)),
+        ("cards", ("card", "suit", "colour"), (52, 4, 2)),
+    ],
+)
+def test_tables(name, levels, sizes, tmp_path):
+    tree = Hierarchy.read(TABLES / f"{name}.tsv")
+    assert (tree.levels, tree.sizes) == (levels, sizes)
+    assert tree.labels.shape == (sizes[0], 3)
+    assert tree.labels[:, 0].tolist() == list(range(sizes[0]))
+    tree.check()
+    (tmp_path / "hierarchy.tsv").write_text(tree.text(), encoding="utf-8")
+    again = Hierarchy.read(tmp_path / "hierarchy.tsv")
+    assert again.names == tree.names and np.array_equal(again.labels, tree.labels)
+    done = run("hierarchy.py", "check", tmp_path)
+    assert done.returncode == 0 and f"{sizes[0]} {levels[0]} -> {sizes[1]}" in done.stdout
+
+
+def test_cub_species_are_the_archives():
+    names = Hierarchy.read(TABLES / "cub.tsv").names[0]
+    assert [int(name[:3]) for name in names] == list(range(1, 201))
+
+
+@pytest.mark.skipif(not SHARED.exists(), reason=f"no second table to compare with: {SHARED}")
+def test_cub_against_a_second_table(tmp_path):
+    """The other table has one known mistake, which the checker must find; the rest is equal."""
+    table = tmp_path / "cub.tsv"  # without the class numbers in front
+    table.write_text(
+        "".join(f"{line.partition(chr(9))[2]}\n" for line in SHARED.read_text().splitlines())
+    )
+    levels, rows = read_rows(table)
+    ours = Hierarchy.read(TABLES / "cub.tsv")
+    differ = [
+        row[0][1]
+        for c, row in enumerate(rows)
+        if [name for _, name in row] != [ours.names[j][i] for j, i in enumerate(ours.labels[c])]
+    ]
+    assert differ == ["084.Red_legged_Kittiwake"]
+    problems = find_problems(levels, rows)
+    assert len(problems) == 1 and "Laridae has 2 parents" in problems[0]
+
+
+GOOD = "a_id\ta\tb_id\tb\n0\tx\t0\tp\n1\ty\t0\tp\n2\tz\t1\tq\n"
+
+
+@pytest.mark.parametrize(
+    "old, new, says",
+    [
+        ("1\ty\t0\tp", "1\ty\t1\tq\n3\tw\t0\tp\n4\tu\t0\tr", "b 0 has the names p and r"),
+        ("2\tz", "3\tz", "gaps in the numbering of a: no 2"),
+        ("1\ty", "1\tx", "the a name x stands for the ids 0 and 1"),
+        ("1\ty", "0\ty", "a 0 has the names x and y"),
+        ("2\tz\t1\tq", "2\tz\t1\tp", "the b name p stands for the ids 0 and 1"),
+        ("2\tz\t1\tq", "1\ty\t1\tq", "a y has 2 parents"),
+        ("2\tz\t1\tq\n", "2\tz\t1\tq\n2\tz\t1\tq\n", "a z (2) has 2 rows"),
+        ("2\tz\t1\tq", "2\tz\t1", "line 4"),
+        ("2\tz\t1\tq", "two\tz\t1\tq", "whole number"),
+        ("2\tz\t1\tq", "-1\tz\t1\tq", "whole number"),
+        ("a_id\ta\tb_id\tb", "a_id\ta\tb\tb_id", "header"),
+        (GOOD, "", "no header"),
+        (GOOD, "a\tb\n", "no classes"),
+    ],
+)
+def test_faults(old, new, says, tmp_path):
+    path = tmp_path / "hierarchy.tsv"
+    path.write_text(GOOD)
+    Hierarchy.read(path)
+    path.write_text(GOOD.replace(old, new, 1))
+    with pytest.raises(UserError):
+        Hierarchy.read(path)
+    refused(run("hierarchy.py", "check", path), says)
+
+
+def test_two_parents_in_three_levels(tmp_path):
+    """One family under two orders, as it happens when one species of many is mistyped."""
+    path = tmp_path / "birds.tsv"
+    path.write_text("species\tfamily\torder\ngull\tL\tC\nkittiwake\tL\tX\nhawk\tA\tX\n")
+    refused(
+        run("hierarchy.py", "check", path),
+        "family L has 2 parents: C (at species gull) and X (at species kittiwake)",
+    )
+
+
+def test_report_counts_empty_sp(tmp_path):
+    path = tmp_path / "tree.tsv"
+    path.write_text("a\tb\tc\n1\tp\tt\n2\tp\tt\n3\tq\tt\n4\tr\tu\n")
+    done = run("hierarchy.py", "check", path)
+    assert "b: 3 groups of 1 to 2 fine classes" in done.stdout
+    assert "2 have a single a; 2 of 4 fine classes have an empty SP" in done.stdout
+    assert "1 have a single b; 1 of 4 fine classes have an empty SP" in done.stdout
+    assert run("hierarchy.py", "show", path).stdout.splitlines()[:3] == [
+        "t (c 0)  [3]",
+        "    p (b 0)  [2]",
+        "        1 (a 0)",
+    ]
+
+
+def test_not_there(tmp_path):
+    refused(run("hierarchy.py", "show", tmp_path), Path(tmp_path) / "hierarchy.tsv")

@@ -1,0 +1,149 @@
+"""verify_lmdb.py finds each way in which a data set can be wrong."""
+
+import json
+import shutil
+
+import archive
+import cv2
+import lmdb
+import numpy as np
+import pytest
+from archive import refused, run
+
+from data_prep import lmdb_io
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("verify")
+    birds = archive.make(folder / "birds")
+    done = run(
+        "build_lmdb.py", "cub", "--root", birds, "--partial", "--size", 32, "--out", folder / "cub"
+    )
+    assert done.returncode == 0, done.stderr
+    return folder / "cub"
+
+
+def change(path, number, how):
+    """Replace record `number` of an LMDB by how(datum bytes); None removes it."""
+    key = lmdb_io.KEY.format(number).encode()
+    with lmdb.open(str(path), map_size=1 << 24) as env, env.begin(write=True) as transaction:
+        value = how(transaction.get(key))
+        transaction.put(key, value) if value is not None else transaction.delete(key)
+
+
+def first(folder, kind):
+    return next(lmdb_io.items(folder / kind))[1]
+
+
+def relabel(value):
+    datum = lmdb_io.parse_datum(value)
+    datum.label = (datum.label + 1) % 200
+    return datum.SerializeToString()
+
+
+def wrong_parent(value):
+    datum = lmdb_io.parse_datum(value)
+    datum.float_data[1] += 1
+    return datum.SerializeToString()
+
+
+def with_pixels(picture):
+    def replace(value):
+        datum = lmdb_io.parse_datum(value)
+        datum.data = picture
+        return datum.SerializeToString()
+
+    return replace
+
+
+SMALL = cv2.imencode(".jpg", np.zeros((16, 32, 3), np.uint8))[1].tobytes()
+
+
+@pytest.mark.parametrize(
+    "kind, number, how, says",
+    [
+        ("train_images", 3, relabel, "train 00000003: the image's label"),
+        ("test_labels", 0, relabel, "test 00000000: the image's label"),
+        ("train_labels", 11, wrong_parent, "train 00000011: the labels"),
+        ("train_labels", 5, lambda _: None, "the labels have the key 00000006 here"),
+        ("train_labels", 11, lambda _: None, "images and labels differ in number"),
+        ("test_images", 0, lambda _: b"\xff\xff", "not a Datum"),
+        ("test_images", 2, with_pixels(b"junk"), "test 00000002: not an image"),
+        ("test_images", 2, with_pixels(SMALL), "32 x 16 pixels"),
+    ],
+)
+def test_tampered(built, tmp_path, kind, number, how, says):
+    copy = shutil.copytree(built, tmp_path / "cub")
+    change(copy / kind, number, how)
+    refused(run("verify_lmdb.py", copy), says)
+
+
+def test_one_image_in_both_splits(built, tmp_path):
+    copy = shutil.copytree(built, tmp_path / "cub")
+    picture = lmdb_io.parse_datum(first(copy, "train_images")).data
+    change(copy / "test_images", 4, with_pixels(picture))
+    refused(run("verify_lmdb.py", copy), "test 00000004: the same image as train 00000000")
+
+
+def test_nearly_the_same_image_in_both_splits(built, tmp_path):
+    """Another encoding of a training image of the class: not the same bytes, but the same drawing.
+    """
+    copy = shutil.copytree(built, tmp_path / "cub")
+    train = lmdb_io.parse_datum(first(copy, "train_images"))
+    image = cv2.imdecode(np.frombuffer(train.data, np.uint8), cv2.IMREAD_COLOR)
+    again = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, 60])[1].tobytes()
+    number = next(
+        n
+        for n, (_, value) in enumerate(lmdb_io.items(copy / "test_images"))
+        if lmdb_io.parse_datum(value).label == train.label
+    )
+    change(copy / "test_images", number, with_pixels(again))
+    assert run("verify_lmdb.py", copy).returncode == 0
+    refused(run("verify_lmdb.py", copy, "--nearest", "0.1"), f"test {number:08d}: nearly the same")
+
+
+@pytest.mark.parametrize(
+    "file, how, says",
+    [
+        ("manifest.json", lambda text: "{", "damaged"),
+        (
+            "manifest.json",
+            lambda text: text.replace('"images": 12', '"images": 13'),
+            "13 by manifest.json",
+        ),
+        ("manifest.json", None, "no finished data set"),
+        (
+            "hierarchy.tsv",
+            lambda text: text.replace("Diomedeidae", "Albatrosses"),
+            "hierarchy.tsv is not the one",
+        ),
+        (
+            "hierarchy.tsv",
+            lambda text: text.replace("\t0\tDiomedeidae", "\t1\tDiomedeidae", 1),
+            "label tree",
+        ),
+        ("mean.binaryproto", None, "mean.binaryproto"),
+        ("train_images", None, "train_images"),
+    ],
+)
+def test_files(built, tmp_path, file, how, says):
+    copy = shutil.copytree(built, tmp_path / "cub")
+    path = copy / file
+    if how:
+        text = path.read_text()
+        assert how(text) != text
+        path.write_text(how(text))
+    elif path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink()
+    refused(run("verify_lmdb.py", copy), says)
+
+
+def test_levels_of_the_manifest(built, tmp_path):
+    copy = shutil.copytree(built, tmp_path / "cub")
+    manifest = json.loads((copy / "manifest.json").read_text())
+    manifest["levels"][1]["classes"] = 41
+    (copy / "manifest.json").write_text(json.dumps(manifest))
+    refused(run("verify_lmdb.py", copy), "levels")
