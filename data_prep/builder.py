@@ -76,7 +76,6 @@ def wanted_manifest(name, source, options):
         "versions": {
             "opencv": cv2.__version__,
             "lmdb": ".".join(map(str, lmdb.version())),
-            "numpy": np.__version__,
             **source.versions,
         },
     }
