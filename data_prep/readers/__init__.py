@@ -7,6 +7,6 @@ name(args)           name of the data set, e.g. cub_bbox
 open_source(args)    records.Source; raises UserError where the archive is not as it should be
 """
 
-from data_prep.readers import cards, cub
+from data_prep.readers import cards, cars, cub, folder
 
-READERS = {"cub": cub, "cards": cards}
+READERS = {"cub": cub, "cars": cars, "cards": cards, "folder": folder}

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from data_prep.cli import UserError
 from data_prep.hierarchy import TABLES, Hierarchy
+from data_prep.readers.files import add_images, some
 from data_prep.records import Record, Source, inside
 
 DESCRIPTION = "CUB-200-2011: 200 bird species -> 40 families -> 13 orders"
@@ -56,19 +57,12 @@ def open_source(args):
     digest = hashlib.sha256(hierarchy.text().encode())
     for file in LISTS:
         digest.update(texts[file])
-    missing = []
-    for record in records:
-        try:
-            stat = record.path.stat()
-        except OSError:
-            missing.append(record.name)
-            continue
-        digest.update(f"{record.name} {stat.st_size} {stat.st_mtime_ns}\n".encode())
+    missing = add_images(digest, records)
     if missing:
-        some = ", ".join(missing[:5]) + (", ..." if len(missing) > 5 else "")
+        names = some([record.name for record in missing])
         raise UserError(
             f"{len(missing)} of {len(records)} images listed in {args.root / 'images.txt'} "
-            f"are not in {args.root / 'images'}: {some}: unpack the archive again"
+            f"are not in {args.root / 'images'}: {names}: unpack the archive again"
         )
     return Source(
         hierarchy,

@@ -91,8 +91,8 @@ def open_source(args):
     has_splits = top == set(SPLITS)
     if not has_splits and len({word.lower() for word in top} & SPLIT_WORDS) == len(top) > 0:
         raise UserError(
-            f"the folders {' and '.join(sorted(top))} of {root} look like splits: name them train "
-            "and test, and have both and no others"
+            f"{' and '.join(sorted(top))} in {root} must be the splits: name the folders train and "
+            "test, and have both and no others"
         )
     if has_splits and args.test_share:
         raise UserError(
@@ -103,8 +103,8 @@ def open_source(args):
     levels = args.levels or tuple(f"level_{level}" for level in range(1, depth + 1))
     if len(levels) != depth:
         raise UserError(
-            f"--levels names {len(levels)} levels, and the photographs in {root} lie "
-            f"{_folders(depth)} deep"
+            f"--levels names {len(levels)} levels, and each photograph in {root} lies in "
+            f"{_folders(depth)}: give one name per level"
         )
     hierarchy, labels = _tree(levels, set(classes.values()))
     if has_splits:
@@ -144,11 +144,7 @@ def _scan(root):
                     f"{place / folder} is a link to another folder of {root}: its images would be "
                     "there twice; take it away"
                 )
-            if not folder.isprintable() or not folder.strip():
-                raise UserError(
-                    f"the folder name {folder!r} in {place} is blank or has control characters: "
-                    "rename it"
-                )
+            _check_name(place, folder)
         images = 0
         for file in found:
             if file.startswith("."):
@@ -157,6 +153,7 @@ def _scan(root):
             if path.suffix.lower() not in EXTENSIONS:
                 others.append(str(path))
                 continue
+            _check_name(place, file)
             if (place / file).is_symlink():
                 inside(root, path)
             files.append(path.as_posix())
@@ -167,13 +164,22 @@ def _scan(root):
         raise UserError(f"{root} has no images ({' '.join(EXTENSIONS)})")
     for names, what in ((others, "files that are no images"), (empty, "folders without images")):
         if names:
-            names = [name if name.isprintable() else ascii(name) for name in sorted(names)]
+            names = [one if one.isprintable() else ascii(one) for one in sorted(names)]
             print(f"left out {len(names)} {what}: {some(names)}")
     return sorted(files)
 
 
+def _check_name(place, name):
+    """UserError for a name that hierarchy.tsv and the lists of images can't hold."""
+    if not (name.strip() and name.isprintable()):
+        raise UserError(
+            f"the name {ascii(name)} in {place} is blank, not UTF-8 or has control characters: "
+            "rename it"
+        )
+
+
 def _folders(depth):
-    return f"{depth} folder{'s' * (depth != 1)}"
+    return f"{depth} class folder{'s' * (depth != 1)}"
 
 
 def _depth(root, classes):
@@ -182,10 +188,10 @@ def _depth(root, classes):
     if others or not depth:
         usual = next(file for file, path in classes.items() if len(path) == depth)
         odd = next((file for file, path in classes.items() if len(path) != depth), usual)
-        than = f", and {usual} {_folders(depth)}" if others else ""
+        than = f", and {usual} in {depth}" if others else ""
         raise UserError(
-            f"{root / odd} lies {_folders(len(classes[odd]))} deep{than}: all images must lie at "
-            "the same depth, in a folder for each class"
+            f"{root / odd} lies in {_folders(len(classes[odd]))}{than}: all images must lie at "
+            "the same depth, each in the folder of its class"
         )
     return depth
 
