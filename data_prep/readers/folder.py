@@ -118,9 +118,7 @@ def open_source(args):
         Record(file, root / file, labels[classes[file]], splits[file]) for file in files
     ]
     digest = hashlib.sha256(hierarchy.text().encode())
-    missing = add_images(digest, records)
-    if missing:
-        raise UserError(f"{missing[0].path} is a broken link or no plain file: take it away")
+    add_images(digest, records)
     share = None if has_splits else args.test_share or TEST_SHARE
     return Source(
         hierarchy, digest.hexdigest(), lambda folder, jobs: records, {"test_share": share}
@@ -156,6 +154,8 @@ def _scan(root):
             _check_name(place, file)
             if (place / file).is_symlink():
                 inside(root, path)
+            if not (place / file).is_file():
+                raise UserError(f"{place / file} is a broken link or no plain file: take it away")
             files.append(path.as_posix())
             images += 1
         if not folders and not images and place != root:
