@@ -55,7 +55,9 @@ def is_current(out, wanted):
         return False
     try:
         manifest = json.loads((out / "manifest.json").read_text(encoding="utf-8"))
-        return all(manifest[key] == value for key, value in wanted.items())
+        parts = [f"{split}_{kind}/data.mdb" for split in SPLITS for kind in ("images", "labels")]
+        whole = all((out / file).is_file() for file in [*parts, *manifest["checksums"]])
+        return whole and all(manifest[key] == value for key, value in wanted.items())
     except (OSError, ValueError, KeyError, TypeError):
         if (out / "manifest.json").exists() or (out.is_dir() and not any(out.iterdir())):
             return False

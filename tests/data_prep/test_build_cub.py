@@ -4,6 +4,7 @@ import fcntl
 import json
 import os
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -149,6 +150,8 @@ def test_unchanged_is_left_alone(birds, tmp_path):
     assert "wrote" in build(birds, out, "--force").stdout
     assert "wrote" in build(birds, out, "--encoded", "png").stdout
     first = next((birds / "images").rglob("*.jpg"))
+    shutil.rmtree(out / "test_labels")
+    assert "wrote" in build(birds, out, "--encoded", "png").stdout
     os.utime(first, ns=(1, 1))
     assert "wrote" in build(birds, out, "--encoded", "png").stdout
     assert run("verify_lmdb.py", out).returncode == 0
