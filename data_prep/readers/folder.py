@@ -107,6 +107,11 @@ def open_source(args):
             f"{_folders(depth)}: give one name per level"
         )
     hierarchy, labels = _tree(levels, set(classes.values()))
+    if len(labels) == 1:
+        raise UserError(
+            f"{root} has one class only, {'/'.join(*labels)}: --root must name the folder above "
+            "all classes"
+        )
     if has_splits:
         splits = {file: file.split("/")[0] for file in files}
         _check_train(root, classes, splits)
@@ -162,10 +167,13 @@ def _scan(root):
             empty.append(str(place.relative_to(root)))
     if not files:
         raise UserError(f"{root} has no images ({' '.join(EXTENSIONS)})")
-    for names, what in ((others, "files that are no images"), (empty, "folders without images")):
+    for names, one, several in (
+        (others, "file that is no image", "files that are no images"),
+        (empty, "folder without images", "folders without images"),
+    ):
         if names:
-            names = [one if one.isprintable() else ascii(one) for one in sorted(names)]
-            print(f"left out {len(names)} {what}: {some(names)}")
+            shown = [text if text.isprintable() else ascii(text) for text in sorted(names)]
+            print(f"left out {len(names)} {one if len(names) == 1 else several}: {some(shown)}")
     return sorted(files)
 
 

@@ -33,7 +33,7 @@ DATASETS = {d.name: d for d in [
             build="data_prep/build_lmdb.py cars --root /data/stanford_cars"),
     # A card fills its image, so a net must see nearly all of it: AlexNet and GoogLeNet, whose input
     # has a fixed size, read a larger build than SqueezeNet, which is the demo's and quick.
-    Dataset("cards", "playing cards", ("card", "suit", "colour"), (52, 4, 2), 1591, 572,
+    Dataset("cards", "playing cards", ("card", "suit", "colour"), (52, 4, 2), 1487, 572,
             build="data_prep/build_lmdb.py cards --size 256 --out data/cards_256",
             folder="data/cards_256", mirror=False,
             small=dict(build="data_prep/build_lmdb.py cards", folder="data/cards", crop=144)),
