@@ -1,0 +1,96 @@
+"""README.md: every command in it exists, takes the options shown, and the recipes run."""
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+COMMANDS = [line.split("#")[0].strip()
+            for block in re.findall(r"```sh\n(.*?)```", README, re.DOTALL)
+            for line in block.splitlines() if line.split("#")[0].strip()]
+SCRIPTS = [command for command in COMMANDS if command.startswith(("tools/", "data_prep/"))]
+OWN = README[README.index("## Your own photographs"):README.index("## The GLM layer")]
+
+
+def run(command, **more):
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, **more)
+
+
+def test_there_are_commands():
+    assert len(COMMANDS) > 8 and len(SCRIPTS) > 3
+
+
+@pytest.mark.parametrize("target", sorted(set(re.findall(r"`?make ([a-z-]+)\b", README))
+                                          - {"it", "that"}))
+def test_make_targets_exist(target):
+    result = run(["make", "-n", target])
+    assert result.returncode == 0, result.stderr
+
+
+@pytest.mark.parametrize("command", SCRIPTS)
+def test_scripts_take_the_options_shown(command):
+    script, *arguments = shlex.split(command)
+    assert os.access(ROOT / script, os.X_OK)
+    subcommand = [arguments[0]] if arguments and not arguments[0].startswith("-") else []
+    subcommand = [word for word in subcommand if re.fullmatch("[a-z]+", word)]
+    text = run([sys.executable, script, *subcommand, "--help"]).stdout
+    for option in re.findall(r"--[a-z-]+", command):
+        assert re.search(rf"{option}\b", text), f"{script} {subcommand} has no {option}"
+
+
+@pytest.mark.parametrize("path", sorted(set(
+    re.findall(r"\b(?:prototxt|tools|data_prep|python_layers|docker)/[\w./-]+\.\w+", README))))
+def test_files_named_exist(path):
+    made_by_a_recipe = path.startswith("prototxt/mine/")
+    assert made_by_a_recipe or (ROOT / path).exists()
+
+
+def test_layer_example_is_the_one_in_the_nets():
+    """The prototxt shown parses as a layer, and its parameters are accepted by the layer."""
+    from caffe.proto import caffe_pb2
+    from google.protobuf import text_format
+
+    from python_layers.glm_loss import PARAMETERS
+    from python_layers.parameters import parse
+    net = text_format.Parse(re.search(r"```\n(layer \{.*?)```", README, re.DOTALL)[1],
+                            caffe_pb2.NetParameter())
+    assert parse(net.layer[0].python_param.param_str, PARAMETERS, "README")["margins"] == [1, 1]
+
+
+def test_own_photographs(tmp_path):
+    """The three lines for a user's own photographs, on drawn ones, SqueezeNet and two iterations."""
+    rng = np.random.default_rng(0)
+    for kind in range(4):
+        folder = tmp_path / "PHOTOS" / f"group {kind % 2}" / f"kind {kind}"
+        folder.mkdir(parents=True)
+        for number in range(6):
+            cv2.imwrite(str(folder / f"{number}.jpg"),
+                        rng.integers(0, 255, (64, 80, 3)).astype(np.uint8))
+    build, make, train = (line for line in OWN.splitlines()
+                          if line.startswith(("data_prep/", "tools/", "caffe ")))
+
+    def here(line):
+        line = line.replace("--root PHOTOS", f"--root {tmp_path}/PHOTOS --test-share 0.5")
+        line = line.replace("data/mine", f"{tmp_path}/mine").replace("googlenet", "squeezenet")
+        return line.replace("prototxt/mine", str(tmp_path / "prototxt"))
+    short = " --name readme_test --train-batch 8 --max-iter 2"
+    train = here(train.split(" -weights")[0]).replace("/mine_", "/readme_test_")
+    for line in (here(build), here(make) + short, train):
+        words = shlex.split(line)
+        result = run([sys.executable, *words] if words[0] != "caffe" else words,
+                     env=os.environ | {"OPENBLAS_NUM_THREADS": "1", "GLOG_minloglevel": "0"})
+        assert result.returncode == 0, line + "\n" + result.stderr[-2000:]
+    assert "Optimization Done" in result.stderr
+    made = ROOT / "snapshots" / "readme_test_squeezenet_ours"
+    for file in made.iterdir():
+        file.unlink()
+    for folder in (ROOT / "snapshots").glob("readme_test_*"):
+        folder.rmdir()
