@@ -4,10 +4,7 @@
 import sys
 from pathlib import Path
 
-if __package__ in (
-    None,
-    "",
-):  # run as a file: import the repository's packages, not this folder's files
+if __package__ in (None, ""):  # run as a file: the repository's packages, not this folder's files
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 from data_prep.cli import UserError, command
 

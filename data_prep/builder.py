@@ -27,23 +27,33 @@ from data_prep.records import SPLITS, check_records, ordered
 
 FORMAT = 1  # of the folder; a data set of another format is built anew
 BAD_SHOWN = 50  # names of unusable files printed
+KINDS = ("images", "labels")  # of the two LMDBs of a split
+CHECKSUMMED = ("hierarchy.tsv", "mean.binaryproto", "train.tsv", "test.tsv")
 
 
 @contextmanager
 def locked(out):
     """Hold the right to build `out`; a second build is refused (UserError)."""
     out.parent.mkdir(parents=True, exist_ok=True)
-    with open(out.parent / f".{out.name}.lock", "w") as lock:
+    path = _beside(out, "lock")
+    with open(path, "w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            # A build that has just ended removed the file that was locked here: it locks nobody out.
+            mine = path.exists() and os.path.samestat(os.fstat(lock.fileno()), path.stat())
         except BlockingIOError:
+            mine = False
+        if not mine:
             raise UserError(
                 f"another build is writing {out}: wait for it, or choose another --out"
-            ) from None
-        old = _beside(out, "old")
-        if old.exists() and not out.exists():  # killed between the two renames of _publish
-            old.rename(out)
-        yield
+            )
+        try:
+            old = _beside(out, "old")
+            if old.exists() and not out.exists():  # killed between the two renames of _publish
+                old.rename(out)
+            yield
+        finally:
+            path.unlink()
 
 
 def is_current(out, wanted):
@@ -55,8 +65,8 @@ def is_current(out, wanted):
         return False
     try:
         manifest = json.loads((out / "manifest.json").read_text(encoding="utf-8"))
-        parts = [f"{split}_{kind}/data.mdb" for split in SPLITS for kind in ("images", "labels")]
-        whole = all((out / file).is_file() for file in [*parts, *manifest["checksums"]])
+        parts = [f"{split}_{kind}/data.mdb" for split in SPLITS for kind in KINDS]
+        whole = all((out / file).is_file() for file in [*parts, *CHECKSUMMED])
         return whole and all(manifest[key] == value for key, value in wanted.items())
     except (OSError, ValueError, KeyError, TypeError):
         if (out / "manifest.json").exists() or (out.is_dir() and not any(out.iterdir())):
@@ -125,7 +135,7 @@ def _fill(folder, source, manifest, jobs):
     contact_sheet.write(folder, source.hierarchy, options["seed"])
     manifest["checksums"] = {
         file: hashlib.sha256((folder / file).read_bytes()).hexdigest()
-        for file in ("hierarchy.tsv", "mean.binaryproto", "train.tsv", "test.tsv")
+        for file in CHECKSUMMED
     }
     text = json.dumps(manifest, indent=1, ensure_ascii=False) + "\n"
     (folder / "manifest.json").write_text(text, encoding="utf-8")
@@ -140,7 +150,7 @@ def _write_split(folder, split, records, hierarchy, options, jobs, bad):
     """
     size = options["size"]
     total = np.zeros((size, size, 3))
-    writers = [lmdb_io.Writer(folder / f"{split}_{kind}") for kind in ("images", "labels")]
+    writers = [lmdb_io.Writer(folder / f"{split}_{kind}") for kind in KINDS]
     try:
         with open(folder / f"{split}.tsv", "w", encoding="utf-8") as listing:
             levels = "\t".join(f"{level}_id" for level in hierarchy.levels)

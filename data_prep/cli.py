@@ -13,12 +13,25 @@ NEEDED = {
     "caffe": "Caffe's Python package",
 }
 
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)  # of a write: they name no file
+
 # Caffe reads this when it is first imported: warnings and errors, not every layer of every net.
 os.environ.setdefault("GLOG_minloglevel", "2")
 
 
 class UserError(Exception):
     """Something the user can mend. The message is one sentence: what, where, how."""
+
+
+def _on_uncaught(kind, error, trace):
+    """Ctrl-C while modules are still being imported is no fault either."""
+    if issubclass(kind, KeyboardInterrupt):
+        print("interrupted", file=sys.stderr)
+    else:
+        sys.__excepthook__(kind, error, trace)
+
+
+sys.excepthook = _on_uncaught
 
 
 def _missing():
@@ -38,8 +51,8 @@ def command(main):
     """Run main() and end the process with its status.
 
     main() returns an int or None (0). UserError, and the file system's own refusals (disk full, no
-    permission), become one line on stderr and status 1; Ctrl-C becomes status 130; anything else
-    keeps its traceback, because it is a fault of ours.
+    permission, a file where a folder should be), become one line on stderr and status 1; Ctrl-C
+    becomes status 130; anything else keeps its traceback, because it is a fault of ours.
     """
     try:
         status = main() or 0
@@ -54,14 +67,7 @@ def command(main):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         status = 1
     except OSError as error:
-        if error.errno not in (
-            errno.ENOSPC,
-            errno.EDQUOT,
-            errno.EFBIG,
-            errno.EACCES,
-            errno.EPERM,
-            errno.EROFS,
-        ):
+        if error.filename is None and error.errno not in FULL:
             raise
         where = f": {error.filename}" if error.filename else ""
         print(f"error: {error.strerror}{where}", file=sys.stderr)

@@ -4,8 +4,5 @@ Every image in this project is uint8, height x width x 3, blue-green-red, as Ope
 as Caffe's model zoo was trained. Nothing swaps channels between a file on disk and the net.
 """
 
-IMAGENET_BGR_MEAN = (
-    104,
-    117,
-    123,
-)  # of the ImageNet training images, 0..255; the zoo's nets subtract it
+# Of the ImageNet training images, 0..255; the zoo's nets subtract it.
+IMAGENET_BGR_MEAN = (104, 117, 123)

@@ -10,10 +10,7 @@ that start with `#` are remarks.
 import sys
 from pathlib import Path
 
-if __package__ in (
-    None,
-    "",
-):  # run as a file: import the repository's packages, not this folder's files
+if __package__ in (None, ""):  # run as a file: the repository's packages, not this folder's files
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 from data_prep.cli import UserError, command
 
@@ -88,7 +85,7 @@ def read_rows(path):
     missing or malformed.
     """
     try:
-        text = Path(path).read_text(encoding="utf-8")
+        text = Path(path).read_text(encoding="utf-8-sig")  # some editors write a mark in front
     except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
         raise UserError(f"there is no label tree {path}") from None
     except UnicodeDecodeError:

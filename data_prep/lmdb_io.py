@@ -7,6 +7,7 @@ makes of it a blob of n x h x 1 x 1 that a Slice layer cuts into the levels, wit
 """
 
 import hashlib
+from pathlib import Path
 
 import lmdb
 import numpy as np
@@ -39,7 +40,7 @@ class Writer:
 
     def add(self, value):
         key = KEY.format(self.count).encode()
-        self._sha.update(key + len(value).to_bytes(8, "little") + value)
+        add_to_digest(self._sha, key, value)
         self._batch.append((key, value))
         self.count += 1
         if len(self._batch) == BATCH:
@@ -70,11 +71,20 @@ class Writer:
         return self._sha.hexdigest()
 
 
+def add_to_digest(digest, key, value):
+    """Feed one record (bytes) to a hash: that of all records, in order, is in manifest.json."""
+    digest.update(key + len(value).to_bytes(8, "little") + value)
+
+
 def items(path):
     """Yield (key, value) bytes of an LMDB in order of keys; UserError if it can't be read."""
     try:
         # Without a lock: folders are complete once they have their name, and may be read-only.
         with lmdb.open(str(path), readonly=True, lock=False, create=False) as env:
+            # LMDB maps the file into memory: reading beyond its end would kill the process.
+            pages = (Path(path) / "data.mdb").stat().st_size // env.stat()["psize"]
+            if pages <= env.info()["last_pgno"]:
+                raise lmdb.CorruptedError("the file is cut short")
             with env.begin() as transaction:
                 yield from transaction.cursor()
     except lmdb.Error as error:

@@ -4,10 +4,7 @@
 import sys
 from pathlib import Path
 
-if __package__ in (
-    None,
-    "",
-):  # run as a file: import the repository's packages, not this folder's files
+if __package__ in (None, ""):  # run as a file: the repository's packages, not this folder's files
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 from data_prep.cli import UserError, command
 
@@ -20,6 +17,7 @@ import numpy as np
 from tqdm import tqdm
 
 from data_prep import images, lmdb_io
+from data_prep.builder import CHECKSUMMED, KINDS
 from data_prep.hierarchy import Hierarchy
 from data_prep.near_duplicates import ink, ink_distances
 from data_prep.records import SPLITS
@@ -48,49 +46,61 @@ def verify(folder, nearest=None):
     With nearest, also compare every test image with the training images of its class by ink
     distance, and report those nearer than that.
     """
-    try:
-        manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
-        options = manifest["options"]
-        size, how = options["size"], options["resize"]
-        counts = {split: manifest["splits"][split]["images"] for split in SPLITS}
-        checksums, levels = manifest["checksums"], manifest["levels"]
-    except OSError as error:
-        raise UserError(
-            f"{folder / 'manifest.json'}: {error.strerror}: {folder} is no finished data set, "
-            "build it with data_prep/build_lmdb.py"
-        ) from None
-    except (ValueError, KeyError, TypeError):
-        raise UserError(
-            f"{folder / 'manifest.json'} is damaged: build the data set again"
-        ) from None
+    manifest = _read_manifest(folder / "manifest.json")
+    size = manifest["options"]["size"], manifest["options"]["resize"]
     hierarchy = Hierarchy.read(folder / "hierarchy.tsv")
     found = Findings()
-    for file, checksum in checksums.items():
+    for file, checksum in manifest["checksums"].items():
         data = (folder / file).read_bytes() if (folder / file).is_file() else b""
         if hashlib.sha256(data).hexdigest() != checksum:
             found.add(f"{file} is not the one that was built")
-    if [(level["name"], level["classes"]) for level in levels] != [
-        *zip(hierarchy.levels, hierarchy.sizes)
-    ]:
+    levels = [(level["name"], level["classes"]) for level in manifest["levels"]]
+    if levels != [*zip(hierarchy.levels, hierarchy.sizes)]:
         found.add("the levels of manifest.json are not those of hierarchy.tsv")
     for split in SPLITS:
-        _verify_split(
-            folder, split, counts[split], hierarchy, (size, how), found, nearest is not None
-        )
+        entry = manifest["splits"][split]
+        _verify_split(folder, split, entry, hierarchy, size, found, nearest is not None)
     if nearest is not None:
         _compare(found, nearest)
     return found, manifest
 
 
-def _verify_split(folder, split, count, hierarchy, size, found, keep_inks):
-    pairs = itertools.zip_longest(
-        *(lmdb_io.items(folder / f"{split}_{kind}") for kind in ("images", "labels"))
-    )
-    total = 0
+def _read_manifest(path):
+    """The manifest at path, with every value that is read here; UserError where one is missing."""
+    try:
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+        entries = [manifest["splits"][split] for split in SPLITS]
+        numbers = [manifest["options"]["size"], *(entry["images"] for entry in entries)]
+        numbers += [level["classes"] for level in manifest["levels"]]
+        numbers += [number for entry in entries for number in entry["classes_present"]]
+        words = [manifest["options"]["resize"], *manifest["checksums"].values()]
+        words += [level["name"] for level in manifest["levels"]]
+        words += [entry["sha256"][kind] for entry in entries for kind in KINDS]
+        if not all(type(number) is int for number in numbers):
+            raise ValueError
+        if not all(type(word) is str for word in words):
+            raise ValueError
+        if set(manifest["checksums"]) != set(CHECKSUMMED):
+            raise ValueError
+    except OSError as error:
+        raise UserError(
+            f"{path}: {error.strerror}: {path.parent} is no finished data set, "
+            "build it with data_prep/build_lmdb.py"
+        ) from None
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise UserError(f"{path} is damaged: build the data set again") from None
+    return manifest
+
+
+def _verify_split(folder, split, entry, hierarchy, size, found, keep_inks):
+    pairs = itertools.zip_longest(*(lmdb_io.items(folder / f"{split}_{kind}") for kind in KINDS))
+    total, count, digests = 0, entry["images"], [hashlib.sha256() for _ in KINDS]
     for image_item, label_item in tqdm(pairs, total=count, desc=f"verify {split}", unit=" images"):
         if image_item is None or label_item is None:
             found.add(f"{split}: images and labels differ in number after {total} records")
             break
+        for digest, item in zip(digests, (image_item, label_item)):
+            lmdb_io.add_to_digest(digest, *item)
         key = image_item[0].decode(errors="replace")
         where = f"{split} {key}"
         if image_item[0] != label_item[0]:
@@ -109,6 +119,9 @@ def _verify_split(folder, split, count, hierarchy, size, found, keep_inks):
         _verify_image(image, size, (split, key), found, keep_inks)
     if total != count:
         found.add(f"{split}: {total} records, {count} by manifest.json")
+    for kind, digest in zip(KINDS, digests):
+        if digest.hexdigest() != entry["sha256"][kind]:
+            found.add(f"{split}_{kind} has not the records that were built")
 
 
 def _verify_labels(image, labels, hierarchy, where, found):
@@ -171,6 +184,9 @@ def _share(text):
     if not 0 <= value <= 1:
         raise argparse.ArgumentTypeError("0 to 1 expected")
     return value
+
+
+_share.__name__ = "number"  # what argparse calls it
 
 
 def main(argv=None):

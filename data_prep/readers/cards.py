@@ -173,11 +173,9 @@ def _render(renderer, deck, *options):
             f"{' '.join(command)} took more than {SECONDS} s: left out of {DECKS}, the deck "
             "will not be needed"
         ) from None
-    image = (
-        cv2.imdecode(np.frombuffer(done.stdout, np.uint8), cv2.IMREAD_UNCHANGED)
-        if done.stdout
-        else None
-    )
+    image = None
+    if done.returncode == 0 and done.stdout:  # a renderer that was stopped leaves half a picture
+        image = cv2.imdecode(np.frombuffer(done.stdout, np.uint8), cv2.IMREAD_UNCHANGED)
     if image is None or image.ndim != 3 or image.shape[2] != 4:
         said = done.stderr.decode(errors="replace").strip()
         raise UserError(f"{' '.join(command)} made no picture: {said or 'it gave no reason'}")

@@ -243,7 +243,7 @@ def test_unusable_images_are_all_named(tmp_path):
     paths[9].mkdir()
     done = build(birds, tmp_path / "cub")
     refused(done, "4 of 24", *paths[:3], paths[9], "empty", "cut short")
-    assert {path.name for path in tmp_path.iterdir()} == {"birds", ".cub.lock"}
+    assert {path.name for path in tmp_path.iterdir()} == {"birds"}
 
 
 def test_somebody_elses_folder(birds, tmp_path):
@@ -251,6 +251,12 @@ def test_somebody_elses_folder(birds, tmp_path):
     (tmp_path / "precious/thesis.txt").write_text("x")
     refused(build(birds, tmp_path / "precious", "--force"), "not a built data set")
     assert (tmp_path / "precious/thesis.txt").exists()
+    assert {path.name for path in tmp_path.iterdir()} == {"precious"}
+
+
+def test_a_file_where_a_folder_should_be(birds, tmp_path):
+    (tmp_path / "thesis.txt").write_text("x")
+    refused(build(birds, tmp_path / "thesis.txt/cub"), "thesis.txt")
 
 
 def test_two_builds_at_once(birds, tmp_path):
