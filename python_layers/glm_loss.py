@@ -16,6 +16,22 @@ PARAMETERS = {
 }
 
 
+def settings(param_str, levels, layer="GLMLossLayer"):
+    """Keyword arguments of glm.forward from a param_str, for so many label levels.
+
+    layer: what messages call the giver of param_str. Raises ValueError, in one sentence.
+    """
+    given = parse(param_str, PARAMETERS, layer)
+    margins = given["margins"] or [1] * levels
+    if len(margins) != levels:
+        raise ValueError(f'{layer}: "margins" has {len(margins)} values for {levels} label levels; '
+                         "give one margin per level")
+    if (given["average"] == "all") != (given["fine_classes"] is not None):
+        raise ValueError(f'{layer}: "fine_classes" goes with "average": "all", and only with it')
+    return {"margins": margins, "classes": given["fine_classes"],
+            **{name: given[name] for name in ("k", "within_gradient", "normalize")}}
+
+
 class GLMLossLayer(caffe.Layer):
     """Generalized large-margin loss over a label tree of any depth h >= 1.  Eqs. (3)-(33)
 
@@ -50,29 +66,19 @@ class GLMLossLayer(caffe.Layer):
       fine_classes     -         C(1), only with "average": "all".
 
     Backward multiplies by the top's diff, which carries loss_weight; the labels' gradient is zero.
+    Without a `loss_weight` line Caffe takes no Python layer for a loss, and nothing is learnt here.
     Raises ValueError, in one sentence, for wrong parameters, labels that are no tree or not one per
     sample, and features with nan or inf.
     """
 
     def setup(self, bottom, top):
-        self.parameters = parse(self.param_str, PARAMETERS, "GLMLossLayer")
         levels = len(bottom) - 1
         if levels < 1:
             raise ValueError("GLMLossLayer needs the features and at least one label bottom")
-        if len(top) > 2:
-            raise ValueError("GLMLossLayer has at most two tops, the loss and the diagnostics, "
-                             f"not {len(top)}")
-        margins = self.parameters["margins"] or [1] * levels
-        if len(margins) != levels:
-            raise ValueError(f'GLMLossLayer: "margins" has {len(margins)} values for {levels} '
-                             "label bottoms; give one margin per level")
-        to_all = self.parameters["average"] == "all"
-        if to_all != (self.parameters["fine_classes"] is not None):
-            raise ValueError('GLMLossLayer: "fine_classes" goes with "average": "all", and only '
-                             "with it")
-        self.settings = {
-            "margins": margins, "classes": self.parameters["fine_classes"],
-            **{name: self.parameters[name] for name in ("k", "within_gradient", "normalize")}}
+        if not 1 <= len(top) <= 2:
+            raise ValueError("GLMLossLayer has one top, the loss, or two, the loss and the "
+                             f"diagnostics, not {len(top)}")
+        self.settings = settings(self.param_str, levels)
 
     def reshape(self, bottom, top):
         samples = bottom[0].shape[0]

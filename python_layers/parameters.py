@@ -6,9 +6,11 @@ Everything a user can get wrong in a prototxt ends in one ValueError that names 
 
 import difflib
 import json
-import math
+import sys
 from dataclasses import dataclass
 from typing import Any, Callable
+
+MOST = 2**31 - 1  # for whole numbers: what Caffe's own parameters can hold
 
 
 @dataclass(frozen=True)
@@ -27,7 +29,8 @@ class Parameter:
 
 def is_number(value):
     """True for a finite JSON number (Python's booleans are integers, JSON's are not)."""
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    return (isinstance(value, (int, float)) and not isinstance(value, bool)
+            and abs(value) <= sys.float_info.max)
 
 
 def is_integer(value):
@@ -43,7 +46,8 @@ def choice(default, *names):
 
 
 def positive_integer(default):
-    return Parameter(default, "a whole number of at least 1", lambda v: is_integer(v) and v >= 1)
+    return Parameter(default, f"a whole number from 1 to {MOST}",
+                     lambda v: is_integer(v) and 1 <= v <= MOST)
 
 
 def non_negative_numbers(default):

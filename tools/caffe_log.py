@@ -14,9 +14,9 @@ import numpy as np
 from data_prep.cli import UserError
 
 PREFIX = re.compile(r"[IWEF](?:\d{4}){1,2} \d\d:\d\d:\d\d\.\d+\s+\d+ [\w.-]+:\d+\] ")
-LOSS = re.compile(r"Iteration (\d+)(?: \([^)]*\))?, loss = (\S+)")
+LOSS = re.compile(r"Iteration (\d{1,18})(?: \([^)]*\))?, loss = (\S+)")
 RATE = re.compile(r"Iteration (\d+), lr = (\S+)")
-TEST = re.compile(r"Iteration (\d+), Testing net \(#0\)")
+TEST = re.compile(r"Iteration (\d{1,18}), Testing net \(#0\)")
 OTHER_TEST = re.compile(r"Iteration \d+, Testing net")
 OUTPUT = re.compile(r"(Train|Test) net output #\d+: (\S+) = (\S+)( \(\* )?")
 

@@ -56,7 +56,7 @@ def rows_of(all_results, all_predictions):
     """Header and rows of the table, as lists of strings; below each experiment how it differs."""
     columns = columns_of(all_results)
     first, first_predictions = all_results[0], all_predictions[0]
-    names = [level["level"] for level in first["levels"]]
+    names = _names(first)
     yield ["experiment"] + [names[i] if answer == HEAD else f"{names[i]} from fine"
                             for i, answer in columns]
     for result, predictions in zip(all_results, all_predictions):
@@ -91,6 +91,10 @@ def as_markdown(rows):
     return [lines[0], "|---" * len(rows[0]) + "|", *lines[1:]]
 
 
+def _names(result):
+    return [level["level"] for level in result["levels"]]
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -106,6 +110,10 @@ def main():
                 raise UserError(f"{path} has {name} {result[name]}, {args.results[0]} has "
                                 f"{first[name]}: only evaluations on the same images can be "
                                 "compared")
+        if _names(result) != _names(first):
+            raise UserError(f"{path} has the levels {', '.join(_names(result))}, {args.results[0]} "
+                            f"has {', '.join(_names(first))}: only results of one label tree can "
+                            "be compared")
     all_predictions = [results.read_predictions(path) for path in args.results]
     rows = list(rows_of(all_results, all_predictions))
     print(f"top-1 on {first['images']} {first['split']} images of {first['data']}")

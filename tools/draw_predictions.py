@@ -61,6 +61,17 @@ def _short(text):
     return text if len(text) <= LETTERS else text[:LETTERS - 3] + "..."
 
 
+def _check_ids(hierarchy, result, predictions):
+    """UserError unless the predictions are of the hierarchy's levels and classes."""
+    fits = [level["level"] for level in result["levels"]] == list(hierarchy.levels)
+    for name, size in zip(hierarchy.levels, hierarchy.sizes):
+        ids = [predictions[column] for column in (name, f"{name}_predicted", f"{name}_from_fine")
+               if column in predictions]
+        fits = fits and all(column.min() >= 0 and column.max() < size for column in ids)
+    if not fits:
+        raise UserError(f"the predictions are not of {result['data']} as it is now: evaluate again")
+
+
 def captions(hierarchy, predictions, row):
     """Lines [(text, color)] under an image: per level the answer and, if wrong, the truth."""
     lines = []
@@ -118,6 +129,7 @@ def main():
         raise UserError(f"{results.table_of(args.result)} is not there: keep it beside "
                         f"{args.result}")
     hierarchy = Hierarchy.read(Path(result["data"]) / "hierarchy.tsv")
+    _check_ids(hierarchy, result, predictions)
     rows = np.random.default_rng(args.seed).permutation(len(predictions["key"]))[:args.images]
     images = read_images(Path(result["data"]) / f"{result['split']}_images",
                          predictions["key"][rows].tolist())

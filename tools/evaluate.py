@@ -28,6 +28,7 @@ from data_prep.hierarchy import Hierarchy
 from tools import files, results, scores, solver_net
 
 TOP = 5
+MOST = 1024  # images at a time: a batch that no memory holds ends Caffe without a word
 PAIRS = 10  # most confused pairs of fine classes that the result lists
 
 
@@ -152,11 +153,11 @@ def parse():
     args = parser.parse_args()
     args.experiment = args.solver.stem.removesuffix("_solver")
     suffix = "_train" if args.split == "train" else ""
-    args.out = args.out or Path("results", f"{args.experiment}{suffix}.json")
-    if args.out.suffix != ".json":
+    if args.out and args.out.suffix != ".json":
         parser.error(f"--out {args.out}: the name must end in .json")
-    if args.batch < 1:
-        parser.error("--batch: at least 1")
+    args.out = args.out or Path("results", f"{args.experiment}{suffix}.json")
+    if not 1 <= args.batch <= MOST:
+        parser.error(f"--batch: 1 to {MOST}")
     return args
 
 
@@ -173,6 +174,7 @@ def main():
         solver_net.use_gpu(args.gpu)
     net = solver_net.load(scoring, weights)
     _check_heads(hierarchy, net, scoring)
+    files.make_way(args.out)
 
     started = time.perf_counter()
     outputs = forward(net, scoring, labels)

@@ -8,12 +8,26 @@ from pathlib import Path
 from data_prep.cli import UserError
 
 
+def make_way(path):
+    """Make the folder of `path`; UserError if nothing can be written there.
+
+    For commands that compute for minutes, before they begin.
+    """
+    path = Path(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError):
+        raise UserError(f"{path} can't be written: {path.parent} is no folder") from None
+    if path.is_dir():
+        raise UserError(f"{path} is a folder: name a file")
+    if not os.access(path.parent, os.W_OK):
+        raise UserError(f"{path} can't be written: the folder {path.parent} is read-only")
+
+
 def write_whole(path, content):
     """Write `content` (bytes or str) to `path`: beside it first, then renamed. Makes the folder."""
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    if path.is_dir():
-        raise UserError(f"{path} is a folder: name a file")
+    make_way(path)
     handle, beside = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(handle, "wb") as out:

@@ -14,8 +14,7 @@ import json
 import re
 
 from data_prep.hierarchy import Hierarchy
-from python_layers import parameters
-from python_layers.glm_loss import PARAMETERS
+from python_layers import glm_loss
 from tools.files import write_whole
 from tools.nets import tables
 from tools.nets.files import file_texts
@@ -32,7 +31,7 @@ EXAMPLES = """examples, from the repository's root:
 def _positive(kind, name):
     def convert(text):
         value = kind(text)
-        if not 0 < value < float("inf"):
+        if not 0 < value < 2**31:  # Caffe's numbers of images and iterations are of 32 bits
             raise ValueError
         return value
     convert.__name__ = name
@@ -85,13 +84,15 @@ def built_dataset(folder, net):
         name = manifest["name"]
         train, test = (manifest["splits"][split]["images"] for split in ("train", "test"))
         side = manifest["options"]["size"]
-    except FileNotFoundError:
+        if not isinstance(name, str) or {int} != {type(train), type(test), type(side)}:
+            raise ValueError("values of other types than build_lmdb.py's")
+    except (FileNotFoundError, NotADirectoryError):
         raise UserError(f"{folder} has no manifest.json: build the data set with "
                         "data_prep/build_lmdb.py, or correct --data") from None
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{folder}/manifest.json can't be read ({error!r}): build the data set "
                         "again with data_prep/build_lmdb.py") from None
-    if not (train and test):
+    if min(train, test) < 1:
         raise UserError(f"{folder} has {train} training and {test} test images: both are needed")
     tree = Hierarchy.read(folder / "hierarchy.tsv")
     own = dict(levels=tuple(tree.levels), sizes=tuple(tree.sizes), train=train, test=test,
@@ -112,18 +113,17 @@ def built_dataset(folder, net):
 def _glm(text, levels):
     """Parameters of the large-margin loss that a user gave, as the layer itself reads them."""
     try:
-        given = parameters.parse(text, PARAMETERS, "--glm-json")
+        glm_loss.settings(text, levels, "--glm-json")
     except ValueError as error:
         raise UserError(str(error)) from None
-    if given["margins"] and len(given["margins"]) != levels:
-        raise UserError(f"--glm-json: {len(given['margins'])} margins for a label tree of {levels} "
-                        "levels; give one per level")
     return json.loads(text) if text.strip() else {}
 
 
 def _texts(options):
     """{path: text} of what the options ask for."""
     if not (options.dataset or options.data):
+        if not PROTOTXT.is_dir():
+            raise UserError(f"there is no folder {PROTOTXT} here: run this in the repository's root")
         return {PROTOTXT / name: text for dataset, net in tables.GRID for name, text in
                 file_texts(tables.DATASETS[dataset], tables.NETS[net], str(PROTOTXT)).items()}
     net = tables.NETS[options.net]

@@ -13,9 +13,8 @@ from pathlib import Path
 import numpy as np
 
 from data_prep.cli import UserError
+from python_layers.parameters import is_number
 from tools import files
-
-NEEDED = ("experiment", "data", "split", "images", "levels")
 
 
 def table_of(path):
@@ -42,24 +41,53 @@ def read(path):
         result = json.loads(files.existing(path, "the result").read_text(encoding="utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError):
         result = None
-    if not isinstance(result, dict) or not all(name in result for name in NEEDED):
+    if not _is_result(result):
         raise UserError(f"{path} is no result of tools/evaluate.py")
     return result
 
 
+def _is_result(result):
+    """Whether a decoded JSON value has all that the readers of results rely on."""
+    return (isinstance(result, dict)
+            and all(isinstance(result.get(name), str) for name in ("experiment", "data", "split"))
+            and type(result.get("images")) is int
+            and isinstance(result.get("levels"), list) and len(result["levels"]) > 0
+            and all(map(_is_level, result["levels"])))
+
+
+def _is_level(level):
+    shares = [level[name] for name in ("head", "from_fine") if name in level] if isinstance(
+        level, dict) else []
+    return (len(shares) > 0 and isinstance(level.get("level"), str)
+            and all(isinstance(share, dict) and is_number(share.get("top1")) for share in shares))
+
+
+def _columns(result):
+    """Names of the columns that the predictions of a result must have."""
+    for level in result["levels"]:
+        yield level["level"]
+        if "head" in level:
+            yield f"{level['level']}_predicted"
+            yield f"{level['level']}_probability"
+        if "from_fine" in level:
+            yield f"{level['level']}_from_fine"
+
+
 def read_predictions(path):
     """The predictions beside the result `path`: {column: array of N}, or None if there are none."""
-    table = table_of(path)
+    table, result = table_of(path), read(path)
     if not table.is_file():
         return None
-    with open(table, newline="", encoding="utf-8") as file:
-        header, *rows = [*csv.reader(file, delimiter="\t", quoting=csv.QUOTE_NONE)] or [[]]
     try:
-        if header[:1] != ["key"] or {len(row) for row in rows} != {len(header)}:
+        with open(table, newline="", encoding="utf-8") as file:
+            header, *rows = [*csv.reader(file, delimiter="\t", quoting=csv.QUOTE_NONE)] or [[]]
+        if not {"key", *_columns(result)} <= {*header} or len(rows) != result["images"]:
+            raise ValueError
+        if {len(row) for row in rows} != {len(header)}:
             raise ValueError
         return {name: np.array(values, dtype=_kind(name))
                 for name, values in zip(header, zip(*rows))}
-    except ValueError:
+    except (ValueError, OverflowError, csv.Error):
         raise UserError(f"{table} is not what tools/evaluate.py writes: evaluate again") from None
 
 

@@ -139,7 +139,7 @@ def test_average_over_all_classes(tmp_path):
 
 @pytest.mark.parametrize("parameters, message", [
     ({"margin": [1, 1]}, 'unknown parameter "margin"; the nearest known one is "margins"'),
-    ({"margins": [1]}, '"margins" has 1 values for 2 label bottoms'),
+    ({"margins": [1]}, '"margins" has 1 values for 2 label levels'),
     ({"k": "1"}, '"k" must be a whole number'),
     ({"average": "all"}, '"fine_classes" goes with "average": "all"'),
     ({"fine_classes": 9}, '"fine_classes" goes with "average": "all"'),
@@ -158,6 +158,12 @@ def test_wrong_data_stops_the_forward_pass(tmp_path):
             (features, [np.zeros(6), np.arange(6)], "class 0 of label_1 has two parents")]:
         with pytest.raises(ValueError, match="GLMLossLayer: .*" + message):
             run(net, bad_features, bad_labels)
+
+
+def test_more_classes_than_are_averaged_over(tmp_path):
+    net = make_net(tmp_path, 6, 1, {"average": "all", "fine_classes": 3})
+    with pytest.raises(ValueError, match="GLMLossLayer: label_1 holds class 3 .* only 3"):
+        run(net, batch(0, 6, 1)[0], [np.array([0, 0, 1, 2, 3, 3])])
 
 
 def test_labels_of_another_length_stop_the_reshape(tmp_path):

@@ -19,6 +19,8 @@ def write(path, fine_right, head_right, from_fine_right, data="data/tiny"):
     columns = {"key": [f"{i:08d}" for i in range(IMAGES)], "kind": zeros, "group": zeros}
     columns |= {name: (np.arange(IMAGES) >= right).astype(int)
                 for name, right in answers.items() if right is not None}
+    columns |= {f"{level}_probability": np.ones(IMAGES) for level in ("kind", "group")
+                if f"{level}_predicted" in columns}
     group = {"level": "group", "from_fine": {"top1": from_fine_right / IMAGES}}
     if head_right is not None:
         group["head"] = {"top1": head_right / IMAGES}
@@ -62,7 +64,17 @@ def test_other_images_are_refused(pair, tmp_path):
     assert_error(run("compare", pair[0], other), "same images")
 
 
-@pytest.mark.parametrize("content", [None, "no json", "[]", json.dumps({"experiment": "x"})])
+def test_other_levels_are_refused(pair, tmp_path):
+    other = json.loads(pair[1].read_text())
+    other["levels"].pop()
+    (tmp_path / "flat.json").write_text(json.dumps(other))
+    assert_error(run("compare", pair[0], tmp_path / "flat.json"), "one label tree")
+
+
+@pytest.mark.parametrize("content", [
+    None, "no json", "[]", json.dumps({"experiment": "x"}), *(json.dumps(dict(
+        experiment="x", data="d", split="test", images=2, levels=levels))
+        for levels in (3, [], [1], [{"level": "a"}], [{"level": "a", "head": {"top1": "1"}}]))])
 def test_what_is_no_result(tmp_path, content):
     if content:
         (tmp_path / "r.json").write_text(content)

@@ -16,14 +16,16 @@ def result(tmp_path):
     """Images of the classes TRUE, answered with LIT; the middle level has no classifier."""
     tiny.data_set(tmp_path / "data", TRUE, LIT)
     true, said = tiny.LABELS[TRUE], tiny.LABELS[LIT]
-    columns = {"key": [f"{i:08d}" for i in range(4)]}
+    columns, levels = {"key": [f"{i:08d}" for i in range(4)]}, []
     for j, level in enumerate(tiny.TREE.levels):
         columns |= {level: true[:, j], f"{level}_from_fine": said[:, j]}
+        levels.append({"level": level, "from_fine": {"top1": 0.5}})
         if j != 1:
+            levels[-1]["head"] = {"top1": 0.5}
             columns |= {f"{level}_predicted": said[:, j], f"{level}_probability": np.full(4, 0.75)}
     path = tmp_path / "tiny.json"
     results.write(path, {"experiment": "tiny", "data": str(tmp_path / "data"), "split": "test",
-                         "images": 4, "levels": []}, columns)
+                         "images": 4, "levels": levels}, columns)
     return path
 
 
@@ -60,8 +62,26 @@ def rename_records(result):
     table.write_text(table.read_text().replace("00000003", "00000007"))
 
 
+def lose_column(result):
+    table = results.table_of(result)
+    table.write_text(table.read_text().replace("half_predicted", "half_guessed"))
+
+
+def lose_row(result):
+    table = results.table_of(result)
+    table.write_text("".join(table.read_text().splitlines(keepends=True)[:-1]))
+
+
+def shrink_tree(result):
+    path = result.parent / "data" / "hierarchy.tsv"
+    path.write_text("".join(path.read_text().splitlines(keepends=True)[:-1]))
+
+
 @pytest.mark.parametrize("damage, says", [(lose_table, "keep it beside"),
                                           (lose_images, "is not there"),
+                                          (lose_column, "evaluate again"),
+                                          (lose_row, "evaluate again"),
+                                          (shrink_tree, "evaluate again"),
                                           (rename_records, "no record 00000007")])
 def test_missing_parts_are_said(result, damage, says):
     damage(result)

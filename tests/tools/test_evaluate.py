@@ -128,6 +128,13 @@ def test_bad_weights(folder, content, says):
     assert_error(done, says)
 
 
+def test_a_target_that_cannot_be_written(folder):
+    (folder / "file").write_text("x")
+    done = run("evaluate", "--solver", tiny.solver(folder, folder / "data", ()), "--weights",
+               tiny.weights(folder / "w", 1), "--out", folder / "file" / "r.json")
+    assert_error(done, "is no folder")
+
+
 def test_diverged_weights(folder):
     content = tiny.weights(folder / "w", 1).read_bytes()
     one = np.float32(1 / 3 / 255).tobytes()

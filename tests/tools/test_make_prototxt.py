@@ -181,10 +181,14 @@ ONE = ("--data", "data/mine", "--net", "squeezenet", "--out", "refused")
 @pytest.mark.parametrize("options, status, says", [
     (("--data", "data/none", *ONE[2:]), 1, "no manifest.json"),
     (ONE + ("--glm-json", '{"margin": [1, 1]}'), 1, "margins"),
-    (ONE + ("--glm-json", '{"margins": [1]}'), 1, "one per level"),
+    (ONE + ("--glm-json", '{"margins": [1]}'), 1, "one margin per level"),
+    (ONE + ("--glm-json", '{"average": "all"}'), 1, "fine_classes"),
     (ONE + ("--glm-json", "nonsense"), 1, "not JSON"),
     (ONE + ("--name", "../escape"), 1, "file name"),
     (ONE + ("--max-iter", "0"), 2, "--max-iter"),
+    (ONE + ("--max-iter", str(2**31)), 2, "--max-iter"),
+    ((), 1, "repository's root"),
+    (ONE[:4] + ("--out", "data/mine/manifest.json"), 1, "is no folder"),
     (ONE + ("--check",), 2, "--check"),
     (("--net", "squeezenet"), 2, "--dataset"),
     (("--dataset", "cub"), 2, "--net"),
@@ -202,6 +206,8 @@ def test_refusals(built, options, status, says):
     ("{", "can't be read"), ("[]", "can't be read"), ('{"name": "x"}', "can't be read"),
     ('{"name": "x", "options": {"size": 256}, "splits": {"train": {"images": 5}, '
      '"test": {"images": 0}}}', "0 test images"),
+    ('{"name": "x", "options": {"size": "8"}, "splits": {"train": {"images": 5}, '
+     '"test": {"images": 5}}}', "can't be read"),
     (None, "larger --size")])
 def test_folders_that_cannot_be_used(tmp_path, manifest, says):
     folder = nets_data.build(tmp_path / "data", "x", ("a",), (3,), 8, train=1, test=1)
