@@ -54,6 +54,7 @@ def command(main):
     permission, a file where a folder should be), become one line on stderr and status 1; Ctrl-C
     becomes status 130; anything else keeps its traceback, because it is a fault of ours.
     """
+    sys.stdout.reconfigure(errors="backslashreplace")  # file names hold what terminals can't show
     try:
         status = main() or 0
         sys.stdout.flush()

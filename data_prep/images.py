@@ -11,6 +11,7 @@ JPEG_QUALITY = 95
 RESIZES = ("squeeze", "shorter")
 ENCODINGS = {"jpg": (".jpg", (cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY)), "png": (".png", ())}
 STRIP = 256  # rows
+LONGEST = 1 << 14  # pixels of a stored image's side, which keeps it under MAX_PIXELS at any --size
 BACKGROUND = 255  # where a file with an alpha channel is transparent: white
 
 
@@ -95,6 +96,8 @@ def resize(image, size, how):
     """Scale to size x size ("squeeze": the aspect ratio is lost), or so that the shorter side is
     size ("shorter": the whole image is kept; nets take a square crop of it).
 
+    Raises ImageError where the longer side would exceed LONGEST.
+
     Shrinking averages areas, enlarging interpolates linearly; a squeeze may do either per axis.
     """
     height, width = image.shape[:2]
@@ -103,6 +106,8 @@ def resize(image, size, how):
     else:
         scale = size / min(height, width)
         new_width, new_height = max(size, round(width * scale)), max(size, round(height * scale))
+        if max(new_width, new_height) > LONGEST:
+            raise ImageError(f"{width} x {height} pixels: too long and narrow for that size")
     if new_width < width or new_height < height:
         shape = min(width, new_width), min(height, new_height)
         image = cv2.resize(image, shape, interpolation=cv2.INTER_AREA)

@@ -93,13 +93,13 @@ def items(path):
         ) from None
 
 
-def parse_datum(value):
-    """The Datum of a value; UserError if it is none."""
+def parse_datum(value, what="a record"):
+    """The Datum of a value; UserError, which says what it should have been, if it is none."""
     datum = caffe_pb2.Datum()
     try:
         datum.ParseFromString(value)
     except Exception:  # each of protobuf's implementations has its own DecodeError
-        raise UserError("a record is not a Datum") from None
+        raise UserError(f"{what} is not a Datum: build the data set again") from None
     return datum
 
 

@@ -149,7 +149,8 @@ def _check_labels(labels, n):
         values = np.asarray(values).ravel()
         if len(values) != n:
             raise ValueError(f"label_{level} has {len(values)} values for {n} samples")
-        integers = values.astype(np.int64)
+        with np.errstate(invalid="ignore"):  # of nan and inf, which the next line refuses
+            integers = values.astype(np.int64)
         if not np.array_equal(integers, values) or (integers < 0).any():
             raise ValueError(f"label_{level} must hold whole numbers of at least 0")
         checked.append(integers)

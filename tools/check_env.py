@@ -71,7 +71,8 @@ class Report:
 
 def pins(path=ROOT / "docker" / "requirements.txt"):
     """{package: version} of the pinned packages."""
-    return dict(re.findall(r"^([\w.-]+)==([\w.]+)", path.read_text(), re.MULTILINE))
+    return dict(re.findall(r"^([\w.-]+)==([\w.]+)", path.read_text(encoding="utf-8"),
+                           re.MULTILINE))
 
 
 def check_python(report):
@@ -156,7 +157,7 @@ def read_prototxt(path, message):
     """Parse a prototxt into a message; ValueError with one sentence where that fails."""
     from google.protobuf import text_format
     try:
-        return text_format.Parse(Path(path).read_text(), message)
+        return text_format.Parse(Path(path).read_text(encoding="utf-8"), message)
     except OSError as error:
         raise ValueError(f"{path} cannot be read ({error.strerror})") from None
     except (text_format.ParseError, UnicodeDecodeError) as error:
@@ -284,4 +285,12 @@ def main(argv=None):
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:  # as data_prep.cli.command, which may not be imported here
+        status = main()
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        status = 130
+    except BrokenPipeError:  # the reader of our output, e.g. head, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        status = 1
+    sys.exit(status)

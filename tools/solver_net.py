@@ -102,8 +102,11 @@ def read_labels(scoring):
 
     Raises UserError unless both LMDBs have the same keys and fine labels.
     """
-    images, labels = ([(key.decode(), lmdb_io.parse_datum(value)) for key, value
-                       in lmdb_io.items(path)] for path in (scoring.images, scoring.labels))
+    def read(path):
+        return [(key.decode(), lmdb_io.parse_datum(value, f"record {key.decode()} of {path}"))
+                for key, value in lmdb_io.items(path)]
+
+    images, labels = read(scoring.images), read(scoring.labels)
     keys = [key for key, _ in labels]
     fine = [datum.float_data[:1] for _, datum in labels]
     if not keys or [(key, [datum.label]) for key, datum in images] != list(zip(keys, fine)):

@@ -94,6 +94,13 @@ def test_a_whole_file_with_a_thumbnail_and_a_tail():
     images.decode(file(rgb(), "JPEG", exif=exif) + b"\0" * 50)
 
 
+def test_a_strip_is_refused_before_it_fills_the_memory():
+    strip = np.zeros((1, 20000, 3), np.uint8)
+    assert images.resize(strip, 32, "squeeze").shape == (32, 32, 3)
+    with pytest.raises(images.ImageError, match="too long and narrow"):
+        images.resize(strip, 32, "shorter")
+
+
 @pytest.mark.parametrize("how, shape", [("squeeze", (32, 32)), ("shorter", (32, 48))])
 @pytest.mark.parametrize("scale", [1, 4])
 def test_resize(how, shape, scale):

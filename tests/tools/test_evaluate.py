@@ -2,6 +2,7 @@
 
 import os
 
+import lmdb
 import numpy as np
 import pytest
 
@@ -94,6 +95,16 @@ def shorten_labels(folder):
     os.replace(shorter, labels)
 
 
+def overwrite_record(folder):
+    with lmdb.open(str(folder / "data" / "test_images"), map_size=1 << 24) as env:
+        with env.begin(write=True) as transaction:
+            transaction.put(b"00000003", b"\xff\xff")
+
+
+def cut_labels(folder):
+    os.truncate(folder / "data" / "test_labels" / "data.mdb", 8192)
+
+
 def change_hierarchy(folder):
     path = folder / "data" / "hierarchy.tsv"
     path.write_text(path.read_text().replace("1\tkind 1\t0\ta", "1\tkind 1\t1\tb"))
@@ -107,6 +118,8 @@ def remove_images(folder):
     (("csm",), 1, None, "no weights for fc9_coarse, fc10_coarse"),
     (("csm", "skip"), 3, None, "fc9_coarse has the shapes"),
     ((), 1, shorten_labels, "different records"),
+    ((), 1, overwrite_record, "record 00000003"),
+    ((), 1, cut_labels, "cut short"),
     ((), 1, change_hierarchy, "don't follow"),
     ((), 1, remove_images, "test_images is not there: make the data set"),
 ])
