@@ -6,7 +6,7 @@ from pathlib import Path
 
 if __package__ in (None, ""):  # run as a file: the repository's packages, not this folder's files
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
-from data_prep.cli import UserError, command
+from data_prep.cli import command
 
 import argparse
 import os

@@ -14,7 +14,6 @@ import shutil
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from pathlib import Path
 
 import cv2
 import lmdb
@@ -39,7 +38,7 @@ def locked(out):
     with open(path, "w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            # A build that has just ended removed the file that was locked here: it locks nobody out.
+            # Where another build has just ended and removed this very file, it locks nobody out.
             mine = path.exists() and os.path.samestat(os.fstat(lock.fileno()), path.stat())
         except BlockingIOError:
             mine = False

@@ -85,8 +85,8 @@ def forward(features, labels, margins, k=1, within_gradient="paper", normalize=F
 
     fine, first, class_of = np.unique(labels[0], return_index=True, return_inverse=True)
     if classes is not None and fine[-1] >= classes:
-        raise ValueError(f"label_1 holds class {fine[-1]} and there are only {classes} fine classes, "
-                         "numbered from 0")
+        raise ValueError(f"label_1 holds class {fine[-1]} and there are only {classes} fine "
+                         "classes, numbered from 0")
     ancestors = [level[first] for level in labels]
     member = (class_of == np.arange(len(fine))[:, None]).astype(np.float64)  # C x n
     count = member.sum(axis=1)

@@ -31,8 +31,8 @@ WEIGHTS = Path("weights/squeezenet_v1.1.caffemodel")
 CURVES, SAMPLES = f"results/{NET}_curves.png", f"results/{NET}_predictions.png"
 
 
-def show(arguments):
-    print(f"\n$ {shlex.join(map(str, arguments))}", flush=True)
+def show(arguments, redirection=""):
+    print(f"\n$ {shlex.join(map(str, arguments))}{redirection}", flush=True)
 
 
 def run(*arguments):
@@ -54,7 +54,7 @@ def train(variant):
     if final.exists() and all(final.stat().st_mtime > file.stat().st_mtime for file in inputs):
         print(f"\n{final} is there: not trained again")
         return log, final
-    show([*arguments, "2>", log])
+    show(arguments, f" 2> {shlex.quote(str(log))}")
     log.parent.mkdir(parents=True, exist_ok=True)
     # Caffe's own log level here: its report of the iterations is what the pictures are made from.
     environment = {**os.environ, "GLOG_minloglevel": "0"}

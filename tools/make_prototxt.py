@@ -123,7 +123,7 @@ def _texts(options):
     """{path: text} of what the options ask for."""
     if not (options.dataset or options.data):
         if not PROTOTXT.is_dir():
-            raise UserError(f"there is no folder {PROTOTXT} here: run this in the repository's root")
+            raise UserError(f"no folder {PROTOTXT} here: run this in the repository's root")
         return {PROTOTXT / name: text for dataset, net in tables.GRID for name, text in
                 file_texts(tables.DATASETS[dataset], tables.NETS[net], str(PROTOTXT)).items()}
     net = tables.NETS[options.net]

@@ -41,7 +41,9 @@ def _field(name, value):
     if isinstance(value, bool):
         return f"{name}: {str(value).lower()}"
     if isinstance(value, str):
-        return f"{name} {value}" if value.startswith("{") else f"{name}: {json.dumps(value, ensure_ascii=False)}"
+        if value.startswith("{"):
+            return f"{name} {value}"
+        return f"{name}: {json.dumps(value, ensure_ascii=False)}"
     return f"{name}: {value}"
 
 
