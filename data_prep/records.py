@@ -52,7 +52,7 @@ def inside(folder, name):
     """folder/name, refused (UserError) where it leads out of the folder, by `..` or by a link."""
     path = folder / name
     if Path(name).is_absolute() or not path.resolve().is_relative_to(folder.resolve()):
-        raise UserError(f"{name} leads out of {folder}: such a list is not read")
+        raise UserError(f"{name} leads out of {folder}: such a path is not followed")
     return path
 
 

@@ -82,6 +82,6 @@ def solver_text(dataset, net, variant, folder, *, batch, test_batch, base_lr, ma
         f"  caffe train -solver {solver_of(variant)} -weights {net.weights}",
         *_stage_notes(dataset, net, variant, solver_of),
         "No solver_mode: it runs on the CPU, or on a GPU with `-gpu 0`. Caffe wants the folder of",
-        "snapshot_prefix to exist: `make setup` makes it.")
+        "snapshot_prefix to exist: `make setup` and tools/make_prototxt.py make it.")
     return header + "\n" + text.rows_text(
         (field, value, why.get(field, reason)) for field, value, reason in rows)
