@@ -1,54 +1,30 @@
 """The generalized large-margin (GLM) loss of one batch and its gradient: NumPy, no Caffe.
 
 Notation is the paper's. x_i is the feature of sample i, S_c the samples of fine class c, n_c their
-number, m_c their mean; SP(c) are the other fine classes with c's parent, notSP(c) those with another.
+number, m_c their mean; SP(c) are the other fine classes with c's parent, notSP(c) the rest.
 
-    D_W(c)     = 1/n_c sum_{i in S_c} |x_i - m_c|^2                                     Eq. (5)
-    D_B(p, q)  = mean of the k smallest |x_i - x_j|^2 over i in S_p, j in S_q           Eqs. (7), (8)
-    M1_c       = [D_W(c) - min_{q in SP(c)} D_B(c, q) + alpha_1]_+                      Eq. (9)
+    D_W(c)     = 1/n_c sum_{i in S_c} |x_i - m_c|^2                                Eq. (5)
+    D_B(p, q)  = mean of the k smallest |x_i - x_j|^2 over i in S_p, j in S_q      Eqs. (7), (8)
+    M1_c       = [D_W(c) - min_{q in SP(c)} D_B(c, q) + alpha_1]_+                 Eq. (9)
     Mj_c       = [max_{q in SP_j(c)} D_B(c, q) - min_{q in notSP_j(c)} D_B(c, q) + alpha_j]_+
-                 for j = 2..h, where SP_j(c) shares c's j-th level label                Eqs. (10), (15)
-    M          = mean over classes of sum_j Mj_c                                        Eqs. (14), (18)
+                 for j = 2..h, where SP_j(c) shares c's j-th level label           Eqs. (10), (15)
+    M          = mean over classes of sum_j Mj_c                                   Eqs. (14), (18)
 
 On a batch: classes that are absent take no part, a constraint with an empty set is skipped (and
 counted), and k is capped by the number of pairs. With one level there is no parent: SP(c) is every
 other class.
-
-Every distance above is a sum of weighted |x_i - x_j|^2, so the gradient is a Laplacian matrix times
-the features, as in Eqs. (20), (21) and (29), and one n x n matrix holds all of it. Distances come from
-a float64 Gram matrix: products of float32 numbers are exact there, so that its error is some 1e-15 of
-|x|^2, far below any margin, where a float32 Gram matrix returns 0.75 for a true 0.004 at 4096
-dimensions. Nothing of size n x n x d is ever made.
 """
 
 from dataclasses import dataclass
 
 import numpy as np
 
-# Features are converted to float64 this many columns at a time, so that bilinear features
-# (262144 dimensions) don't need a float64 copy of themselves.
-BLOCK = 8192
-
-# A feature shorter than this has no direction; with `normalize` it counts as zero.
-SHORTEST = 1e-12
-
-
-@dataclass(frozen=True)
-class GLMTerms:
-    """What the forward pass leaves for the backward pass and for the diagnostics.
-
-    loss:         M of Eq. (14) or (18), a float >= 0.
-    coefficients: n x n float64, dM/dX = coefficients @ X.
-    diagnostics:  float64 vector, named by `diagnostic_names(h)`.
-    """
-
-    loss: float
-    coefficients: np.ndarray
-    diagnostics: np.ndarray
+from python_layers.labels import check_labels
+from python_layers.pairwise import LossTerms, Pairwise, symmetric
 
 
 def diagnostic_names(levels):
-    """Names of the entries of `GLMTerms.diagnostics` for a tree of `levels` levels.
+    """Names of the entries of the diagnostics for a tree of `levels` levels.
 
     Distances are means over the present classes that have them, 0 where none has; the shares are of
     the present classes: `active_j` has Mj > 0, `skipped_j` has an empty set in Mj.
@@ -69,19 +45,14 @@ def forward(features, labels, margins, k=1, within_gradient="paper", normalize=F
     normalize: L2-normalise the features first; distances are then in [0, 4]. The gradient is still
               with respect to the features given.
     classes:  C(1) of Eq. (14), to average over all classes; None averages over those present.
-    Returns GLMTerms. Raises ValueError for features or labels that can't be used.
+    Returns LossTerms; `diagnostic_names` names its diagnostics. Raises ValueError for features or
+    labels that can't be used.
     """
     if len(margins) != len(labels):
         raise ValueError(f"{len(margins)} margins for {len(labels)} label levels; "
                          "give one margin per level")
-    labels = _check_labels(labels, len(features))
-    gram = _gram(features)
-    _check_finite(gram)
-    if normalize:
-        length = np.sqrt(gram.diagonal())
-        inverse_length = np.divide(1, length, out=np.zeros_like(length), where=length > SHORTEST)
-        gram = gram * np.outer(inverse_length, inverse_length)
-    distances = _squared_distances(gram)
+    labels = check_labels(labels, len(features))
+    batch = Pairwise(features, normalize)
 
     fine, first, class_of = np.unique(labels[0], return_index=True, return_inverse=True)
     if classes is not None and fine[-1] >= classes:
@@ -90,8 +61,8 @@ def forward(features, labels, margins, k=1, within_gradient="paper", normalize=F
     ancestors = [level[first] for level in labels]
     member = (class_of == np.arange(len(fine))[:, None]).astype(np.float64)  # C x n
     count = member.sum(axis=1)
-    within = np.einsum("ci,ci->c", member @ distances, member) / (2 * count**2)
-    pairs = _nearest_pairs(distances, class_of, len(fine), k)
+    within = np.einsum("ci,ci->c", member @ batch.distances, member) / (2 * count**2)
+    pairs = _nearest_pairs(batch.distances, class_of, len(fine), k)
     between = pairs.mean_distances()
 
     constraints = _constraints(within, between, ancestors, margins)
@@ -106,71 +77,10 @@ def forward(features, labels, margins, k=1, within_gradient="paper", normalize=F
     share = 1 - 1 / count if within_gradient == "paper" else np.ones_like(count)
     affinity = pairs.affinity(on_between / averaged_over)
     affinity += member.T @ ((on_within * share / count**2 / averaged_over)[:, None] * member)
-    coefficients = _twice_laplacian(affinity)
-    if normalize:
-        # y = x/|x| has dM/dx = (g - y (y.g)) / |x| with g = dM/dy = coefficients @ y: still linear
-        # in the features, so the chain rule needs no second pass over them.
-        along = np.einsum("ij,ij->i", coefficients, gram)
-        coefficients[np.diag_indices_from(coefficients)] -= along
-        coefficients *= np.outer(inverse_length, inverse_length)
-
     means = [within.mean()] + _between_diagnostics(constraints)
     shares = [c.active.mean() for c in constraints] + [1 - c.defined.mean() for c in constraints]
-    return GLMTerms(float(loss), coefficients, np.array([loss] + means + shares))
-
-
-def backward(terms, features, weight=1.0):
-    """weight * dM/dX (Eqs. (19)-(33)) for the features of the forward pass: n x d, their dtype.
-
-    In the features' own precision: rounding the product errs as much as rounding the features did.
-    """
-    return (weight * terms.coefficients).astype(features.dtype) @ features
-
-
-def _gram(features):
-    gram = np.zeros((len(features), len(features)))
-    for start in range(0, features.shape[1], BLOCK):
-        block = features[:, start:start + BLOCK].astype(np.float64)
-        gram += block @ block.T
-    return gram
-
-
-def _check_finite(gram):
-    bad = np.flatnonzero(~np.isfinite(gram.diagonal()))
-    if len(bad):
-        raise ValueError(f"the features of {len(bad)} of {len(gram)} samples hold nan or inf (first: "
-                         f"sample {bad[0]}): training has diverged; lower base_lr or the loss_weights")
-
-
-def _check_labels(labels, n):
-    """The labels as integer vectors; raises ValueError unless they describe one tree."""
-    checked = []
-    for level, values in enumerate(labels, 1):
-        values = np.asarray(values).ravel()
-        if len(values) != n:
-            raise ValueError(f"label_{level} has {len(values)} values for {n} samples")
-        with np.errstate(invalid="ignore"):  # of nan and inf, which the next line refuses
-            integers = values.astype(np.int64)
-        if not np.array_equal(integers, values) or (integers < 0).any():
-            raise ValueError(f"label_{level} must hold whole numbers of at least 0")
-        checked.append(integers)
-    for level, (child, parent) in enumerate(zip(checked, checked[1:]), 1):
-        _, first, inverse = np.unique(child, return_index=True, return_inverse=True)
-        bad = np.flatnonzero(parent != parent[first][inverse])
-        if len(bad):
-            i = bad[0]
-            raise ValueError(
-                f"class {child[i]} of label_{level} has two parents in label_{level + 1}, "
-                f"{parent[first][inverse][i]} and {parent[i]}; the labels must form a tree")
-    return checked
-
-
-def _squared_distances(gram):
-    square = gram.diagonal()
-    distances = square[:, None] + square - 2 * gram
-    np.maximum(distances, 0, out=distances)  # rounding may leave -1e-16 for equal features
-    np.fill_diagonal(distances, 0)
-    return distances
+    return LossTerms(float(loss), batch.coefficients(affinity),
+                     np.array([loss] + means + shares))
 
 
 @dataclass(frozen=True)
@@ -191,19 +101,12 @@ class _Pairs:
 
     def mean_distances(self):
         """D_B of Eq. (7): C x C, symmetric, 0 on the diagonal, where it means nothing."""
-        return _symmetric(self.p, self.q, self.weight * self.distance, self.classes)
+        return symmetric(self.p, self.q, self.weight * self.distance, self.classes)
 
     def affinity(self, on_between):
         """sum_{p,q} on_between[p, q] G^(p,q) / k: n x n, symmetric, by samples.  Eq. (8)"""
         weight = self.weight * (on_between + on_between.T)[self.p, self.q]
-        return _symmetric(self.i, self.j, weight, self.samples)
-
-
-def _symmetric(row, column, values, size):
-    """The size x size matrix that sums the values at (row, column) and at (column, row)."""
-    flat = np.bincount(row * size + column, values, minlength=size**2).astype(np.float64)
-    half = flat.reshape(size, size)
-    return half + half.T
+        return symmetric(self.i, self.j, weight, self.samples)
 
 
 def _nearest_pairs(distances, class_of, classes, k):
@@ -288,13 +191,6 @@ def _between_diagnostics(constraints):
     """Means of min D_B over SP, max D_B over SP, min D_B over notSP (parent level)."""
     absent = np.array([np.inf])
     parent = constraints[1] if len(constraints) > 1 else None
-    sides = (constraints[0].near, parent.far if parent else absent, parent.near if parent else absent)
+    sides = (constraints[0].near, *((parent.far, parent.near) if parent else (absent, absent)))
     return [float(side[np.isfinite(side)].mean()) if np.isfinite(side).any() else 0.0
             for side in sides]
-
-
-def _twice_laplacian(affinity):
-    """2 (D - G) for a symmetric affinity G; its diagonal cancels out, as in Eq. (7)."""
-    laplacian = -2 * affinity
-    laplacian[np.diag_indices_from(laplacian)] += 2 * affinity.sum(axis=1)
-    return laplacian

@@ -1,8 +1,7 @@
 """GLMLossLayer: the generalized large-margin loss as a Caffe layer (maths: glm.py)."""
 
-import caffe
-
 from python_layers import glm
+from python_layers.metric_loss import MetricLossLayer
 from python_layers.parameters import (boolean, choice, non_negative_numbers, parse,
                                       positive_integer)
 
@@ -32,7 +31,7 @@ def settings(param_str, levels, layer="GLMLossLayer"):
             **{name: given[name] for name in ("k", "within_gradient", "normalize")}}
 
 
-class GLMLossLayer(caffe.Layer):
+class GLMLossLayer(MetricLossLayer):
     """Generalized large-margin loss over a label tree of any depth h >= 1.  Eqs. (3)-(33)
 
         layer {
@@ -71,48 +70,6 @@ class GLMLossLayer(caffe.Layer):
     sample, and features with nan or inf.
     """
 
-    def setup(self, bottom, top):
-        levels = len(bottom) - 1
-        if levels < 1:
-            raise ValueError("GLMLossLayer needs the features and at least one label bottom")
-        if not 1 <= len(top) <= 2:
-            raise ValueError("GLMLossLayer has one top, the loss, or two, the loss and the "
-                             f"diagnostics, not {len(top)}")
-        self.settings = settings(self.param_str, levels)
-
-    def reshape(self, bottom, top):
-        samples = bottom[0].shape[0]
-        for level, labels in enumerate(_labels(bottom), 1):
-            if labels.count != samples:
-                raise ValueError(f"GLMLossLayer: bottom {level} has {labels.count} labels for "
-                                 f"{samples} samples; every level needs one label per sample")
-        top[0].reshape(1)
-        if len(top) == 2:
-            top[1].reshape(len(glm.diagnostic_names(len(bottom) - 1)))
-
-    def forward(self, bottom, top):
-        try:
-            self.terms = glm.forward(
-                _rows(bottom[0].data), [labels.data for labels in _labels(bottom)], **self.settings)
-        except ValueError as error:
-            raise ValueError(f"GLMLossLayer: {error}") from None
-        top[0].data[0] = self.terms.loss
-        if len(top) == 2:
-            top[1].data[...] = self.terms.diagnostics
-
-    def backward(self, top, propagate_down, bottom):
-        for asked, labels in zip(propagate_down[1:], _labels(bottom)):
-            if asked:  # only under force_backward
-                labels.diff[...] = 0
-        if propagate_down[0]:
-            gradient = glm.backward(self.terms, _rows(bottom[0].data), top[0].diff[0])
-            bottom[0].diff[...] = gradient.reshape(bottom[0].diff.shape)
-
-
-def _rows(features):
-    return features.reshape(len(features), -1)
-
-
-def _labels(bottom):
-    # Caffe's blob vector has neither slices nor an iterator that Python can use.
-    return [bottom[level] for level in range(1, len(bottom))]
+    forward_pass = staticmethod(glm.forward)
+    diagnostic_names = staticmethod(glm.diagnostic_names)
+    settings = staticmethod(settings)

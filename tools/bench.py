@@ -53,7 +53,7 @@ def bench_losses(options):
         coefficients = terms.coefficients.astype(np.float32)
         forward, backward, products = alternating_medians([
             lambda: glm.forward(features, labels, **settings),
-            lambda: glm.backward(terms, features),
+            lambda: terms.gradient(features),
             lambda: (features @ features.T, coefficients @ features)], options.runs)
         print(f"{samples:8} {dimensions:10} {forward * 1e3:8.2f} {backward * 1e3:8.2f} "
               f"{products * 1e3:8.2f} {(forward + backward) / products:6.2f}")

@@ -14,7 +14,7 @@ pytestmark = pytest.mark.filterwarnings("error")
 
 def assert_same(features, labels, margins, tolerance=1e-4, **options):
     terms = glm.forward(features, labels, margins, **options)
-    gradient = glm.backward(terms, features)
+    gradient = terms.gradient(features)
     loss, expected, shares = twin(features, labels, margins, **options)
     assert terms.loss == pytest.approx(loss, rel=tolerance)
     assert np.abs(gradient - expected).max() <= tolerance * np.abs(expected).max()
@@ -59,7 +59,7 @@ def test_exact_gradient_is_the_derivative(levels, normalize):
     step, margins = 1e-6, [3] * levels
     features, labels = smooth_batch(step, levels, margins, **options)
     features = features.astype(np.float64)
-    gradient = glm.backward(glm.forward(features, labels, margins, **options), features)
+    gradient = glm.forward(features, labels, margins, **options).gradient(features)
     numeric = np.empty_like(features)
     for index in np.ndindex(features.shape):
         side = []
@@ -76,7 +76,7 @@ def test_paper_gradient_is_short_by_one_minus_one_over_n():
     features = np.array([[0, 0], [2, 0], [0.1, 3], [0, -3]], np.float32)
     labels = [[0, 0, 0, 1], [0, 0, 0, 0]]
     # Without the nearest pair's own gradient, by taking it from the single-sample class away.
-    exact, paper = (glm.backward(glm.forward(features, labels, [9, 0], 1, mode), features)
+    exact, paper = (glm.forward(features, labels, [9, 0], 1, mode).gradient(features)
                     for mode in ("exact", "paper"))
     zero_margin = glm.forward(features, labels, [9, 0], 1, "exact")
     mean = features[:3].mean(axis=0)
@@ -90,14 +90,14 @@ def test_duplicate_features_give_no_nan_and_no_warning():
     labels = [np.arange(12) % 4, np.arange(12) % 2]
     for normalize in (False, True):
         terms = glm.forward(features, labels, [1, 1], normalize=normalize)
-        assert np.isfinite(terms.loss) and np.isfinite(glm.backward(terms, features)).all()
+        assert np.isfinite(terms.loss) and np.isfinite(terms.gradient(features)).all()
 
 
 def test_zero_features_have_no_direction():
     features = np.zeros((4, 3), np.float32)
     features[3] = [0, 3, 4]
     terms = glm.forward(features, [[0, 0, 1, 1]], [1], normalize=True)
-    gradient = glm.backward(terms, features)
+    gradient = terms.gradient(features)
     assert np.isfinite(gradient).all() and not gradient[:3].any()
 
 
@@ -116,7 +116,7 @@ def test_memory_is_linear_in_the_feature_size():
     """n = 128, d = 4096: no n x n x d array (268 MB), only a float64 copy of the features (4 MB)."""
     features, labels, margins = random_batch(0, 3, 128, 64, 4096)
     tracemalloc.start()
-    glm.backward(glm.forward(features, labels, margins, normalize=True), features)
+    glm.forward(features, labels, margins, normalize=True).gradient(features)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 3 * 128 * 4096 * 8

@@ -1,0 +1,74 @@
+"""What the metric losses have in common as Caffe layers."""
+
+import caffe
+
+
+class MetricLossLayer(caffe.Layer):
+    """A loss of one batch's features and of their labels, whose maths is a module without Caffe.
+
+    Bottoms: features n x ... (flattened to n x d), then the labels, n values each, of any shape.
+    Tops: the loss, one value; and, if the loss has diagnostics, optionally these. A second top needs a
+    second `loss_weight: 0`, since Caffe wants one weight per top.
+
+    A subclass has
+      settings(param_str, levels)   keyword arguments of forward_pass, for so many label bottoms
+      forward_pass(features, labels, **settings) -> pairwise.LossTerms
+      diagnostic_names(levels)      names of the diagnostics' entries, in order
+      MAX_LEVELS                    label bottoms that it takes, at most; None: any number
+
+    Backward multiplies by the top's diff, which carries loss_weight; the labels' gradient is zero.
+    Without a `loss_weight` line Caffe takes no Python layer for a loss, and nothing is learnt from it.
+    Raises ValueError, in one sentence that begins with the layer's name.
+    """
+
+    MAX_LEVELS = None
+
+    def setup(self, bottom, top):
+        name, levels = type(self).__name__, len(bottom) - 1
+        if levels < 1:
+            raise ValueError(f"{name} needs the features and at least one label bottom")
+        if self.MAX_LEVELS is not None and levels > self.MAX_LEVELS:
+            raise ValueError(f"{name} takes {self.MAX_LEVELS} label bottom, not {levels}")
+        if not 1 <= len(top) <= 2:
+            raise ValueError(f"{name} has one top, the loss, or two, the loss and the diagnostics, "
+                             f"not {len(top)}")
+        self.arguments = self.settings(self.param_str, levels)
+
+    def reshape(self, bottom, top):
+        samples = bottom[0].shape[0]
+        for level, labels in enumerate(_labels(bottom), 1):
+            if labels.count != samples:
+                raise ValueError(
+                    f"{type(self).__name__}: bottom {level} has {labels.count} labels for "
+                    f"{samples} samples; every level needs one label per sample")
+        top[0].reshape(1)
+        if len(top) == 2:
+            top[1].reshape(len(self.diagnostic_names(len(bottom) - 1)))
+
+    def forward(self, bottom, top):
+        try:
+            self.terms = self.forward_pass(
+                _rows(bottom[0].data), [labels.data for labels in _labels(bottom)],
+                **self.arguments)
+        except ValueError as error:
+            raise ValueError(f"{type(self).__name__}: {error}") from None
+        top[0].data[0] = self.terms.loss
+        if len(top) == 2:
+            top[1].data[...] = self.terms.diagnostics
+
+    def backward(self, top, propagate_down, bottom):
+        for asked, labels in zip(propagate_down[1:], _labels(bottom)):
+            if asked:  # only under force_backward
+                labels.diff[...] = 0
+        if propagate_down[0]:
+            gradient = self.terms.gradient(_rows(bottom[0].data), top[0].diff[0])
+            bottom[0].diff[...] = gradient.reshape(bottom[0].diff.shape)
+
+
+def _rows(features):
+    return features.reshape(len(features), -1)
+
+
+def _labels(bottom):
+    # Caffe's blob vector has neither slices nor an iterator that Python can use.
+    return [bottom[level] for level in range(1, len(bottom))]
