@@ -78,8 +78,10 @@ def start(folder, command="train", module="layers", layer="Failing", hook="none"
                  "time": ["-model", "net.prototxt", "-iterations", "100000"]}[command]
     path = os.pathsep.join(filter(None, [str(folder), os.environ.get("PYTHONPATH")]))
     env = {**os.environ, "PYTHONPATH": path, "GLOG_minloglevel": "0"}
+    # A job that a script starts in the background inherits an ignored Ctrl-C; a user's shell's does not.
     return subprocess.Popen(["caffe", command, *arguments], cwd=folder, env=env, text=True,
-                            stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+                            stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+                            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))
 
 
 def outcome(*arguments, **options):
