@@ -11,9 +11,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-# Features are converted to float64 this many columns at a time, so that bilinear features
-# (262144 dimensions) don't need a float64 copy of themselves.
-BLOCK = 8192
+# Features are converted to float64 this many numbers at a time: a copy of all would be large for
+# bilinear features (262144 dimensions), and slow, since the system clears the memory it hands out.
+SCRATCH = 1 << 20
 
 # A feature shorter than this has no direction; with `normalize` it counts as zero.
 SHORTEST = 1e-12
@@ -52,10 +52,7 @@ class Pairwise:
     """
 
     def __init__(self, features, normalize=False):
-        gram = np.zeros((len(features), len(features)))
-        for start in range(0, features.shape[1], BLOCK):
-            block = features[:, start:start + BLOCK].astype(np.float64)
-            gram += block @ block.T
+        gram = _gram(features)
         square = gram.diagonal()
         bad = np.flatnonzero(~np.isfinite(square))
         if len(bad):
@@ -89,6 +86,20 @@ class Pairwise:
             coefficients[diagonal] -= np.einsum("ij,ij->i", coefficients, self._gram)
             coefficients *= self._scale
         return coefficients
+
+
+def _gram(features):
+    """X X^T, n x n float64."""
+    n, dimensions = features.shape
+    gram = np.zeros((n, n))
+    columns = max(1, SCRATCH // n)
+    scratch = np.empty(n * min(columns, dimensions))
+    for start in range(0, dimensions, columns):
+        width = min(columns, dimensions - start)
+        block = scratch[:n * width].reshape(n, width)
+        block[...] = features[:, start:start + width]
+        gram += block @ block.T
+    return gram
 
 
 def symmetric(row, column, values, size):
