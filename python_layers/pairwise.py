@@ -23,7 +23,7 @@ SHORTEST = 1e-12
 class LossTerms:
     """What a forward pass leaves for the backward pass and for the diagnostics.
 
-    loss:         a float >= 0.
+    loss:         a float.
     coefficients: n x n float64, dLoss/dX = coefficients @ X.
     diagnostics:  float64 vector; what it holds is the loss's own affair.
     """
@@ -47,6 +47,7 @@ class Pairwise:
     features:  n x d, float32 or float64.
     normalize: L2-normalise the features first; distances are then in [0, 4]. Gradients are still
                with respect to the features given.
+    squares:   n float64, |x_i|^2, after any normalising.
     distances: n x n float64, symmetric, 0 on the diagonal.
     Raises ValueError for features with nan or inf.
     """
@@ -54,11 +55,7 @@ class Pairwise:
     def __init__(self, features, normalize=False):
         gram = _gram(features)
         square = gram.diagonal()
-        bad = np.flatnonzero(~np.isfinite(square))
-        if len(bad):
-            raise ValueError(f"the features of {len(bad)} of {len(gram)} samples hold nan or inf "
-                             f"(first: sample {bad[0]}): training has diverged; lower base_lr or "
-                             "the loss_weights")
+        check_finite(square)
         self._scale = None
         if normalize:
             length = np.sqrt(square)
@@ -67,6 +64,7 @@ class Pairwise:
             gram *= self._scale
             square = gram.diagonal()
         self._gram = gram
+        self.squares = square
         self.distances = square[:, None] + square - 2 * gram
         np.maximum(self.distances, 0, out=self.distances)  # rounding may leave -1e-16
         np.fill_diagonal(self.distances, 0)
@@ -107,3 +105,12 @@ def symmetric(row, column, values, size):
     flat = np.bincount(row * size + column, values, minlength=size**2).astype(np.float64)
     half = flat.reshape(size, size)
     return half + half.T
+
+
+def check_finite(square):
+    """Raises ValueError if a sample's squared length is nan or inf; square: n of them."""
+    bad = np.flatnonzero(~np.isfinite(square))
+    if len(bad):
+        raise ValueError(f"the features of {len(bad)} of {len(square)} samples hold nan or inf "
+                         f"(first: sample {bad[0]}): training has diverged; lower base_lr or "
+                         "the loss_weights")

@@ -1,0 +1,105 @@
+"""CenterLossLayer: the center loss as a Caffe layer with its own centres (maths: center.py)."""
+
+import math
+
+import caffe
+
+from python_layers import center
+from python_layers.metric_loss import MetricLossLayer
+from python_layers.parameters import Parameter, is_number, parse, positive_integer
+
+PARAMETERS = {
+    "num_classes": positive_integer(None),
+    "alpha": Parameter(0.5, "a number from 0 to 1", lambda v: is_number(v) and 0 <= v <= 1),
+}
+
+
+def settings(param_str, levels, layer="CenterLossLayer"):
+    """num_classes and alpha from a param_str. Raises ValueError, in one sentence."""
+    given = parse(param_str, PARAMETERS, layer)
+    if given["num_classes"] is None:
+        raise ValueError(f'{layer}: param_str needs "num_classes", the number of classes of the data '
+                         'set, such as {"num_classes": 200}')
+    return given
+
+
+class CenterLossLayer(MetricLossLayer):
+    """Center loss: half the mean squared distance of the features to their class's centre.
+
+        L = 1/(2m) sum_i |x_i - c_{y_i}|^2
+        c_j <- c_j - alpha sum_i [y_i = j] (c_j - x_i) / (1 + n_j),  n_j samples of class j
+
+    Wen, Zhang, Li, Qiao: A Discriminative Feature Learning Approach for Deep Face Recognition, ECCV
+    2016, Eqs. (2)-(4). Eq. (2) has the sum, not the mean, over the m samples of a batch; the mean is
+    that of the authors' Caffe layer. For the sum multiply loss_weight by the batch size.
+
+        layer {
+          name: "center" type: "Python"
+          bottom: "fc7" bottom: "label_1" top: "center_loss"
+          loss_weight: 0.003
+          param { lr_mult: 0 decay_mult: 0 }   # the layer moves the centres, the solver must not
+          python_param { module: "python_layers.center_loss" layer: "CenterLossLayer"
+                         param_str: '{"num_classes": 200}' }
+        }
+
+    Bottoms
+      0     features, n x ... (flattened to n x d).
+      1     labels, n values (any shape) from 0 to num_classes - 1.
+    Tops
+      0     the loss, one value >= 0.
+      1     optional: diagnostics, in the order of center.diagnostic_names. It takes a second
+            `loss_weight: 0`, since Caffe wants one weight per top.
+
+    Parameters (param_str, JSON; a name that is not here is an error)
+      num_classes      -         required: the classes of the data set, of which each has a centre.
+      alpha            0.5       rate of the centres, 0 to 1, the paper's; 0 keeps them fixed.
+
+    Centres. They are the layer's parameter blob, num_classes x d, so that Caffe saves them with each
+    snapshot, restores them, and shares them with the test net. They start at zero, which needs no
+    seed. They move after each backward pass of the TRAIN phase, once per forward pass, never in TEST
+    or by a forward pass alone. With iter_size k they move k times in an iteration, once for each
+    of its batches: Eq. (4) is about a batch. Where Caffe makes no backward pass (loss_weight 0,
+    or nothing to learn below), they stay.
+
+    The layer moves them itself, and leaves the blob's diff at zero, since a solver that applied
+    Delta_j would multiply it by a learning rate that decays, and add momentum, weight decay and
+    gradient clipping: alpha would mean something else in each solver. Without the `param` line the
+    solver sees a gradient of zero, and all it does is to shrink the centres by weight decay.
+
+    Backward multiplies by the top's diff, which carries loss_weight; alpha doesn't depend on it.
+    The labels' gradient is zero. Without a `loss_weight` line Caffe takes no Python layer for a loss,
+    and nothing is learnt here. Raises ValueError, in one sentence, for wrong parameters, labels that
+    are no classes or not one per sample, and features with nan or inf.
+    """
+
+    MAX_LEVELS = 1
+    diagnostic_names = staticmethod(center.diagnostic_names)
+    settings = staticmethod(settings)
+
+    def setup(self, bottom, top):
+        super().setup(bottom, top)
+        if not len(self.blobs):  # Caffe has made them if the layer's own parameter holds blobs
+            self.blobs.add_blob(self.arguments["num_classes"], _dimensions(bottom[0]))
+        self.centers_wait = False
+
+    def reshape(self, bottom, top):
+        super().reshape(bottom, top)
+        wanted = self.arguments["num_classes"], _dimensions(bottom[0])
+        if tuple(self.blobs[0].shape) != wanted:
+            raise ValueError(f"{type(self).__name__}: the centres are "
+                             f"{' x '.join(map(str, self.blobs[0].shape))}, but num_classes x "
+                             f"dimensions of the features is {wanted[0]} x {wanted[1]}")
+
+    def forward_pass(self, features, labels, num_classes, alpha):
+        self.centers_wait = True
+        return center.forward(features, labels, self.blobs[0].data)
+
+    def backward(self, top, propagate_down, bottom):
+        super().backward(top, propagate_down, bottom)
+        if self.phase == caffe.TRAIN and self.centers_wait:
+            self.terms.move(self.blobs[0].data, self.arguments["alpha"])
+            self.centers_wait = False
+
+
+def _dimensions(features):
+    return math.prod(list(features.shape)[1:])

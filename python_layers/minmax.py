@@ -1,0 +1,68 @@
+"""The Min-Max objective of one batch and its gradient: NumPy, no Caffe.
+
+Shi, Gong, Wang: Improving CNN Performance with Min-Max Objective, IJCAI 2016; Shi, Gong, Tao, Wang,
+Zheng: Improving CNN Performance Accuracies with Min-Max Objective, TNNLS 2018. With features x_i,
+their classes y_i and a batch of n samples,
+
+    L     = 1/n sum_{i,j=1..n} (GI_ij - GP_ij) |x_i - x_j|^2
+    GI_ij = 1 if i in N_k1(j) or j in N_k1(i), else 0           intrinsic graph: within classes
+            N_k1(i): the k1 nearest samples to x_i among the others of its class
+    GP_ij = 1 if (i, j) in zeta_k2(y_i) or (j, i) in zeta_k2(y_j), else 0       penalty graph: between
+            zeta_k2(c): the k2 nearest pairs among {(i, j): y_i = c, y_j != c}
+    dL/dX = 4/n (diag(G 1) - G) X  with  G = GI - GP
+
+The sum counts each pair twice, as (i, j) and as (j, i). Where there are fewer than k1 samples or k2
+pairs, all are taken; a batch of one class has no penalty graph. The graphs are those of the batch
+and count as constants in the gradient, which is exact wherever no two distances tie at rank k1 or
+k2. Equal distances are ranked by sample number, so results are repeatable.
+"""
+
+import numpy as np
+
+from python_layers.labels import check_labels
+from python_layers.pairwise import LossTerms, Pairwise
+
+
+def diagnostic_names(levels):
+    """Names of the entries of the diagnostics.
+
+    `within` and `between` are the mean squared distances in the intrinsic and in the penalty graph,
+    0 in an empty one; the others are the pairs in them.
+    """
+    return ["loss", "within", "between", "intrinsic_pairs", "penalty_pairs"]
+
+
+def forward(features, labels, k1=5, k2=10, normalize=True):
+    """The objective of one batch.
+
+    features:  n x d, float32 or float64, finite.
+    labels:    one vector of n whole numbers, in a list, as all losses take them.
+    k1:        nearest neighbours of a sample in its class.
+    k2:        nearest pairs of a class with the rest.
+    normalize: L2-normalise the features first; distances are then in [0, 4]. The gradient is still
+               with respect to the features given.
+    Returns LossTerms; `diagnostic_names` names its diagnostics. Raises ValueError for features or
+    labels that can't be used.
+    """
+    n = len(features)
+    labels, = check_labels(labels, n)
+    batch = Pairwise(features, normalize)
+    same = labels[:, None] == labels
+    intrinsic = _nearest_graph(batch.distances, same & ~np.eye(n, dtype=bool), np.arange(n), k1)
+    penalty = _nearest_graph(batch.distances, ~same, labels, k2)
+    graph = (intrinsic.astype(np.float64) - penalty) / n
+    loss = float(np.vdot(graph, batch.distances))
+    pairs = [np.count_nonzero(g) / 2 for g in (intrinsic, penalty)]
+    means = [batch.distances[g].mean() if g.any() else 0.0 for g in (intrinsic, penalty)]
+    return LossTerms(loss, batch.coefficients(2 * graph), np.array([loss, *means, *pairs]))
+
+
+def _nearest_graph(distances, allowed, group, k):
+    """Symmetric n x n: of the allowed pairs (i, j), the k nearest of each group, group[i]."""
+    i, j = np.nonzero(allowed)
+    order = np.lexsort((distances[i, j], group[i]))
+    i, j = i[order], j[order]
+    rank = np.arange(len(i)) - np.searchsorted(group[i], group[i])
+    graph = np.zeros_like(allowed)
+    graph[i[rank < k], j[rank < k]] = True
+    return graph | graph.T
