@@ -50,6 +50,10 @@ def positive_integer(default):
                      lambda v: is_integer(v) and 1 <= v <= MOST)
 
 
+def non_negative_number(default):
+    return Parameter(default, "a number of at least 0", lambda v: is_number(v) and v >= 0)
+
+
 def non_negative_numbers(default):
     return Parameter(
         default, "a list of numbers of at least 0",

@@ -17,21 +17,37 @@ def random_batch(seed, levels, samples=24, fine_classes=8, dimensions=10, scale=
 
 
 def smooth_batch(step, levels, margins, **options):
-    """(features, labels) of the first seed where finite differences of `step` mean something.
+    """(features, labels) where finite differences of the GLM loss mean something: steady_batch."""
+    return steady_batch(
+        step, levels,
+        lambda x, labels: glm.forward(x, labels, margins, **options).coefficients != 0)
 
-    The loss is not differentiable where two pairs tie for nearest or two classes for closest. The
-    batch returned selects the same pairs wherever one component moves by `step`.
+
+def steady_batch(step, levels, selection):
+    """(features, labels) of the first seed where one component moved by `step` changes no choice.
+
+    A loss is not differentiable where a hinge begins or two pairs tie for nearest. `selection` maps
+    features and labels to an array of what the loss chose there, such as its nonzero coefficients.
     """
     for seed in range(100):
         features, labels, _ = random_batch(seed, levels, samples=12, dimensions=4)
-
-        def selection(x):
-            return glm.forward(x, labels, margins, **options).coefficients != 0
-
-        expected = selection(features)
+        expected = selection(features, labels)
         moves = (sign * step * np.eye(1, features.size, i).reshape(features.shape)
                  for i in range(features.size) for sign in (1, -1))
-        if expected.any() and all((selection(features + move) == expected).all()
+        if expected.any() and all((selection(features + move, labels) == expected).all()
                                   for move in moves):
             return features, labels
     raise AssertionError(f"no smooth batch among 100 seeds for a step of {step}")
+
+
+def numeric_gradient(loss, features, step):
+    """Central differences of loss(features), n x d float64."""
+    numeric = np.empty(features.shape)
+    for index in np.ndindex(features.shape):
+        side = []
+        for sign in (1, -1):
+            moved = features.copy()
+            moved[index] += sign * step
+            side.append(float(loss(moved)))
+        numeric[index] = (side[0] - side[1]) / (2 * step)
+    return numeric

@@ -1,0 +1,69 @@
+"""The contrastive loss of one batch and its gradient: NumPy, no Caffe.
+
+With d_ij = |x_i - x_j|, a margin m and P = n (n - 1) / 2 unordered pairs of n samples,
+
+    L = 1 / (2 P) sum_{i < j} { d_ij^2             where i and j are of one class
+                              { [m - d_ij]_+^2     where they are not
+
+That is Caffe's ContrastiveLoss (legacy_version: false) over the list of all pairs of the batch, and
+R. Hadsell, S. Chopra, Y. LeCun, "Dimensionality reduction by learning an invariant mapping", CVPR
+2006, Eq. (4), whose factor 1/2 it keeps.
+
+The hinge has a cusp at d_ij = 0, where its gradient is taken as 0 (Caffe's does the same).
+"""
+
+import numpy as np
+
+from python_layers.labels import check_labels
+from python_layers.pairwise import LossTerms, Pairwise
+
+# Two float32 features that differ by less than this share of their length differ by rounding: what
+# direction would part them isn't known.
+APART = 1e-6
+
+
+def diagnostic_names(levels):
+    """Names of the entries of the diagnostics.
+
+    `active` is the share of pairs of different classes that are inside the margin; `same` and
+    `different` are the mean distances d (not squared) of the two kinds. 0 where there is no pair.
+    """
+    return ["loss", "active", "same", "different"]
+
+
+def forward(features, labels, margin=1.0, normalize=False, average="pairs"):
+    """The loss of one batch.
+
+    features: n x d, float32 or float64, finite.
+    labels:   one vector of n whole numbers, in a list.
+    margin:   m, at least 0; a distance, not a squared one.
+    normalize: L2-normalise the features first; d is then in [0, 2]. The gradient is still with
+              respect to the features given.
+    average:  "pairs" as above; "kinds" takes the mean over pairs of one class and the mean over
+              pairs of different classes, each with the factor 1/2, and adds the two.
+    Returns LossTerms; `diagnostic_names` names its diagnostics. Raises ValueError for features or
+    labels that can't be used.
+    """
+    label, = check_labels(labels, len(features))
+    batch = Pairwise(features, normalize)
+    different = label[:, None] != label
+    same = ~different
+    np.fill_diagonal(same, False)
+    # Each pair is there twice, as (i, j) and as (j, i): in these counts and in all sums below.
+    pairs = np.array([same.sum(), different.sum()])
+    of_same, of_different = 1 / np.maximum(
+        pairs if average == "kinds" else pairs.sum(keepdims=True).repeat(2), 1)
+
+    distance = np.sqrt(batch.distances)
+    gap = np.where(different, np.maximum(margin - distance, 0), 0)
+    pull = (batch.distances * same).sum()
+    loss = (of_same * pull + of_different * (gap**2).sum()) / 2
+
+    # d([m - d]_+^2) / d(d^2) = -[m - d]_+ / d
+    apart = batch.distances > APART**2 * np.add.outer(batch.squares, batch.squares)
+    slope = np.divide(gap, distance, out=np.zeros_like(gap), where=apart)
+    affinity = of_same * same - of_different * slope
+
+    mean = [(distance * kind).sum() / max(kind.sum(), 1) for kind in (same, different)]
+    active = np.count_nonzero(gap) / max(pairs[1], 1)
+    return LossTerms(float(loss), batch.coefficients(affinity), np.array([loss, active] + mean))
