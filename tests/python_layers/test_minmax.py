@@ -1,0 +1,155 @@
+"""The Min-Max objective: its maths against a naive float64 twin and finite differences, its layer."""
+
+import numpy as np
+import pytest
+from batches import numeric_gradient, random_batch, steady_batch
+from layer_nets import fill, make_net, run
+from minmax_twin import minmax as twin
+
+from python_layers import minmax
+
+pytestmark = pytest.mark.filterwarnings("error")
+
+LAYER = "minmax_loss.MinMaxLossLayer"
+DEFAULTS = {"k1": 5, "k2": 10, "normalize": True}
+
+
+def batch(seed, samples=24, classes=8, scale=1.0, dimensions=10):
+    features, labels, _ = random_batch(seed, 1, samples, classes, dimensions, scale)
+    return features, labels[0]
+
+
+def assert_same(features, labels, tolerance=1e-5, **options):
+    terms = minmax.forward(features, [labels], **options)
+    loss, gradient, intrinsic, penalty = twin(features, labels, **options)
+    named = dict(zip(minmax.diagnostic_names(1), terms.diagnostics, strict=True))
+    within, between = named["within"] * intrinsic, named["between"] * penalty
+    rounding = tolerance * max(within, between)  # they are subtracted
+    assert terms.loss == pytest.approx(loss, abs=rounding)
+    assert terms.loss == pytest.approx(2 * (within - between) / len(features), abs=rounding)
+    assert (named["intrinsic_pairs"], named["penalty_pairs"]) == (intrinsic, penalty)
+    assert np.abs(terms.gradient(features) - gradient).max() <= tolerance * np.abs(gradient).max()
+    return terms.loss
+
+
+@pytest.mark.parametrize("normalize", [False, True])
+@pytest.mark.parametrize("k2", [1, 10, 1000])
+@pytest.mark.parametrize("k1", [1, 5, 1000])
+def test_agrees_with_the_twin(k1, k2, normalize):
+    losses = [assert_same(*batch(seed), k1=k1, k2=k2, normalize=normalize) for seed in range(3)]
+    assert np.unique(losses).size == 3
+
+
+@pytest.mark.parametrize("normalize", [False, True])
+@pytest.mark.parametrize("scale", [1e-3, 1.0, 1e3])
+@pytest.mark.parametrize("samples, classes", [(1, 1), (2, 1), (6, 1), (6, 600), (40, 5)])
+def test_batches_of_any_make_up_and_scale(samples, classes, scale, normalize):
+    """One sample, one pair, one class, all classes distinct, many per class."""
+    assert_same(*batch(7, samples, classes, scale), k1=2, k2=3, normalize=normalize)
+
+
+def test_graphs_by_hand():
+    """On a line, 0 1 3 of class 0 and 4 9 of class 1, with one neighbour and one pair.
+
+    Neighbours: 0-1, 1-3 (3's nearest), 4-9. Nearest pair of either class with the rest: 3-4.
+    """
+    features = np.array([[0], [1], [3], [4], [9]], np.float32)
+    terms = minmax.forward(features, [[0, 0, 0, 1, 1]], k1=1, k2=1, normalize=False)
+    assert terms.loss == pytest.approx(2 / 5 * (1 + 4 + 25 - 1))
+    assert terms.diagnostics == pytest.approx([terms.loss, 10, 1, 3, 1])
+    assert terms.gradient(features).ravel() == pytest.approx(
+        4 / 5 * np.array([0 - 1, (1 - 0) + (1 - 3), (3 - 1) - (3 - 4), (4 - 9) - (4 - 3), 9 - 4]))
+
+
+@pytest.mark.parametrize("normalize", [False, True])
+@pytest.mark.parametrize("k1, k2", [(1, 1), (2, 4)])
+def test_gradient_is_the_derivative(k1, k2, normalize):
+    options = {"k1": k1, "k2": k2, "normalize": normalize}
+    features, labels = steady_batch(
+        1e-6, 1, lambda x, y: np.sign(minmax.forward(x, y, **options).coefficients))
+    features = features.astype(np.float64)
+    gradient = minmax.forward(features, labels, **options).gradient(features)
+    numeric = numeric_gradient(
+        lambda x: minmax.forward(x, labels, **options).loss, features, 1e-6)
+    assert gradient == pytest.approx(numeric, abs=1e-7 * np.abs(gradient).max() + 1e-8)
+
+
+@pytest.mark.parametrize("normalize", [False, True])
+def test_duplicate_and_zero_features(normalize):
+    """Many equal distances: finite, repeatable, and no gradient where there is no direction."""
+    features = np.repeat(np.array([[1, 2, 3], [4, 5, 6], [0, 0, 0]], np.float32), 6, axis=0)
+    for labels in (np.arange(18) % 4, np.arange(18) // 6, np.zeros(18)):
+        terms, again = (minmax.forward(features, [labels], normalize=normalize) for _ in range(2))
+        assert np.isfinite(terms.loss) and np.isfinite(terms.gradient(features)).all()
+        assert np.array_equal(terms.coefficients, again.coefficients)
+        if normalize:
+            assert not terms.gradient(features)[12:].any()
+
+
+def test_normalised_objective_is_bounded_and_the_raw_one_is_not():
+    features, labels = batch(3)
+    raw, normalised = ([minmax.forward(scale * features, [labels], normalize=n).loss
+                        for scale in (1, 100)] for n in (False, True))
+    assert normalised[1] == pytest.approx(normalised[0])
+    assert raw[1] == pytest.approx(1e4 * raw[0])
+
+
+@pytest.mark.parametrize("change, message", [
+    (lambda x, y: (x, y[:-1]), "label_1 has 5 values for 6 samples"),
+    (lambda x, y: (x, y + 0.5), "label_1 must hold whole numbers"),
+    (lambda x, y: (np.where(np.arange(6)[:, None] == 4, np.nan, x), y),
+     r"features of 1 of 6 samples hold nan or inf \(first: sample 4\)"),
+])
+def test_bad_input_is_named(change, message):
+    features, labels = change(np.ones((6, 2), np.float32), np.array([0, 0, 1, 1, 1, 2]))
+    with pytest.raises(ValueError, match=message):
+        minmax.forward(features, [labels])
+
+
+@pytest.mark.parametrize("loss_weight", [0.0, 1.0, 2.0, 0.8])
+def test_layer_scales_its_gradient_by_the_loss_weight(tmp_path, loss_weight):
+    features, labels = batch(1, 12, 4, dimensions=4)
+    loss, expected = twin(features, labels, **DEFAULTS)[:2]
+    net = make_net(tmp_path, LAYER, {}, loss_weight=loss_weight)
+    reported, gradient = run(net, features, labels)
+    assert reported == pytest.approx(loss, rel=1e-4)
+    assert gradient == pytest.approx(loss_weight * expected, abs=1e-5 * float(np.abs(expected).max()))
+
+
+def test_layer_takes_its_parameters(tmp_path):
+    features, labels = batch(2, 12, 4, dimensions=4)
+    options = {"k1": 1, "k2": 2, "normalize": False}
+    loss, expected = twin(features, labels, **options)[:2]
+    reported, gradient = run(make_net(tmp_path, LAYER, options), features, labels)
+    assert reported == pytest.approx(loss, rel=1e-4)
+    assert gradient == pytest.approx(expected, abs=1e-5 * float(np.abs(expected).max()))
+
+
+def test_layer_with_blobs_of_any_shape_and_a_batch_size_that_changes(tmp_path):
+    net = make_net(tmp_path, LAYER, {}, features="dim: 2 dim: 1 dim: 2", labels="dim: 1 dim: 1")
+    for samples in (12, 30, 3, 1):
+        for name in ("features", "label_1"):
+            net.blobs[name].reshape(samples, *list(net.blobs[name].shape)[1:])
+        features, labels = batch(samples, samples, 4, dimensions=4)
+        reported, gradient = run(net, features, labels)
+        loss, expected = twin(features, labels, **DEFAULTS)[:2]
+        assert reported == pytest.approx(loss, rel=1e-4)
+        assert gradient == pytest.approx(expected, abs=1e-5 * float(np.abs(expected).max()))
+
+
+def test_layer_with_diagnostics(tmp_path):
+    net = make_net(tmp_path, LAYER, {}, diagnostics=True)
+    features, labels = batch(5, 12, 4, dimensions=4)
+    fill(net, features, labels)
+    expected = minmax.forward(features, [labels]).diagnostics
+    assert net.forward()["diagnostics"] == pytest.approx(expected.astype(np.float32))
+
+
+@pytest.mark.parametrize("parameters, message", [
+    ({"k": 1}, 'unknown parameter "k"; the nearest known one is "k'),
+    ({"k1": 0}, '"k1" must be a whole number from 1'),
+    ({"normalize": "yes"}, '"normalize" must be true or false'),
+])
+def test_wrong_parameters_stop_the_net(tmp_path, parameters, message):
+    with pytest.raises(ValueError, match="MinMaxLossLayer.*" + message):
+        make_net(tmp_path, LAYER, parameters)
