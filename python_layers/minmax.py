@@ -59,7 +59,10 @@ def forward(features, labels, k1=5, k2=10, normalize=True):
 
 def _nearest_graph(distances, allowed, group, k):
     """Symmetric n x n: of the allowed pairs (i, j), the k nearest of each group, group[i]."""
-    i, j = np.nonzero(allowed)
+    # Only the k nearest of a row can be among the k nearest of its group: n k pairs to sort, not n^2.
+    distance = np.where(allowed, distances, np.inf)
+    last = min(k, len(distance)) - 1
+    i, j = np.nonzero(allowed & (distance <= np.partition(distance, last, axis=1)[:, last, None]))
     order = np.lexsort((distances[i, j], group[i]))
     i, j = i[order], j[order]
     rank = np.arange(len(i)) - np.searchsorted(group[i], group[i])
