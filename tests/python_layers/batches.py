@@ -3,7 +3,7 @@
 import numpy as np
 from glm_twin import random_tree
 
-from python_layers import glm
+from python_layers import contrastive, glm, triplet
 
 
 def random_batch(seed, levels, samples=24, fine_classes=8, dimensions=10, scale=1.0):
@@ -38,6 +38,19 @@ def steady_batch(step, levels, selection):
                                   for move in moves):
             return features, labels
     raise AssertionError(f"no smooth batch among 100 seeds for a step of {step}")
+
+
+def contrastive_choice(**options):
+    """The selection of the contrastive loss for steady_batch: pairs inside the margin."""
+    return lambda x, labels: contrastive.forward(x, labels, **options).coefficients != 0
+
+
+def triplet_choice(normalize=True, **options):
+    """The selection of the triplet loss: its coefficients are constant while the triplets are."""
+    def selection(x, labels):
+        x = x / np.linalg.norm(x, axis=1, keepdims=True) if normalize else x
+        return triplet.forward(x, labels, normalize=False, **options).coefficients
+    return selection
 
 
 def numeric_gradient(loss, features, step):

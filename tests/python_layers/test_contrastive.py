@@ -3,7 +3,7 @@
 import caffe
 import numpy as np
 import pytest
-from batches import numeric_gradient, random_batch, steady_batch
+from batches import contrastive_choice, numeric_gradient, random_batch, steady_batch
 from metric_twins import contrastive as twin
 from scipy.spatial.distance import pdist
 
@@ -46,8 +46,7 @@ def test_batches_of_any_make_up_and_scale(samples, classes, scale, average):
 @pytest.mark.parametrize("average", ["pairs", "kinds"])
 def test_gradient_is_the_derivative(average, normalize):
     options = {"margin": 1.2 if normalize else 3.0, "normalize": normalize, "average": average}
-    features, labels = steady_batch(
-        1e-6, 1, lambda x, y: contrastive.forward(x, y, **options).coefficients != 0)
+    features, labels = steady_batch(1e-6, 1, contrastive_choice(**options))
     features = features.astype(np.float64)
     gradient = contrastive.forward(features, labels, **options).gradient(features)
     numeric = numeric_gradient(

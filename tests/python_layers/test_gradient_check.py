@@ -8,7 +8,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from batches import smooth_batch
+from batches import contrastive_choice, smooth_batch, steady_batch, triplet_choice
 from caffe.proto import caffe_pb2
 from google.protobuf import text_format
 
@@ -38,16 +38,16 @@ def gradient_check(request):
     return program
 
 
-def check(program, tmp_path, levels, **parameters):
-    parameters["margins"] = [3] * levels
-    features, labels = smooth_batch(STEP, levels, **parameters)
+def check(program, tmp_path, layer_class, parameters, features, labels):
+    """layer_class: "<module of python_layers>.<class>"; labels: one array per level."""
     bottoms = caffe_pb2.BlobProtoVector()
     for values in (features, *labels):
         bottoms.blobs.add(data=values.ravel()).shape.dim.extend(values.shape)
     (tmp_path / "bottoms").write_bytes(bottoms.SerializeToString())
-    layer = caffe_pb2.LayerParameter(name="glm", type="Python", top=["loss"], loss_weight=[1])
-    layer.bottom.extend(["features"] + [f"label_{level + 1}" for level in range(levels)])
-    layer.python_param.module, layer.python_param.layer = "python_layers.glm_loss", "GLMLossLayer"
+    layer = caffe_pb2.LayerParameter(name="loss", type="Python", top=["loss"], loss_weight=[1])
+    layer.bottom.extend(["features"] + [f"label_{level + 1}" for level in range(len(labels))])
+    module, layer.python_param.layer = layer_class.split(".")
+    layer.python_param.module = f"python_layers.{module}"
     layer.python_param.param_str = json.dumps(parameters)
     (tmp_path / "layer.prototxt").write_text(text_format.MessageToString(layer))
     return subprocess.run(
@@ -55,19 +55,44 @@ def check(program, tmp_path, levels, **parameters):
         capture_output=True, text=True, timeout=120)
 
 
-@pytest.mark.parametrize("normalize", [False, True])
-@pytest.mark.parametrize("k", [1, 2])
-@pytest.mark.parametrize("levels", [1, 2, 3])
-def test_exact_gradient_passes(gradient_check, tmp_path, levels, k, normalize):
-    result = check(gradient_check, tmp_path, levels, k=k, normalize=normalize,
-                   within_gradient="exact")
+def check_glm(program, tmp_path, levels, **parameters):
+    parameters["margins"] = [3] * levels
+    return check(program, tmp_path, "glm_loss.GLMLossLayer", parameters,
+                 *smooth_batch(STEP, levels, **parameters))
+
+
+def assert_passed(result):
     assert result.returncode == 0, result.stdout[-3000:] + result.stderr[-3000:]
     assert "[  PASSED  ] 1 test" in result.stdout
 
 
 @pytest.mark.parametrize("normalize", [False, True])
-def test_gradient_as_printed_does_not_pass(gradient_check, tmp_path, normalize):
+@pytest.mark.parametrize("k", [1, 2])
+@pytest.mark.parametrize("levels", [1, 2, 3])
+def test_exact_gradient_of_glm_passes(gradient_check, tmp_path, levels, k, normalize):
+    assert_passed(check_glm(gradient_check, tmp_path, levels, k=k, normalize=normalize,
+                            within_gradient="exact"))
+
+
+@pytest.mark.parametrize("normalize", [False, True])
+def test_gradient_of_glm_as_printed_does_not_pass(gradient_check, tmp_path, normalize):
     """Eq. (20) is no derivative, and the checker sees it: so the checks above can fail."""
-    result = check(gradient_check, tmp_path, 2, within_gradient="paper", normalize=normalize)
+    result = check_glm(gradient_check, tmp_path, 2, within_gradient="paper", normalize=normalize)
     assert result.returncode == 1
     assert "exceeds threshold_ * scale" in result.stdout
+
+
+CONTRASTIVE = "contrastive_loss.ContrastiveLossLayer", contrastive_choice
+TRIPLET = "triplet_loss.TripletLossLayer", triplet_choice
+
+
+@pytest.mark.parametrize("layer_class, choice, parameters", [
+    (*CONTRASTIVE, {"margin": 3, "normalize": False}),
+    (*CONTRASTIVE, {"margin": 1.2, "normalize": True}),
+    (*CONTRASTIVE, {"margin": 3, "average": "kinds"}),
+    *((*TRIPLET, {"mining": mining, **space}) for mining in ("all", "semihard", "hard")
+      for space in ({"margin": 3, "normalize": False}, {"margin": 0.4, "average": "mined"})),
+])
+def test_gradient_passes(gradient_check, tmp_path, layer_class, choice, parameters):
+    features, labels = steady_batch(STEP, 1, choice(**parameters))
+    assert_passed(check(gradient_check, tmp_path, layer_class, parameters, features, labels))

@@ -4,7 +4,7 @@ import tracemalloc
 
 import numpy as np
 import pytest
-from batches import numeric_gradient, random_batch, steady_batch
+from batches import numeric_gradient, random_batch, steady_batch, triplet_choice
 from metric_twins import triplet as twin
 from metric_twins import triplets
 from scipy.spatial.distance import cdist
@@ -57,20 +57,12 @@ def test_batches_of_any_make_up_and_scale(samples, classes, scale, mining):
 @pytest.mark.parametrize("mining", MININGS)
 def test_gradient_is_the_derivative(mining, options, average):
     options = {**options, "mining": mining, "average": average}
-    features, labels = steady_batch(1e-6, 1, chosen(**options))
+    features, labels = steady_batch(1e-6, 1, triplet_choice(**options))
     features = features.astype(np.float64)
     gradient = triplet.forward(features, labels, **options).gradient(features)
     numeric = numeric_gradient(
         lambda x: triplet.forward(x, labels, **options).loss, features, 1e-6)
     assert gradient == pytest.approx(numeric, abs=1e-6 * np.abs(gradient).max())
-
-
-def chosen(normalize=True, **options):
-    """For steady_batch: coefficients of the features as the loss sees them tell its triplets."""
-    def selection(x, labels):
-        x = x / np.linalg.norm(x, axis=1, keepdims=True) if normalize else x
-        return triplet.forward(x, labels, normalize=False, **options).coefficients
-    return selection
 
 
 @pytest.mark.parametrize("mining", MININGS)
