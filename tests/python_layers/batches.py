@@ -3,7 +3,7 @@
 import numpy as np
 from glm_twin import random_tree
 
-from python_layers import contrastive, glm, triplet
+from python_layers import contrastive, glm, minmax, triplet
 
 
 def random_batch(seed, levels, samples=24, fine_classes=8, dimensions=10, scale=1.0):
@@ -51,6 +51,11 @@ def triplet_choice(normalize=True, **options):
         x = x / np.linalg.norm(x, axis=1, keepdims=True) if normalize else x
         return triplet.forward(x, labels, normalize=False, **options).coefficients
     return selection
+
+
+def minmax_choice(**options):
+    """The selection of the Min-Max objective: which pairs are in its graphs."""
+    return lambda x, labels: np.sign(minmax.forward(x, labels, **options).coefficients)
 
 
 def numeric_gradient(loss, features, step):

@@ -1,10 +1,11 @@
 // Drives Caffe's own GradientChecker over a loss written as a Python layer.
 //
-//   gradient_check LAYER_PROTOTXT BOTTOMS STEP THRESHOLD
+//   gradient_check LAYER_PROTOTXT BOTTOMS STEP THRESHOLD [UNCHECKED]
 //
 // LAYER_PROTOTXT: file with one LayerParameter.  BOTTOMS: binary BlobProtoVector, features first, then
 // the labels, which are not checked.  Exit code 0 when every component agrees within THRESHOLD
-// (GradientChecker's relative error) for central differences of STEP.
+// (GradientChecker's relative error) for central differences of STEP.  GradientChecker checks the layer's
+// own blobs too; components of absolute value UNCHECKED, there and in the features, it leaves out.
 
 #include <cstdlib>
 #include <string>
@@ -38,7 +39,9 @@ TEST(PythonLossLayer, GradientChecker) {
   boost::shared_ptr<caffe::Layer<float> > layer =
       caffe::LayerRegistry<float>::CreateLayer(layer_param);
   caffe::GradientChecker<float> checker(std::atof(arguments[2].c_str()),
-                                        std::atof(arguments[3].c_str()), 1701);
+                                        std::atof(arguments[3].c_str()), 1701,
+                                        arguments.size() > 4 ? std::atof(arguments[4].c_str()) : 0,
+                                        arguments.size() > 4 ? 1e-4 : -1);
   checker.CheckGradientExhaustive(layer.get(), bottom, top, 0);
 }
 
@@ -46,7 +49,7 @@ TEST(PythonLossLayer, GradientChecker) {
 
 int main(int argc, char** argv) {
   ::testing::InitGoogleTest(&argc, argv);
-  CHECK_EQ(argc, 5) << "LAYER_PROTOTXT BOTTOMS STEP THRESHOLD";
+  CHECK(argc == 5 || argc == 6) << "LAYER_PROTOTXT BOTTOMS STEP THRESHOLD [UNCHECKED]";
   arguments.assign(argv + 1, argv + argc);
   return RUN_ALL_TESTS();
 }

@@ -7,8 +7,10 @@ import shutil
 import subprocess
 from pathlib import Path
 
+import numpy as np
 import pytest
-from batches import contrastive_choice, smooth_batch, steady_batch, triplet_choice
+from batches import (contrastive_choice, minmax_choice, random_batch, smooth_batch, steady_batch,
+                     triplet_choice)
 from caffe.proto import caffe_pb2
 from google.protobuf import text_format
 
@@ -38,20 +40,25 @@ def gradient_check(request):
     return program
 
 
-def check(program, tmp_path, layer_class, parameters, features, labels):
-    """layer_class: "<module of python_layers>.<class>"; labels: one array per level."""
+def check(program, tmp_path, layer_class, parameters, features, labels, weights=(), unchecked=()):
+    """layer_class: "<module of python_layers>.<class>"; labels: one array per level.
+
+    weights: the layer's own blobs; unchecked: at most one number, see gradient_check.cpp.
+    """
     bottoms = caffe_pb2.BlobProtoVector()
-    for values in (features, *labels):
-        bottoms.blobs.add(data=values.ravel()).shape.dim.extend(values.shape)
-    (tmp_path / "bottoms").write_bytes(bottoms.SerializeToString())
     layer = caffe_pb2.LayerParameter(name="loss", type="Python", top=["loss"], loss_weight=[1])
+    for kept, arrays in ((bottoms, (features, *labels)), (layer, weights)):
+        for values in arrays:
+            kept.blobs.add(data=values.ravel()).shape.dim.extend(values.shape)
+    (tmp_path / "bottoms").write_bytes(bottoms.SerializeToString())
     layer.bottom.extend(["features"] + [f"label_{level + 1}" for level in range(len(labels))])
     module, layer.python_param.layer = layer_class.split(".")
     layer.python_param.module = f"python_layers.{module}"
     layer.python_param.param_str = json.dumps(parameters)
     (tmp_path / "layer.prototxt").write_text(text_format.MessageToString(layer))
     return subprocess.run(
-        [program, tmp_path / "layer.prototxt", tmp_path / "bottoms", str(STEP), str(THRESHOLD)],
+        [program, tmp_path / "layer.prototxt", tmp_path / "bottoms", str(STEP), str(THRESHOLD),
+         *map(str, unchecked)],
         capture_output=True, text=True, timeout=120)
 
 
@@ -84,6 +91,7 @@ def test_gradient_of_glm_as_printed_does_not_pass(gradient_check, tmp_path, norm
 
 CONTRASTIVE = "contrastive_loss.ContrastiveLossLayer", contrastive_choice
 TRIPLET = "triplet_loss.TripletLossLayer", triplet_choice
+MINMAX = "minmax_loss.MinMaxLossLayer", minmax_choice
 
 
 @pytest.mark.parametrize("layer_class, choice, parameters", [
@@ -92,7 +100,28 @@ TRIPLET = "triplet_loss.TripletLossLayer", triplet_choice
     (*CONTRASTIVE, {"margin": 3, "average": "kinds"}),
     *((*TRIPLET, {"mining": mining, **space}) for mining in ("all", "semihard", "hard")
       for space in ({"margin": 3, "normalize": False}, {"margin": 0.4, "average": "mined"})),
+    *((*MINMAX, {"k1": k1, "k2": k2, "normalize": normalize})
+      for k1, k2 in ((1, 2), (5, 10)) for normalize in (False, True)),
 ])
 def test_gradient_passes(gradient_check, tmp_path, layer_class, choice, parameters):
     features, labels = steady_batch(STEP, 1, choice(**parameters))
     assert_passed(check(gradient_check, tmp_path, layer_class, parameters, features, labels))
+
+
+def check_center(program, tmp_path, alpha):
+    """With centres of components 1 and -1, left unchecked: their diff is no derivative."""
+    features, labels, _ = random_batch(0, 1, samples=12, dimensions=4)
+    assert (abs(abs(features) - 1) > 1e-3).all()
+    centers = np.random.default_rng(1).choice([-1.0, 1.0], size=(8, 4))
+    return check(program, tmp_path, "center_loss.CenterLossLayer",
+                 {"num_classes": 8, "alpha": alpha}, features, labels, [centers], [1])
+
+
+def test_gradient_of_center_passes_while_the_centres_stay(gradient_check, tmp_path):
+    assert_passed(check_center(gradient_check, tmp_path, alpha=0))
+
+
+def test_gradient_of_center_does_not_pass_while_they_move(gradient_check, tmp_path):
+    """They move between the gradient and the differences, and the checker sees it."""
+    result = check_center(gradient_check, tmp_path, alpha=0.5)
+    assert result.returncode == 1 and "exceeds threshold_ * scale" in result.stdout

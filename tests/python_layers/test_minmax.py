@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from batches import numeric_gradient, random_batch, steady_batch
+from batches import minmax_choice, numeric_gradient, random_batch, steady_batch
 from layer_nets import fill, make_net, run
 from minmax_twin import minmax as twin
 
@@ -65,8 +65,7 @@ def test_graphs_by_hand():
 @pytest.mark.parametrize("k1, k2", [(1, 1), (2, 4)])
 def test_gradient_is_the_derivative(k1, k2, normalize):
     options = {"k1": k1, "k2": k2, "normalize": normalize}
-    features, labels = steady_batch(
-        1e-6, 1, lambda x, y: np.sign(minmax.forward(x, y, **options).coefficients))
+    features, labels = steady_batch(1e-6, 1, minmax_choice(**options))
     features = features.astype(np.float64)
     gradient = minmax.forward(features, labels, **options).gradient(features)
     numeric = numeric_gradient(
