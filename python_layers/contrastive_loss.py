@@ -18,8 +18,8 @@ class ContrastiveLossLayer(MetricLossLayer):
                              { [m - d_ij]_+^2     where not,          d_ij = |x_i - x_j|
 
     with P = n (n - 1) / 2 pairs. Hadsell, Chopra, LeCun: Dimensionality Reduction by Learning an
-    Invariant Mapping, CVPR 2006, Eq. (4), as Caffe's built-in ContrastiveLoss (legacy_version: false)
-    computes it for a list of P pairs; that layer needs a net of two branches and pairs made
+    Invariant Mapping, CVPR 2006, Eq. (4), as Caffe's built-in ContrastiveLoss (legacy_version:
+    false) computes it for a list of P pairs; that layer needs a net of two branches and pairs made
     beforehand, this one a batch and its labels.
 
         layer {
@@ -40,19 +40,19 @@ class ContrastiveLossLayer(MetricLossLayer):
 
     Parameters (param_str, JSON; a name that is not here is an error)
       margin           1         m, a distance (not squared); 1 is Caffe's default.
-      normalize        false     L2-normalise the features inside the loss, d is then in [0, 2]. Off as
-                                 in the source; but raw features of a fine-tuned network lie tens
+      normalize        false     L2-normalise the features inside the loss, d is then in [0, 2]. Off
+                                 as in the source; but raw features of a fine-tuned network lie tens
                                  apart, where a margin of one keeps no pair apart and the loss only
                                  pulls: there, set it.
-      average          "pairs"   the equation above. "kinds" averages the pairs of one class and those
-                                 of different classes each by itself and adds the two: with many
-                                 classes in a batch only one pair in hundreds is of one class.
+      average          "pairs"   the equation above. "kinds" averages the pairs of one class and
+                                 those of different classes each by itself and adds the two: with
+                                 many classes in a batch only one pair in hundreds is of one class.
 
-    Backward multiplies by the top's diff, which carries loss_weight; the labels' gradient is zero. A
-    pair of different classes at the same point, where the hinge has no derivative, has gradient zero.
+    Backward multiplies by the top's diff, which carries loss_weight; the labels' gradient is zero.
+    A pair of different classes at the same point, where the hinge has no derivative, has none.
     Without a `loss_weight` line Caffe takes no Python layer for a loss, and nothing is learnt here.
-    Raises ValueError, in one sentence, for wrong parameters, labels that are no whole numbers or not
-    one per sample, and features with nan or inf.
+    Raises ValueError, in one sentence, for wrong parameters, labels that are no whole numbers or
+    not one per sample, and features with nan or inf.
     """
 
     MAX_LEVELS = 1

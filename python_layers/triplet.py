@@ -9,11 +9,11 @@ F. Schroff, D. Kalenichenko, J. Philbin, "FaceNet: a unified embedding for face 
 clustering", CVPR 2015, Eqs. (1)-(3), Section 3.2. Mined are
 
     all       every (a, p, n) of the batch
-    semihard  for every (a, p) the nearest n that is farther than p, Eq. (4); where all negatives are
-              nearer, the farthest one (FaceNet doesn't say; this is TensorFlow's
+    semihard  for every (a, p) the nearest n that is farther than p, Eq. (4); where all negatives
+              are nearer, the farthest one (FaceNet doesn't say; this is TensorFlow's
               triplet_semihard_loss)
-    hard      for every a the farthest p and the nearest n (A. Hermans, L. Beyer, B. Leibe, "In defense
-              of the triplet loss for person re-identification", 2017, Eq. (5))
+    hard      for every a the farthest p and the nearest n (A. Hermans, L. Beyer, B. Leibe, "In
+              defense of the triplet loss for person re-identification", 2017, Eq. (5))
 
 No list of triplets is ever made: whether [D_ap - D_an + m]_+ > 0 is the order of two numbers of a's
 row, so that sorting the rows answers it for all. Memory is some ten n x n arrays, time n^2 log n.

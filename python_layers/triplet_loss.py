@@ -33,32 +33,33 @@ class TripletLossLayer(MetricLossLayer):
       0     features, n x ... (flattened to n x d).
       1     labels, n values (any shape).
     Tops
-      0     the loss, one value >= 0. A batch without two samples of one class and a third of another
-            has no triplet, loss 0 and gradient 0.
+      0     the loss, one value >= 0. A batch without two samples of one class and a third of
+            another has no triplet, loss 0 and gradient 0.
       1     optional: diagnostics, the 5 values that triplet.diagnostic_names names. It takes a
             second `loss_weight: 0`, since Caffe wants one weight per top.
 
     Parameters (param_str, JSON; a name that is not here is an error)
       margin           0.2       m, in squared distance; FaceNet's, for features of length 1.
-      mining           "semihard"  for each pair (a, p) the nearest n that is farther than p, FaceNet's
-                                 choice, which it made since the hardest n makes all features
-                                 collapse into one point early in training; where all n are nearer
-                                 than p, the farthest of them. "hard": for each a, the farthest p
-                                 and the nearest n. "all": every triplet.
+      mining           "semihard"
+                                 for each pair (a, p) the nearest n that is farther than p: FaceNet's
+                                 choice, since the hardest n can make all features collapse into one
+                                 point early in training. Where all n are nearer than p, the
+                                 farthest of them. "hard": for each a, the farthest p and the
+                                 nearest n. "all": every triplet.
       normalize        true      L2-normalise the features inside the loss, D is then in [0, 4]:
                                  FaceNet's features lie on the unit sphere, and m is made for these.
       average          "active"  N counts the triplets whose hinge is above 0, so that the gradient
                                  doesn't fade while most triplets are satisfied (Hermans, Beyer,
                                  Leibe: In Defense of the Triplet Loss for Person Re-Identification,
                                  2017); the loss then stays near m, and progress shows in the
-                                 diagnostics' active share. "mined": N counts all mined ones. FaceNet
-                                 sums, which would tie the step size to the make-up of the batch.
+                                 diagnostics' active share. "mined": N counts all mined ones.
+                                 FaceNet sums: its step size depends on the make-up of the batch.
 
     Backward multiplies by the top's diff, which carries loss_weight; the labels' gradient is zero.
     Which triplets are mined, and N, count as constants in it.
     Without a `loss_weight` line Caffe takes no Python layer for a loss, and nothing is learnt here.
-    Raises ValueError, in one sentence, for wrong parameters, labels that are no whole numbers or not
-    one per sample, and features with nan or inf.
+    Raises ValueError, in one sentence, for wrong parameters, labels that are no whole numbers or
+    not one per sample, and features with nan or inf.
     """
 
     MAX_LEVELS = 1

@@ -7,7 +7,7 @@ import numpy as np
 
 
 def _on_the_sphere(loss):
-    """Adds `normalize` to a loss(x, y, ...): features to length 1, and the gradient back from there."""
+    """Adds `normalize` to a loss(x, y, ...): features to length 1, and the chain rule."""
     def normalized(x, y, normalize=False, **options):
         raw = np.asarray(x, dtype=np.float64)
         if not normalize:

@@ -1,4 +1,4 @@
-"""The maths of the contrastive loss: a naive twin, finite differences, and other people's numbers."""
+"""The maths of the contrastive loss: a naive twin, finite differences, other people's numbers."""
 
 import caffe
 import numpy as np
@@ -11,7 +11,7 @@ from python_layers import contrastive
 
 pytestmark = pytest.mark.filterwarnings("error")
 
-MARGIN = 4.0  # of the size of the distances of random_batch, in whose dimensions pairs are 4.5 apart
+MARGIN = 4.0  # of the size of the distances of random_batch, about 4.5
 
 
 def batch(seed, samples=24, classes=8, scale=1.0):
@@ -57,7 +57,7 @@ def test_gradient_is_the_derivative(average, normalize):
 @pytest.mark.parametrize("scale", [1e-3, 1.0, 1e3])
 @pytest.mark.parametrize("normalize", [False, True])
 def test_coinciding_samples_of_different_classes_are_not_moved_by_each_other(normalize, scale):
-    """Their hinge has a cusp: its value counts, its gradient is none. Rounding must not invent one."""
+    """Their hinge has a cusp: its value counts, and its gradient is none."""
     rng = np.random.default_rng(0)
     features = np.repeat(rng.normal(scale=scale, size=(2, 50)), 4, axis=0).astype(np.float32)
     features[4:] += np.float32(100 * scale)  # out of the reach of the margin, unless normalised
@@ -68,6 +68,21 @@ def test_coinciding_samples_of_different_classes_are_not_moved_by_each_other(nor
                                        rel=1e-5)
     pulls = twin(features, labels, margin=0.0, normalize=normalize)[1]
     assert terms.gradient(features) == pytest.approx(pulls, abs=1e-5 * np.abs(pulls).max())
+
+
+@pytest.mark.parametrize("normalize", [False, True])
+def test_rounding_is_not_magnified_into_a_direction(normalize):
+    """Pairs that differ in the last bit of one component: no force may exceed the margin's m / P."""
+    rng = np.random.default_rng(0)
+    once = rng.normal(scale=1000, size=(40, 8)).astype(np.float32)
+    twice = once.copy()
+    twice[:, 0] = np.nextafter(twice[:, 0], np.float32(np.inf))
+    for pair in zip(once, twice):
+        features = np.array(pair)
+        terms = contrastive.forward(features, [[0, 1]], normalize=normalize)
+        lever = np.linalg.norm(features, axis=1).min() if normalize else 1
+        assert terms.loss == pytest.approx(0.5, rel=1e-2)
+        assert np.linalg.norm(terms.gradient(features)[0]) <= 1.01 / lever
 
 
 def test_zero_features():
@@ -98,14 +113,14 @@ def test_scipys_distances_give_the_same_loss():
 
 
 def test_caffes_own_layer_on_all_pairs_gives_the_same_loss_and_gradient(tmp_path):
-    """ContrastiveLoss with a batch's pairs as its two branches; a sample's gradients are added up."""
+    """ContrastiveLoss with the pairs as its two branches; each sample's gradients are summed."""
     features, labels = batch(3, samples=10, classes=4)
     i, j = np.triu_indices(len(features), 1)
     shapes = {"a": f"dim: {len(i)} dim: 10", "b": f"dim: {len(i)} dim: 10", "y": f"dim: {len(i)}"}
     path = tmp_path / "net.prototxt"
     path.write_text("force_backward: true\n" + "\n".join(
-        f'layer {{ name: "{name}" type: "Input" top: "{name}" input_param {{ shape {{ {shape} }} }} }}'
-        for name, shape in shapes.items()) + f"""
+        f'layer {{ name: "{name}" type: "Input" top: "{name}" '
+        f"input_param {{ shape {{ {shape} }} }} }}" for name, shape in shapes.items()) + f"""
         layer {{ name: "reshape" type: "Reshape" bottom: "y" top: "similar"
                  reshape_param {{ shape {{ dim: 0 dim: 1 dim: 1 dim: 1 }} }} }}
         layer {{ name: "a4" type: "Reshape" bottom: "a" top: "a4"
@@ -119,13 +134,13 @@ def test_caffes_own_layer_on_all_pairs_gives_the_same_loss_and_gradient(tmp_path
         net.blobs[name].data[...] = values
     theirs = net.forward()["loss"]
     net.backward()
-    gradient = np.zeros_like(features)
+    gradient = np.zeros(features.shape)
     np.add.at(gradient, i, net.blobs["a"].diff)
     np.add.at(gradient, j, net.blobs["b"].diff)
     ours = contrastive.forward(features, [labels], MARGIN)
     assert ours.loss == pytest.approx(float(theirs), rel=1e-5)
     # Caffe divides by d + 1e-4 where we divide by d.
-    assert ours.gradient(features) == pytest.approx(gradient, abs=1e-4 * float(np.abs(gradient).max()))
+    assert ours.gradient(features) == pytest.approx(gradient, abs=1e-4 * np.abs(gradient).max())
 
 
 @pytest.mark.parametrize("normalize, margin", [(False, MARGIN), (True, 1.3)])

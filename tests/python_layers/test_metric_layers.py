@@ -13,8 +13,9 @@ import numpy as np
 import pytest
 from batches import random_batch
 from layer_nets import make_net, run
+from minmax_twin import minmax as minmax_twin
 
-from python_layers import contrastive, triplet
+from python_layers import contrastive, minmax, triplet
 
 pytestmark = pytest.mark.filterwarnings("error")
 
@@ -42,6 +43,10 @@ LOSSES = [
            triplet.diagnostic_names)
       for mining in ("all", "semihard", "hard")
       for space in ({"normalize": False, "margin": 3, "average": "mined"}, {"normalize": True})),
+    *(Loss("minmax_loss.MinMaxLossLayer", {"k1": 5, "k2": 1, "normalize": normalize},
+           lambda *batch, **parameters: minmax_twin(*batch, **parameters)[:2],
+           minmax.diagnostic_names)
+      for normalize in (False, True)),
 ]
 
 each_loss = pytest.mark.parametrize("loss", LOSSES, ids=str)
@@ -105,14 +110,15 @@ def test_diagnostics_change_nothing(tmp_path, loss):
     alone = make_net(tmp_path, loss.layer, loss.parameters)
     value, gradient = run(net, *batch(4))
     named = dict(zip(loss.names(1), net.blobs["diagnostics"].data, strict=True))
-    assert named["loss"] == np.float32(value) and 0 < named["active"] <= 1
+    assert named["loss"] == np.float32(value) and 0 < named.get("active", 1) <= 1
     assert np.array_equal(gradient, run(alone, *batch(4))[1])
 
 
 def learning_net(path, losses, dimensions=4):
     """features = data W^T with W learnt, and the losses, of weights 1, 2, ..., all on them."""
     inputs = "".join(
-        f'layer {{ name: "{name}" type: "Input" top: "{name}" input_param {{ shape {{ {shape} }} }} }}'
+        f'layer {{ name: "{name}" type: "Input" top: "{name}" '
+        f"input_param {{ shape {{ {shape} }} }} }}"
         for name, shape in (("data", f"dim: 12 dim: {dimensions}"), ("label_1", "dim: 12")))
     path.write_text(inputs + """
         layer { name: "features" type: "InnerProduct" bottom: "data" top: "features"
@@ -180,10 +186,14 @@ def test_batches_without_anything_to_learn_from(tmp_path, loss):
 @pytest.mark.parametrize("layer, parameters, message", [
     ("contrastive_loss.ContrastiveLossLayer", {"margins": [1]},
      'unknown parameter "margins"; the nearest known one is "margin"'),
-    ("contrastive_loss.ContrastiveLossLayer", {"margin": -1}, '"margin" must be a number of at least 0'),
+    ("contrastive_loss.ContrastiveLossLayer", {"margin": -1},
+     '"margin" must be a number of at least 0, not -1'),
     ("triplet_loss.TripletLossLayer", {"mining": "semi-hard"},
      '"mining" must be "all" or "semihard" or "hard", not "semi-hard"'),
     ("triplet_loss.TripletLossLayer", {"margin": [0.2]}, '"margin" must be a number of at least 0'),
+    ("minmax_loss.MinMaxLossLayer", {"k": 1}, 'unknown parameter "k"; the nearest known one is "k'),
+    ("minmax_loss.MinMaxLossLayer", {"k1": 0}, '"k1" must be a whole number from 1'),
+    ("minmax_loss.MinMaxLossLayer", {"normalize": "yes"}, '"normalize" must be true or false'),
 ])
 def test_wrong_parameters_stop_the_net(tmp_path, layer, parameters, message):
     with pytest.raises(ValueError, match=layer.split(".")[1] + ": .*" + message):
