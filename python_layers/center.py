@@ -1,11 +1,12 @@
 """The center loss of one batch, its gradient and its centres' step: NumPy, no Caffe.
 
-Wen, Zhang, Li, Qiao: A Discriminative Feature Learning Approach for Deep Face Recognition, ECCV 2016.
-With features x_i, their classes y_i, a centre c_j per class and a batch of m samples,
+Y. Wen, K. Zhang, Z. Li, Y. Qiao, "A discriminative feature learning approach for deep face
+recognition", ECCV 2016. With features x_i, their classes y_i, a centre c_j per class and a batch of
+m samples,
 
-    L        = 1/(2m) sum_i |x_i - c_{y_i}|^2                                  the paper's Eq. (2) over m
-    dL/dx_i  = (x_i - c_{y_i}) / m                                             its Eq. (3) over m
-    Delta_j  = sum_i [y_i = j] (c_j - x_i) / (1 + sum_i [y_i = j])             its Eq. (4)
+    L        = 1/(2m) sum_i |x_i - c_{y_i}|^2                            the paper's Eq. (2), over m
+    dL/dx_i  = (x_i - c_{y_i}) / m                                       Eq. (3), over m
+    Delta_j  = sum_i [y_i = j] (c_j - x_i) / (1 + sum_i [y_i = j])       Eq. (4)
     c_j     <- c_j - alpha Delta_j
 
 Eq. (2) sums over the batch; the mean is what the authors' own Caffe layer takes, so that the weight

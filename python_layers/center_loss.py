@@ -18,8 +18,8 @@ def settings(param_str, levels, layer="CenterLossLayer"):
     """num_classes and alpha from a param_str. Raises ValueError, in one sentence."""
     given = parse(param_str, PARAMETERS, layer)
     if given["num_classes"] is None:
-        raise ValueError(f'{layer}: param_str needs "num_classes", the number of classes of the data '
-                         'set, such as {"num_classes": 200}')
+        raise ValueError(f'{layer}: param_str needs "num_classes", the number of classes of the '
+                         'data set, such as {"num_classes": 200}')
     return given
 
 
@@ -29,9 +29,9 @@ class CenterLossLayer(MetricLossLayer):
         L = 1/(2m) sum_i |x_i - c_{y_i}|^2
         c_j <- c_j - alpha sum_i [y_i = j] (c_j - x_i) / (1 + n_j),  n_j samples of class j
 
-    Wen, Zhang, Li, Qiao: A Discriminative Feature Learning Approach for Deep Face Recognition, ECCV
-    2016, Eqs. (2)-(4). Eq. (2) has the sum, not the mean, over the m samples of a batch; the mean is
-    that of the authors' Caffe layer. For the sum multiply loss_weight by the batch size.
+    Y. Wen, K. Zhang, Z. Li, Y. Qiao, "A discriminative feature learning approach for deep face
+    recognition", ECCV 2016, Eqs. (2)-(4). Eq. (2) has the sum, not the mean, over the m samples of
+    a batch; the mean is that of the authors' Caffe layer. For the sum, multiply loss_weight by m.
 
         layer {
           name: "center" type: "Python"
@@ -54,12 +54,12 @@ class CenterLossLayer(MetricLossLayer):
       num_classes      -         required: the classes of the data set, of which each has a centre.
       alpha            0.5       rate of the centres, 0 to 1, the paper's; 0 keeps them fixed.
 
-    Centres. They are the layer's parameter blob, num_classes x d, so that Caffe saves them with each
+    Centres. They are the layer's parameter blob, num_classes x d, so that Caffe saves them in each
     snapshot, restores them, and shares them with the test net. They start at zero, which needs no
-    seed. They move after each backward pass of the TRAIN phase, once per forward pass, never in TEST
-    or by a forward pass alone. With iter_size k they move k times in an iteration, once for each
-    of its batches: Eq. (4) is about a batch. Where Caffe makes no backward pass (loss_weight 0,
-    or nothing to learn below), they stay.
+    seed. They move after each backward pass of the TRAIN phase, once per forward pass; never in
+    TEST, nor by a forward pass alone. With iter_size k they move k times in an iteration, once for
+    each of its batches: Eq. (4) is about a batch. Where Caffe makes no backward pass (loss_weight
+    0, or nothing to learn below and lr_mult 0), they stay.
 
     The layer moves them itself, and leaves the blob's diff at zero, since a solver that applied
     Delta_j would multiply it by a learning rate that decays, and add momentum, weight decay and
@@ -67,9 +67,10 @@ class CenterLossLayer(MetricLossLayer):
     solver sees a gradient of zero, and all it does is to shrink the centres by weight decay.
 
     Backward multiplies by the top's diff, which carries loss_weight; alpha doesn't depend on it.
-    The labels' gradient is zero. Without a `loss_weight` line Caffe takes no Python layer for a loss,
-    and nothing is learnt here. Raises ValueError, in one sentence, for wrong parameters, labels that
-    are no classes or not one per sample, and features with nan or inf.
+    The labels' gradient is zero. Without a `loss_weight` line Caffe takes no Python layer for a
+    loss, and nothing is learnt here. Raises ValueError, in one sentence, for wrong parameters,
+    labels that are no classes or not one per sample, features with nan or inf, and features whose
+    size is not that of the centres.
     """
 
     MAX_LEVELS = 1
@@ -91,8 +92,9 @@ class CenterLossLayer(MetricLossLayer):
                              f"dimensions of the features is {wanted[0]} x {wanted[1]}")
 
     def forward_pass(self, features, labels, num_classes, alpha):
+        terms = center.forward(features, labels, self.blobs[0].data)
         self.centers_wait = True
-        return center.forward(features, labels, self.blobs[0].data)
+        return terms
 
     def backward(self, top, propagate_down, bottom):
         super().backward(top, propagate_down, bottom)

@@ -1,13 +1,13 @@
 """The Min-Max objective of one batch and its gradient: NumPy, no Caffe.
 
-Shi, Gong, Wang: Improving CNN Performance with Min-Max Objective, IJCAI 2016; Shi, Gong, Tao, Wang,
-Zheng: Improving CNN Performance Accuracies with Min-Max Objective, TNNLS 2018. With features x_i,
-their classes y_i and a batch of n samples,
+W. Shi, Y. Gong, J. Wang, "Improving CNN performance with min-max objective", IJCAI 2016, with the
+two graphs of marginal Fisher analysis (S. Yan et al., "Graph embedding and extensions", PAMI 2007).
+With features x_i, their classes y_i and a batch of n samples,
 
     L     = 1/n sum_{i,j=1..n} (GI_ij - GP_ij) |x_i - x_j|^2
-    GI_ij = 1 if i in N_k1(j) or j in N_k1(i), else 0           intrinsic graph: within classes
+    GI_ij = 1 if i in N_k1(j) or j in N_k1(i), else 0                           intrinsic graph
             N_k1(i): the k1 nearest samples to x_i among the others of its class
-    GP_ij = 1 if (i, j) in zeta_k2(y_i) or (j, i) in zeta_k2(y_j), else 0       penalty graph: between
+    GP_ij = 1 if (i, j) in zeta_k2(y_i) or (j, i) in zeta_k2(y_j), else 0       penalty graph
             zeta_k2(c): the k2 nearest pairs among {(i, j): y_i = c, y_j != c}
     dL/dX = 4/n (diag(G 1) - G) X  with  G = GI - GP
 
@@ -59,7 +59,7 @@ def forward(features, labels, k1=5, k2=10, normalize=True):
 
 def _nearest_graph(distances, allowed, group, k):
     """Symmetric n x n: of the allowed pairs (i, j), the k nearest of each group, group[i]."""
-    # Only the k nearest of a row can be among the k nearest of its group: n k pairs to sort, not n^2.
+    # Only the k nearest of a row can be among its group's k nearest: n k pairs to sort, not n^2.
     distance = np.where(allowed, distances, np.inf)
     last = min(k, len(distance)) - 1
     i, j = np.nonzero(allowed & (distance <= np.partition(distance, last, axis=1)[:, last, None]))

@@ -17,14 +17,14 @@ class MinMaxLossLayer(MetricLossLayer):
         L = 1/n sum_{i,j} (GI_ij - GP_ij) |x_i - x_j|^2
 
     GI joins each sample to its k1 nearest of the same class, GP each class to the rest by their k2
-    nearest pairs; minmax.py has the definitions in full. Shi, Gong, Wang: Improving CNN Performance
-    with Min-Max Objective, IJCAI 2016. The division by the batch size n is ours: it makes the scale
-    of the loss independent of n.
+    nearest pairs; minmax.py has the definitions in full. W. Shi, Y. Gong, J. Wang, "Improving CNN
+    performance with min-max objective", IJCAI 2016. The division by the batch size n is ours: it
+    makes the weight of a sample independent of n.
 
         layer {
           name: "minmax" type: "Python"
           bottom: "fc7" bottom: "label_1" top: "minmax_loss"
-          loss_weight: 0.1
+          loss_weight: 0.01
           python_param { module: "python_layers.minmax_loss" layer: "MinMaxLossLayer"
                          param_str: '{"k1": 5, "k2": 10}' }
         }
@@ -40,7 +40,8 @@ class MinMaxLossLayer(MetricLossLayer):
     Parameters (param_str, JSON; a name that is not here is an error)
       k1               5         nearest neighbours in the own class. A batch rarely has more than
                                  six samples of a fine-grained class, so this mostly joins all.
-      k2               10        nearest pairs between a class and the rest.
+      k2               10        nearest pairs between a class and the rest. A choice of ours, as
+                                 k1 is: neither is tuned.
       normalize        true      L2-normalise the features inside the loss. The objective has no
                                  margin: without bound on the features it falls for ever as
                                  they grow, and training diverges. Distances of normalised
@@ -50,8 +51,8 @@ class MinMaxLossLayer(MetricLossLayer):
 
     Backward multiplies by the top's diff, which carries loss_weight; the labels' gradient is zero.
     Without a `loss_weight` line Caffe takes no Python layer for a loss, and nothing is learnt here.
-    Raises ValueError, in one sentence, for wrong parameters, labels that are no whole numbers or not
-    one per sample, and features with nan or inf.
+    Raises ValueError, in one sentence, for wrong parameters, labels that are no whole numbers or
+    not one per sample, and features with nan or inf.
     """
 
     MAX_LEVELS = 1

@@ -6,13 +6,13 @@ import caffe
 
 
 def prototxt(layer, parameters, samples=12, features="dim: 4", loss_weight=1.0, diagnostics=False,
-             extra="", labels=""):
+             extra="", labels="", force_backward=True):
     """The net's text; layer: "<module of python_layers>.<class>", extra: more of its fields."""
     module, name = layer.split(".")
     tops = f'top: "loss" loss_weight: {loss_weight} '
     if diagnostics:
         tops += 'top: "diagnostics" loss_weight: 0'
-    return "force_backward: true\n" + "\n".join(
+    return f"force_backward: {str(force_backward).lower()}\n" + "\n".join(
         f'layer {{ name: "{blob}" type: "Input" top: "{blob}" '
         f'input_param {{ shape {{ dim: {samples} {shape} }} }} }}'
         for blob, shape in (("features", features), ("label_1", labels))) + f"""

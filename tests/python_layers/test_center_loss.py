@@ -71,6 +71,31 @@ def test_centres_that_stay(tmp_path, phase, parameters):
     assert np.array_equal(centers.data, before)
 
 
+@pytest.mark.parametrize("extra, moves", [("param { lr_mult: 0 }", False), ("", True)])
+def test_where_nothing_below_learns(tmp_path, extra, moves):
+    """Nobody asks for the features' gradient, so it stays as it was."""
+    net, centers, before = net_with_centers(tmp_path, extra=extra, force_backward=False)
+    features, labels = batch(6)
+    fill(net, features, labels)
+    net.blobs["features"].diff[...] = 9
+    net.forward()
+    net.backward()
+    assert (net.blobs["features"].diff == 9).all()
+    expected = moved(features, labels, before) if moves else before
+    assert centers.data == pytest.approx(expected, abs=1e-6)
+
+
+def test_two_losses_on_the_same_features_add_up(tmp_path):
+    text = prototxt(LAYER, {"num_classes": CLASSES})
+    layer = text[text.index('layer { name: "metric"'):]
+    (tmp_path / "net.prototxt").write_text(text + layer.replace('"metric"', '"again"').replace(
+        'top: "loss" loss_weight: 1', 'top: "loss_again" loss_weight: 2'))
+    net = caffe.Net(str(tmp_path / "net.prototxt"), caffe.TRAIN)
+    features, labels = batch(7)
+    expected = twin(features, labels, np.zeros((CLASSES, 4)))[1]
+    assert run(net, features, labels)[1] == pytest.approx(3 * expected, abs=1e-6)
+
+
 def test_blobs_of_any_shape_and_a_batch_size_that_changes(tmp_path):
     net, centers, _ = net_with_centers(tmp_path, features="dim: 2 dim: 1 dim: 2", labels="dim: 1")
     for samples in (12, 30, 3, 1):
@@ -95,9 +120,9 @@ def test_features_of_another_size_stop_the_reshape(tmp_path):
 def test_labels_beyond_num_classes_stop_the_forward_pass(tmp_path):
     net, centers, before = net_with_centers(tmp_path)
     features, labels = batch(4)
-    with pytest.raises(ValueError, match="^CenterLossLayer: label_1 holds class 6 and there are only "
-                                         "6 centres, numbered from 0; num_classes must be the number "
-                                         "of classes$"):
+    with pytest.raises(ValueError, match="^CenterLossLayer: label_1 holds class 6 and there are "
+                                         "only 6 centres, numbered from 0; num_classes must be the "
+                                         "number of classes$"):
         run(net, features, np.where(labels == 0, 6, labels))
     assert np.array_equal(centers.data, before)
 
@@ -138,10 +163,10 @@ def make_solver(tmp_path, extra, iter_size=1, **fields):
 @pytest.mark.parametrize("iter_size", [1, 2])
 @pytest.mark.parametrize("fields, extra", [
     ({}, FIXED), ({"weight_decay": 0.1}, FIXED), ({"weight_decay": 0.1}, "param { lr_mult: 0 }"),
-    ({}, ""), ({"type": '"Adam"', "weight_decay": 0.1, "clip_gradients": -1, "momentum2": 0.99}, FIXED),
+    ({}, ""), ({"type": '"Adam"', "weight_decay": 0.1, "momentum2": 0.99}, FIXED),
 ])
 def test_alpha_is_the_same_in_every_solver(tmp_path, fields, extra, iter_size):
-    """Momentum, decay, clipping and learning rate leave the centres alone; iter_size is k batches."""
+    """Momentum, decay, clipping and learning rate leave the centres alone; iter_size: batches."""
     solver = make_solver(tmp_path, extra, iter_size, **fields)
     expected = np.zeros((CLASSES, 4))
     for iteration in range(4):
@@ -184,9 +209,9 @@ layer { name: "center" type: "Python" bottom: "features" bottom: "label_1" top: 
 def train(tmp_path, max_iter, *arguments):
     """`caffe train` to max_iter; the snapshot's centres."""
     solver = tmp_path / "solver.prototxt"
-    solver.write_text(f"""net: "{tmp_path}/net.prototxt" base_lr: 0.01 momentum: 0.9 weight_decay: 0.1
-        lr_policy: "fixed" max_iter: {max_iter} test_iter: 2 test_interval: 1 solver_mode: CPU
-        snapshot_prefix: "{tmp_path}/model" """)
+    solver.write_text(f"""net: "{tmp_path}/net.prototxt" base_lr: 0.01 momentum: 0.9
+        weight_decay: 0.1 lr_policy: "fixed" max_iter: {max_iter} test_iter: 2 test_interval: 1
+        solver_mode: CPU snapshot_prefix: "{tmp_path}/model" """)
     result = subprocess.run([shutil.which("caffe"), "train", "-solver", solver, *arguments],
                             capture_output=True, text=True, timeout=100)
     assert result.returncode == 0, result.stderr[-3000:]
