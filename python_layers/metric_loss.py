@@ -1,6 +1,11 @@
 """What the metric losses have in common as Caffe layers."""
 
+import math
+
 import caffe
+import numpy as np
+
+from python_layers.pairwise import LossTerms
 
 
 class MetricLossLayer(caffe.Layer):
@@ -18,6 +23,7 @@ class MetricLossLayer(caffe.Layer):
 
     Backward multiplies by the top's diff, which carries loss_weight; the labels' gradient is zero.
     Without a `loss_weight` line Caffe takes no Python layer for a loss, and nothing is learnt from it.
+    A batch without samples, as Caffe's Filter layer may leave one, has loss 0.
     Raises ValueError, in one sentence that begins with the layer's name.
     """
 
@@ -46,15 +52,22 @@ class MetricLossLayer(caffe.Layer):
             top[1].reshape(len(self.diagnostic_names(len(bottom) - 1)))
 
     def forward(self, bottom, top):
+        if bottom[0].shape[0] == 0:
+            self.terms = LossTerms(
+                0.0, np.zeros((0, 0)), np.zeros(len(self.diagnostic_names(len(bottom) - 1))))
+        else:
+            self.terms = self._terms(bottom)
+        top[0].data[0] = self.terms.loss
+        if len(top) == 2:
+            top[1].data[...] = self.terms.diagnostics
+
+    def _terms(self, bottom):
         try:
-            self.terms = self.forward_pass(
+            return self.forward_pass(
                 _rows(bottom[0].data), [labels.data for labels in _labels(bottom)],
                 **self.arguments)
         except ValueError as error:
             raise ValueError(f"{type(self).__name__}: {error}") from None
-        top[0].data[0] = self.terms.loss
-        if len(top) == 2:
-            top[1].data[...] = self.terms.diagnostics
 
     def backward(self, top, propagate_down, bottom):
         for asked, labels in zip(propagate_down[1:], _labels(bottom)):
@@ -66,7 +79,7 @@ class MetricLossLayer(caffe.Layer):
 
 
 def _rows(features):
-    return features.reshape(len(features), -1)
+    return features.reshape(len(features), math.prod(features.shape[1:]))
 
 
 def _labels(bottom):

@@ -12,7 +12,7 @@ import metric_twins
 import numpy as np
 import pytest
 from batches import random_batch
-from layer_nets import make_net, run
+from layer_nets import make_net, prototxt, run
 from minmax_twin import minmax as minmax_twin
 
 from python_layers import contrastive, minmax, triplet
@@ -95,6 +95,21 @@ def test_batch_size_may_change(tmp_path, loss):
         value, actual = run(net, features, labels)
         assert value == pytest.approx(expected, rel=1e-4)
         assert_close(actual, gradient)
+
+
+@each_loss
+def test_empty_batch(tmp_path, loss):
+    net = make_net(tmp_path, loss.layer, loss.parameters, diagnostics=True)
+    expected = run(net, *batch(8))
+    for name in ("features", "label_1"):
+        net.blobs[name].reshape(0, *net.blobs[name].shape[1:])
+    net.forward()
+    net.backward()
+    assert net.blobs["loss"].data == 0 and not net.blobs["diagnostics"].data.any()
+    for name in ("features", "label_1"):
+        net.blobs[name].reshape(12, *net.blobs[name].shape[1:])
+    after = run(net, *batch(8))
+    assert after[0] == expected[0] and np.array_equal(after[1], expected[1])
 
 
 @each_loss
@@ -198,6 +213,15 @@ def test_batches_without_anything_to_learn_from(tmp_path, loss):
 def test_wrong_parameters_stop_the_net(tmp_path, layer, parameters, message):
     with pytest.raises(ValueError, match=layer.split(".")[1] + ": .*" + message):
         make_net(tmp_path, layer, parameters)
+
+
+@each_loss
+def test_a_second_level_of_labels_is_refused(tmp_path, loss):
+    path = tmp_path / "net.prototxt"
+    path.write_text(prototxt(loss.layer, loss.parameters).replace(
+        'bottom: "label_1"', 'bottom: "label_1" bottom: "label_1"'))
+    with pytest.raises(ValueError, match=r"takes 1 label bottom, not 2"):
+        caffe.Net(str(path), caffe.TRAIN)
 
 
 @each_loss
