@@ -47,6 +47,14 @@ def test_centres_begin_at_zero(tmp_path):
     assert not net.params["metric"][0].data.any()
 
 
+def test_centres_given_in_the_prototxt_are_kept(tmp_path):
+    given = "blobs { shape { dim: 2 dim: 4 } " + " ".join(f"data: {i}" for i in range(8)) + " }"
+    net = make_net(tmp_path, LAYER, {"num_classes": 2}, extra=given)
+    assert [blob.data.tolist() for blob in net.params["metric"]] == [[[0, 1, 2, 3], [4, 5, 6, 7]]]
+    with pytest.raises(ValueError, match="CenterLossLayer: the centres are 2 x 4, but .* is 3 x 4"):
+        make_net(tmp_path, LAYER, {"num_classes": 3}, extra=given)
+
+
 def test_centres_move_once_per_forward_pass_and_only_after_a_backward_pass(tmp_path):
     net, centers, before = net_with_centers(tmp_path, {"alpha": 0.3})
     features, labels = batch(2)
