@@ -41,7 +41,7 @@ class TripletLossLayer(MetricLossLayer):
     Parameters (param_str, JSON; a name that is not here is an error)
       margin           0.2       m, in squared distance; FaceNet's, for features of length 1.
       mining           "semihard"
-                                 for each pair (a, p) the nearest n that is farther than p: FaceNet's
+                                 for each pair (a, p) the nearest n farther than p: FaceNet's
                                  choice, since the hardest n can make all features collapse into one
                                  point early in training. Where all n are nearer than p, the
                                  farthest of them. "hard": for each a, the farthest p and the

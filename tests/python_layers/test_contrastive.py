@@ -72,7 +72,7 @@ def test_coinciding_samples_of_different_classes_are_not_moved_by_each_other(nor
 
 @pytest.mark.parametrize("normalize", [False, True])
 def test_rounding_is_not_magnified_into_a_direction(normalize):
-    """Pairs that differ in the last bit of one component: no force may exceed the margin's m / P."""
+    """Pairs that differ in the last bit of a component: no force may exceed the margin's m / P."""
     rng = np.random.default_rng(0)
     once = rng.normal(scale=1000, size=(40, 8)).astype(np.float32)
     twice = once.copy()
