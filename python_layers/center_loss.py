@@ -81,7 +81,6 @@ class CenterLossLayer(MetricLossLayer):
         super().setup(bottom, top)
         if not len(self.blobs):  # Caffe has made them if the layer's own parameter holds blobs
             self.blobs.add_blob(self.arguments["num_classes"], _dimensions(bottom[0]))
-        self.centers_wait = False
 
     def reshape(self, bottom, top):
         super().reshape(bottom, top)
@@ -91,16 +90,19 @@ class CenterLossLayer(MetricLossLayer):
                              f"{' x '.join(map(str, self.blobs[0].shape))}, but num_classes x "
                              f"dimensions of the features is {wanted[0]} x {wanted[1]}")
 
+    def forward(self, bottom, top):
+        self.to_move = None  # a batch without samples leaves nothing
+        super().forward(bottom, top)
+
     def forward_pass(self, features, labels, num_classes, alpha):
-        terms = center.forward(features, labels, self.blobs[0].data)
-        self.centers_wait = True
-        return terms
+        self.to_move = center.forward(features, labels, self.blobs[0].data)
+        return self.to_move
 
     def backward(self, top, propagate_down, bottom):
         super().backward(top, propagate_down, bottom)
-        if self.phase == caffe.TRAIN and self.centers_wait:
-            self.terms.move(self.blobs[0].data, self.arguments["alpha"])
-            self.centers_wait = False
+        if self.phase == caffe.TRAIN and self.to_move is not None:
+            self.to_move.move(self.blobs[0].data, self.arguments["alpha"])
+            self.to_move = None
 
 
 def _dimensions(features):

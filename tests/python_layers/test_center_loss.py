@@ -118,6 +118,17 @@ def test_blobs_of_any_shape_and_a_batch_size_that_changes(tmp_path):
         assert centers.data == pytest.approx(moved(features, labels, before), abs=1e-6)
 
 
+def test_a_batch_without_samples_moves_nothing(tmp_path):
+    net, centers, before = net_with_centers(tmp_path)
+    fill(net, *batch(8))
+    net.forward()
+    net.blobs["features"].reshape(0, 4)
+    net.blobs["label_1"].reshape(0)
+    assert net.forward()["loss"] == 0
+    net.backward()
+    assert np.array_equal(centers.data, before)
+
+
 def test_features_of_another_size_stop_the_reshape(tmp_path):
     net = net_with_centers(tmp_path)[0]
     net.blobs["features"].reshape(12, 5)
