@@ -22,7 +22,8 @@ from tools.nets.diagram import diagram
 FORMATS = (".png", ".svg", ".pdf")
 BLUE = "#1f6fd0"  # skipping connections, as in the paper
 COLOURS = dict(plain="#eceff1", feature="#ffe0b2", classifier="#d7e8fb", loss="#e3f1da",
-               margin="#f6d5e5")
+               metric="#f6d5e5")
+METRIC_TITLES = {"glm": ("large-margin loss", "all levels")}
 
 
 def _parse(arguments):
@@ -141,8 +142,10 @@ def draw(shown):
     box(2, 0, "feature", "feature", shown.feature)
     if shown.dropout:
         box(head, 0, "plain", "dropout", f"{shown.dropout:g}")
-    if shown.margin:
-        loss(2, "margin", "large-margin loss", f"\u00d7 {shown.margin:g}, all levels")
+    if shown.metric:
+        name, weight = shown.metric
+        title, reads = METRIC_TITLES.get(name, (f"{name} loss", "label: " + levels[0]))
+        loss(2, "metric", title, f"\u00d7 {weight:g}, {reads}")
     for classifier, level in zip(shown.classifiers, levels):
         column = columns[classifier.name]
         box(column, 0, "classifier", classifier.name, f"{classifier.classes} \u00d7 {level}")

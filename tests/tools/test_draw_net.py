@@ -34,7 +34,9 @@ def test_diagram(name, feature, dropout, variant):
     shown = diagram(net(f"{name}_train_val"), stages)
     assert (shown.name, shown.feature) == (name, feature)
     assert shown.dropout == pytest.approx(dropout)
-    assert shown.margin == pytest.approx(0.8 if "glm" in stages else 0)
+    weights = {"glm": 0.8, **{name: rival.weight for name, rival in tables.RIVALS.items()}}
+    expected = [(name, pytest.approx(weights[name])) for name in weights if name in stages]
+    assert shown.metric == (expected[0] if expected else None)
     heads = ("fc8_fine", "fc9_coarse", "fc10_coarse")[:3 if "csm" in stages else 1]
     assert tuple(classifier.name for classifier in shown.classifiers) == heads
     assert [classifier.classes for classifier in shown.classifiers] == [200, 40, 13][:len(heads)]

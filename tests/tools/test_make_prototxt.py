@@ -55,8 +55,8 @@ def test_check_names_what_differs(tmp_path):
     assert result.stderr.startswith("error: ") and result.stderr.count("\n") == 1
 
 
-def test_every_pair_has_net_deploy_and_six_solvers():
-    assert len(COMMITTED) == 8 * len(tables.GRID)
+def test_every_pair_has_net_deploy_and_a_solver_per_variant():
+    assert len(COMMITTED) == 12 * len(tables.GRID)
     for dataset, net in tables.GRID:
         names = {path.name for path in COMMITTED if path.name.startswith(f"{dataset}_{net}_")}
         assert names == {f"{dataset}_{net}_{kind}.prototxt" for kind in (
@@ -92,7 +92,7 @@ def test_solvers():
         assert not values.HasField("solver_mode") and values.random_seed == 1
         assert values.snapshot_prefix == f"snapshots/{path.stem.removesuffix('_solver')}/model"
         prefixes.add(values.snapshot_prefix)
-    assert len(prefixes) == 6 * len(tables.GRID)
+    assert len(prefixes) == 10 * len(tables.GRID)
 
 
 def test_variants_differ_by_stages_and_snapshots_only():

@@ -14,7 +14,10 @@ ROOT = Path(__file__).resolve().parents[2]
 FEATURES = {"alexnet": "fc7", "googlenet": "pool5/7x7_s1", "squeezenet": "pool9"}
 DROPOUT = {"alexnet": 0.5, "googlenet": 0.4, "squeezenet": 0.5}
 STAGES = {"sm": "", "sm_glm": "glm", "csm": "csm", "csm_glm": "csm glm", "sc_csm": "csm skip",
-          "ours": "csm skip glm"}
+          "ours": "csm skip glm", "sm_contrastive": "contrastive", "sm_triplet": "triplet",
+          "sm_center": "center", "sm_minmax": "minmax"}
+RIVALS = {"contrastive": "ContrastiveLossLayer", "triplet": "TripletLossLayer",
+          "center": "CenterLossLayer", "minmax": "MinMaxLossLayer"}
 PHASES = {"train": caffe.TRAIN, "test": caffe.TEST}
 
 
@@ -97,6 +100,16 @@ def test_head(pair, variant, phase):
         assert json.loads(glm.python_param.param_str) == {
             "k": 1, "margins": [1] * h, "within_gradient": "paper", "normalize": True}
 
+    # the losses it is compared with
+    for name, layer in RIVALS.items():
+        assert (name in layers) == (name in stages and phase == "train")
+        if name in layers:
+            rival = layers[name]
+            assert list(rival.bottom) == [feature, "label_1"] and rival.loss_weight[0] > 0
+            assert (rival.python_param.module, rival.python_param.layer) == (
+                f"python_layers.{name}_loss", layer)
+            assert [p.lr_mult for p in rival.param] == ([0] if name == "center" else [])
+
     # auxiliary classifiers
     auxiliary = [f"loss{i}/{kind}" for i in (1, 2) for kind in ("classifier_fine", "loss_fine")]
     assert [name in layers for name in auxiliary] == [net == "googlenet" and phase == "train"] * 4
@@ -107,7 +120,8 @@ def test_head(pair, variant, phase):
     # nothing dangles: what nobody reads are losses and accuracies
     read = {blob for layer in layers.values() for blob in layer.bottom}
     loose = {blob for layer in layers.values() for blob in layer.top} - read
-    assert all(blob.startswith(("loss", "accuracy_", "glm_loss")) for blob in loose), loose
+    metrics = tuple(f"{name}_loss" for name in ("glm", *RIVALS))
+    assert all(blob.startswith(("loss", "accuracy_", *metrics)) for blob in loose), loose
 
 
 def test_data_layers(pair):

@@ -58,8 +58,8 @@ def load(name, phase, variant):
 @pytest.mark.parametrize("variant", list(tables.STAGES))
 def test_only_losses_and_accuracies_are_printed(folder, name, variant):
     levels = 3 if "csm" in tables.STAGES[variant] else 1
-    glm = {"glm_loss"} if "glm" in tables.STAGES[variant] else set()
-    train = set(LOSSES[:levels]) | glm | (AUXILIARY if "googlenet" in name else set())
+    metric = {f"{stage}_loss" for stage in tables.STAGES[variant] if stage not in ("csm", "skip")}
+    train = set(LOSSES[:levels]) | metric | (AUXILIARY if "googlenet" in name else set())
     assert set(load(name, caffe.TRAIN, variant).outputs) == train
     assert set(load(name, caffe.TEST, variant).outputs) == {*LOSSES[:levels], *ACCURACIES[:levels]}
 
@@ -107,7 +107,8 @@ def test_two_steps_of_training(folder, variant):
     levels = 3 if "csm" in tables.STAGES[variant] else 1
     assert set(values) == {*LOSSES[:levels], *ACCURACIES[:levels]}
     assert np.isfinite([float(value) for value in values.values()]).all()
-    assert ("glm_loss" in result.stderr) == ("glm" in tables.STAGES[variant])
+    for stage in ("glm", *tables.RIVALS):
+        assert (f"{stage}_loss = " in result.stderr) == (stage in tables.STAGES[variant])
     net = load("cards_squeezenet", caffe.TEST, variant)
     net.copy_from(f"snapshots/cards_squeezenet_{variant}/model_iter_2.caffemodel")
     for layer in net.params:

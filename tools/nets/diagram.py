@@ -5,6 +5,9 @@ from dataclasses import dataclass
 from caffe import TRAIN
 
 from . import head, rules
+from .tables import RIVALS
+
+METRIC_LOSSES = (head.GLM, *RIVALS)  # names of layers, and stages
 
 
 @dataclass(frozen=True)
@@ -24,14 +27,14 @@ class Diagram:
     feature      blob that the backbone ends with
     dropout      ratio between feature and classifiers, 0 if there is none
     classifiers  tuple of Classifier, fine to coarse
-    margin       weight of the large-margin loss, 0 if there is none
+    metric       (name, weight) of the loss on the feature, None if there is none
     """
     name: str
     first: str
     feature: str
     dropout: float
     classifiers: tuple
-    margin: float
+    metric: tuple | None
 
 
 def diagram(net, stages):
@@ -65,4 +68,5 @@ def diagram(net, stages):
         feature=classifiers[0].reads[0],
         dropout=dropout.dropout_param.dropout_ratio if dropout and dropout.type == "Dropout" else 0,
         classifiers=tuple(classifiers),
-        margin=layers["glm"].loss_weight[0] if "glm" in layers else 0)
+        metric=next(((name, layers[name].loss_weight[0]) for name in METRIC_LOSSES
+                     if name in layers), None))

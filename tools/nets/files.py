@@ -21,6 +21,7 @@ def _net_header(dataset, net, folder):
         "  csm    + coarse classifiers on the scores of the finer ones: CSM",
         "  skip   + which also read the feature: SC-CSM (only with csm)",
         f"  glm    + the large-margin loss on the feature, {net.feature}: SM-GLM, CSM-GLM, OURS",
+        f"  {', '.join(tables.RIVALS)}: instead, the losses that the paper compares with it",
     ]
 
 
@@ -44,6 +45,7 @@ def _net_notes(dataset, net):
         "glm": ["Eqs. (3)-(18); loss_weight is lambda of Eq. (2); one margin per level.",
                 'within_gradient: Eq. (20) as printed; "exact" is the derivative of Eq. (5).',
                 "normalize: features of length 1 inside the loss; raw ones grow and it diverges."],
+        **{name: list(rival.note) for name, rival in tables.RIVALS.items()},
         "unused_labels": ["Caffe would print the values of a label that nothing reads."],
     }
 

@@ -5,7 +5,8 @@ Blobs, for a batch of B and h levels of C(1) .. C(h) classes, fine to coarse:
     label_1 .. label_h                 B x 1 x 1 x 1, one level each
     fc8_fine, fc9_coarse, fc10_coarse  B x C(j), class scores before softmax
     loss_*, accuracy_*, glm_loss       one number each
-Stages: csm (coarse classifiers), skip (they also read the feature), glm (large-margin loss).
+Stages: csm (coarse classifiers), skip (they also read the feature), glm (large-margin loss), and one
+for each metric loss of tables.RIVALS.
 """
 
 import json
@@ -13,7 +14,7 @@ import json
 from caffe import TEST, TRAIN
 
 from .backbones import NEW, constant
-from .tables import GLM_WEIGHT
+from .tables import GLM_WEIGHT, RIVALS
 
 CSM, SKIP, GLM = "csm", "skip", "glm"
 
@@ -60,6 +61,14 @@ def _add_loss(net, level, rule):
                   include=[dict(phase=TEST, **rule)])
 
 
+def _add_metric_loss(net, name, layer, weight, bottoms, parameters, param=()):
+    """A Python layer of python_layers/<name>_loss.py, in training, at the stage of that name."""
+    net.layer.add(name=name, type="Python", top=[f"{name}_loss"], loss_weight=[weight],
+                  bottom=bottoms, param=param, include=[dict(phase=TRAIN, stage=[name])],
+                  python_param=dict(module=f"python_layers.{name}_loss", layer=layer,
+                                    param_str=json.dumps(parameters)))
+
+
 def add_head(net, feature, dropped, sizes, filler, glm, flatten):
     """Append the classifiers, losses and accuracies of all variants to a NetParameter.
 
@@ -86,11 +95,11 @@ def add_head(net, feature, dropped, sizes, filler, glm, flatten):
         _add_classifier(net, level, inputs(level), sizes[level - 1], filler, [skipping])
         _add_loss(net, level, dict(stage=[CSM]))
 
-    net.layer.add(name="glm", type="Python", top=["glm_loss"], loss_weight=[GLM_WEIGHT],
-                  bottom=[feature] + [label(level) for level in levels],
-                  include=[dict(phase=TRAIN, stage=[GLM])],
-                  python_param=dict(module="python_layers.glm_loss", layer="GLMLossLayer",
-                                    param_str=json.dumps(glm)))
+    _add_metric_loss(net, GLM, "GLMLossLayer", GLM_WEIGHT,
+                     [feature] + [label(level) for level in levels], glm)
+    for rival in RIVALS.values():
+        _add_metric_loss(net, rival.name, rival.layer, rival.weight, [feature, label(1)],
+                         rival.parameters(sizes[0]), rival.param)
     if len(sizes) > 1:
         net.layer.add(name="unused_labels", type="Silence",
                       bottom=[label(level) for level in levels[1:]],

@@ -1,7 +1,7 @@
 """Solver files: the run of one variant, every value that is not obvious with its reason."""
 
 from . import head, text
-from .tables import GLM_WEIGHT, STAGES, TITLES
+from .tables import GLM_WEIGHT, RIVALS, STAGES, TITLES
 
 TESTS = 5  # per run, at most
 
@@ -36,9 +36,12 @@ def _stage_notes(dataset, net, variant, solver_of):
                 "connections of Fig. 4"]
     glm = [f"{GLM_WEIGHT} x the generalized large-margin loss on {net.feature}, in training:",
            "Eqs. (2)-(18)"]
-    says = dict(csm=csm, skip=skip, glm=glm)
+    says = dict(csm=csm, skip=skip, glm=glm, **{
+        name: [f"{rival.weight:g} x the {name} loss on {net.feature}, in training"]
+        for name, rival in RIVALS.items()})
+    width = max(5, *map(len, STAGES[variant]))
     return [f"What {TITLES[variant]} adds to SM ({solver_of('sm')}):"] + [
-        f"  {'' if number else stage:5s} {line}"
+        f"  {'' if number else stage:{width}s} {line}"
         for stage in STAGES[variant] for number, line in enumerate(says[stage])]
 
 

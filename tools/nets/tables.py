@@ -39,13 +39,49 @@ DATASETS = {d.name: d for d in [
             small=dict(build="data_prep/build_lmdb.py cards", folder="data/cards", crop=144)),
 ]}
 
-# The paper's six variants, as stages of one net. Order: the paper's tables.
-STAGES = {"sm": (), "sm_glm": ("glm",), "csm": ("csm",), "csm_glm": ("csm", "glm"),
-          "sc_csm": ("csm", "skip"), "ours": ("csm", "skip", "glm")}
-TITLES = {"sm": "SM (plain softmax)", "sm_glm": "SM-GLM", "csm": "CSM", "csm_glm": "CSM-GLM",
-          "sc_csm": "SC-CSM", "ours": "OURS"}
-
 GLM_WEIGHT = 0.8  # lambda of Eq. (2); the paper's choice
+
+
+@dataclass(frozen=True)
+class Rival:
+    """A metric loss that the paper compares with GLM: softmax and this, of the fine labels.
+
+    Its stage is its name, its variant sm_<name>. The paper gives neither weights nor parameters:
+    these are the losses' own authors', or what note says.
+    """
+    name: str
+    title: str
+    layer: str  # class in python_layers/<name>_loss.py
+    weight: float
+    parameters: object  # function(fine classes) -> dict, see the layer
+    note: tuple  # comment lines
+    param: tuple = ()  # ParamSpecs of the layer's own blobs
+
+
+RIVALS = {r.name: r for r in [
+    Rival("contrastive", "SM-contrastive", "ContrastiveLossLayer", 0.05,
+          lambda classes: dict(margin=1, normalize=True),
+          ("All pairs of the batch. Weight: DeepID2's (Sun et al. 2014).",)),
+    Rival("triplet", "SM-triplet", "TripletLossLayer", 1.0,
+          lambda classes: dict(margin=0.2, mining="semihard", normalize=True),
+          ("Margin, mining and features of length 1: FaceNet's (Schroff et al. 2015).",)),
+    Rival("center", "SM-center loss", "CenterLossLayer", 0.003,
+          lambda classes: dict(num_classes=classes, alpha=0.5),
+          ("Weight and alpha: Wen et al. 2016. The layer moves its centres itself:",
+           "the solver must not (lr_mult 0)."),
+          param=(dict(lr_mult=0, decay_mult=0),)),
+    Rival("minmax", "SM-min-max", "MinMaxLossLayer", 0.01,
+          lambda classes: dict(k1=5, k2=10, normalize=True),
+          ("Weight: not tuned; normalize bounds a loss that is otherwise unbounded below.",)),
+]}
+
+# The paper's six variants and four comparisons, as stages of one net.
+STAGES = {"sm": (), "sm_glm": ("glm",), "csm": ("csm",), "csm_glm": ("csm", "glm"),
+          "sc_csm": ("csm", "skip"), "ours": ("csm", "skip", "glm"),
+          **{f"sm_{name}": (name,) for name in RIVALS}}
+TITLES = {"sm": "SM (plain softmax)", "sm_glm": "SM-GLM", "csm": "CSM", "csm_glm": "CSM-GLM",
+          "sc_csm": "SC-CSM", "ours": "OURS",
+          **{f"sm_{name}": rival.title for name, rival in RIVALS.items()}}
 
 
 def glm_parameters(levels):
