@@ -3,20 +3,22 @@
 
 import sys
 from pathlib import Path
-if __package__ in (None, ""):  # run as a file: import the repository's packages, not this folder's files
+if __package__ in (None, ""):  # run as a file: import the repository's packages, not this folder's
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 from data_prep.cli import command
 
 import argparse
+import json
 import statistics
 import time
 
 import numpy as np
 
-from python_layers import glm
+from python_layers import center, contrastive, glm, glm_loss, minmax, triplet
+from tools.nets import tables
 
 EXAMPLES = """example, on an idle machine:
-  tools/bench.py losses            GLM forward + backward beside the two matrix products it can't do without
+  tools/bench.py losses     metric losses beside the two matrix products of their distances
 """
 
 SIZES = [(128, 1024), (128, 4096), (256, 4096)]  # samples, dimensions
@@ -24,7 +26,7 @@ FINE_CLASSES, SIBLINGS = 64, 4
 
 
 def alternating_medians(functions, runs):
-    """Median seconds of each function; called in turn, so that a drift of the machine hits all alike."""
+    """Median seconds of each function; called in turn, so that a drift hits all alike."""
     seconds = [[] for _ in functions]
     for function in functions:
         function()  # the first call warms caches and thread pools
@@ -36,27 +38,44 @@ def alternating_medians(functions, runs):
     return [statistics.median(times) for times in seconds]
 
 
-def bench_losses(options):
-    """GLM on random rectified features of a three-level tree, beside X X^T and C X in float32.
+def losses_of(features, labels):
+    """{name: function() -> LossTerms} of every metric loss, with the parameters of the nets."""
+    fine, classes = labels[0], FINE_CLASSES
+    centres = np.zeros((classes, features.shape[1]), features.dtype)
+    of_fine = {"contrastive": contrastive.forward, "triplet": triplet.forward,
+               "minmax": minmax.forward}
+    return {
+        "glm": lambda: glm.forward(features, labels, **glm_loss.settings(
+            json.dumps(tables.glm_parameters(len(labels))), len(labels))),
+        **{name: lambda name=name, forward=forward: forward(
+            features, [fine], **tables.RIVALS[name].parameters(classes))
+           for name, forward in of_fine.items()},
+        "center": lambda: center.forward(features, [fine], centres)}
 
-    Any loss of all pairs needs the first product for its distances and the second for its gradient.
+
+def bench_losses(options):
+    """Metric losses on random rectified features of a three-level tree, beside X X^T and C X.
+
+    Any loss of all pairs needs the first product for its distances and the second for its gradient;
+    both are float32, as Caffe's blobs. Ratios are of forward + backward to the two products.
     """
     rng = np.random.default_rng(0)
-    print(f"GLM, {FINE_CLASSES} classes, medians of {options.runs} runs, milliseconds")
-    print(f"{'samples':>8} {'dimensions':>10} {'forward':>8} {'backward':>8} {'products':>8} {'ratio':>6}")
+    print(f"{FINE_CLASSES} classes; milliseconds, medians of {options.runs} runs")
+    print(f"{'samples':>8} {'dimensions':>10} {'products':>8}  {'loss':11} {'forward':>8} "
+          f"{'backward':>8} {'ratio':>6}")
     for samples, dimensions in SIZES:
         features = np.maximum(rng.normal(size=(samples, dimensions)), 0).astype(np.float32)
         fine = np.arange(samples) % FINE_CLASSES
         labels = [fine, fine // SIBLINGS, fine // SIBLINGS**2]
-        settings = {"margins": [1, 1, 1], "k": 1, "normalize": True}
-        terms = glm.forward(features, labels, **settings)
-        coefficients = terms.coefficients.astype(np.float32)
-        forward, backward, products = alternating_medians([
-            lambda: glm.forward(features, labels, **settings),
-            lambda: terms.gradient(features),
-            lambda: (features @ features.T, coefficients @ features)], options.runs)
-        print(f"{samples:8} {dimensions:10} {forward * 1e3:8.2f} {backward * 1e3:8.2f} "
-              f"{products * 1e3:8.2f} {(forward + backward) / products:6.2f}")
+        coefficients = rng.normal(size=(samples, samples)).astype(np.float32)
+        for name, forward in losses_of(features, labels).items():
+            terms = forward()
+            seconds = alternating_medians([
+                forward, lambda: terms.gradient(features),
+                lambda: (features @ features.T, coefficients @ features)], options.runs)
+            ahead, back, products = (1e3 * value for value in seconds)
+            print(f"{samples:8} {dimensions:10} {products:8.2f}  {name:11} {ahead:8.2f} {back:8.2f} "
+                  f"{(ahead + back) / products:6.2f}", flush=True)
 
 
 def main():
