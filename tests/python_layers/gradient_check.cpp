@@ -1,11 +1,12 @@
-// Drives Caffe's own GradientChecker over a loss written as a Python layer.
+// Drives Caffe's own GradientChecker over a Python layer, most often a loss.
 //
 //   gradient_check LAYER_PROTOTXT BOTTOMS STEP THRESHOLD [UNCHECKED]
 //
-// LAYER_PROTOTXT: file with one LayerParameter.  BOTTOMS: binary BlobProtoVector, features first, then
-// the labels, which are not checked.  Exit code 0 when every component agrees within THRESHOLD
-// (GradientChecker's relative error) for central differences of STEP.  GradientChecker checks the layer's
-// own blobs too; components of absolute value UNCHECKED, there and in the features, it leaves out.
+// LAYER_PROTOTXT: file with one LayerParameter.  BOTTOMS: binary BlobProtoVector.  Of a layer with a
+// loss_weight the first one is checked, the features, and not the labels; of other layers all are.
+// Exit code 0 when every component agrees within THRESHOLD (GradientChecker's relative error) for
+// central differences of STEP.  GradientChecker checks the layer's own blobs too; components of
+// absolute value UNCHECKED, there and in the features, it leaves out.
 
 #include <cstdlib>
 #include <string>
@@ -22,7 +23,7 @@ namespace {
 
 std::vector<std::string> arguments;
 
-TEST(PythonLossLayer, GradientChecker) {
+TEST(PythonLayer, GradientChecker) {
   caffe::LayerParameter layer_param;
   ASSERT_TRUE(caffe::ReadProtoFromTextFile(arguments[0], &layer_param));
   caffe::BlobProtoVector protos;
@@ -42,7 +43,8 @@ TEST(PythonLossLayer, GradientChecker) {
                                         std::atof(arguments[3].c_str()), 1701,
                                         arguments.size() > 4 ? std::atof(arguments[4].c_str()) : 0,
                                         arguments.size() > 4 ? 1e-4 : -1);
-  checker.CheckGradientExhaustive(layer.get(), bottom, top, 0);
+  checker.CheckGradientExhaustive(layer.get(), bottom, top,
+                                  layer_param.loss_weight_size() ? 0 : -1);
 }
 
 }  // namespace

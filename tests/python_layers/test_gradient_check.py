@@ -40,13 +40,16 @@ def gradient_check(request):
     return program
 
 
-def check(program, tmp_path, layer_class, parameters, features, labels, weights=(), unchecked=()):
+def check(program, tmp_path, layer_class, parameters, features, labels, weights=(), unchecked=(),
+          loss_weight=(1,)):
     """layer_class: "<module of python_layers>.<class>"; labels: one array per level.
 
+    loss_weight: none for a layer that is no loss: `labels` are then more features, all checked.
     weights: the layer's own blobs; unchecked: at most one number, see gradient_check.cpp.
     """
     bottoms = caffe_pb2.BlobProtoVector()
-    layer = caffe_pb2.LayerParameter(name="loss", type="Python", top=["loss"], loss_weight=[1])
+    layer = caffe_pb2.LayerParameter(name="loss", type="Python", top=["loss"],
+                                     loss_weight=loss_weight)
     for kept, arrays in ((bottoms, (features, *labels)), (layer, weights)):
         for values in arrays:
             kept.blobs.add(data=values.ravel()).shape.dim.extend(values.shape)
@@ -125,3 +128,17 @@ def test_gradient_of_center_does_not_pass_while_they_move(gradient_check, tmp_pa
     """They move between the gradient and the differences, and the checker sees it."""
     result = check_center(gradient_check, tmp_path, alpha=0.5)
     assert result.returncode == 1 and "exceeds threshold_ * scale" in result.stdout
+
+
+@pytest.mark.parametrize("signed_sqrt", [False, True])
+@pytest.mark.parametrize("l2_normalize", [False, True])
+@pytest.mark.parametrize("channels", [(3,), (2, 3)])
+def test_gradient_of_bilinear_pooling_passes(gradient_check, tmp_path, channels, signed_sqrt,
+                                             l2_normalize):
+    """Of one map and of both; no sum of products is near 0, where the square root is not smooth."""
+    rng = np.random.default_rng(0)
+    maps = [rng.uniform(0.5, 1.5, size=(2, c, 2, 2)) * rng.choice([-1, 1], size=(2, c, 1, 1))
+            for c in channels]
+    assert_passed(check(gradient_check, tmp_path, "bilinear_pooling.BilinearPoolingLayer",
+                        {"signed_sqrt": signed_sqrt, "l2_normalize": l2_normalize},
+                        maps[0], maps[1:], loss_weight=()))
