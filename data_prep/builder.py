@@ -191,7 +191,7 @@ def _decoded(records, split, options, jobs):
 
     def work(record):
         try:
-            image = images.read(record.path)
+            image = images.without_footer(images.read(record.path), record.footer)
             if record.box:
                 image = images.crop(image, record.box)
             image = images.resize(image, options["size"], options["resize"])

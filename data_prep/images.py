@@ -83,13 +83,20 @@ def _flatten(image, raw):
 def crop(image, box):
     """The part of the image in box (x, y, width, height; pixels), clipped to the image. No copy."""
     x, y, width, height = box
-    x1, y1 = max(0, int(round(x))), max(0, int(round(y)))
-    part = image[y1 : int(round(y + height)), x1 : int(round(x + width))]
+    x1, y1, x2, y2 = (max(0, int(round(edge))) for edge in (x, y, x + width, y + height))
+    part = image[y1:y2, x1:x2]
     if part.size == 0:
         raise ImageError(
             f"the box {box} lies outside the image ({image.shape[1]} x {image.shape[0]})"
         )
     return part
+
+
+def without_footer(image, rows):
+    """The image without so many rows at its bottom. No copy."""
+    if len(image) <= rows:
+        raise ImageError(f"only {len(image)} pixels high: the lowest {rows} are to be cut off")
+    return image[: len(image) - rows]
 
 
 def resize(image, size, how):

@@ -20,6 +20,7 @@ class Record:
     label: int  # fine class, 0-based
     split: str  # one of SPLITS
     box: tuple | None = None  # (x, y, width, height) in pixels of the upright image, to crop to
+    footer: int = 0  # rows at the bottom that are no part of the photograph: cut off, box or not
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,13 @@ def ordered(records, order, seed):
 def inside(folder, name):
     """folder/name, refused (UserError) where it leads out of the folder, by `..` or by a link."""
     path = folder / name
-    if Path(name).is_absolute() or not path.resolve().is_relative_to(folder.resolve()):
+    try:
+        within = path.resolve().is_relative_to(folder.resolve())
+    except RuntimeError:  # pathlib's word for it
+        raise UserError(
+            f"{name} in {folder} is a link that leads to itself: take it away"
+        ) from None
+    if Path(name).is_absolute() or not within:
         raise UserError(f"{name} leads out of {folder}: such a path is not followed")
     return path
 

@@ -125,6 +125,19 @@ def test_crop(box, shape):
     assert images.crop(PICTURE, box).shape[:2] == shape
 
 
+def test_footer():
+    assert np.array_equal(images.without_footer(PICTURE, 3), PICTURE[:-3])
+    assert np.array_equal(images.without_footer(PICTURE, 0), PICTURE)
+    with pytest.raises(images.ImageError, match="pixels high"):
+        images.without_footer(PICTURE, len(PICTURE))
+
+
+@pytest.mark.parametrize("box", [(-50, 0, 30, 10), (0, -50, 10, 30)])
+def test_crop_beyond_the_upper_left(box):
+    with pytest.raises(images.ImageError, match="outside"):
+        images.crop(PICTURE, box)
+
+
 def test_crop_outside():
     with pytest.raises(images.ImageError, match="outside"):
         images.crop(PICTURE, (100, 100, 10, 10))
