@@ -7,6 +7,13 @@ name(args)           name of the data set, e.g. cub_bbox
 open_source(args)    records.Source; raises UserError where the archive is not as it should be
 """
 
-from data_prep.readers import cards, cars, cub, folder
+from data_prep.readers import aircraft, cards, cars, cub, folder, table
 
-READERS = {"cub": cub, "cars": cars, "cards": cards, "folder": folder}
+READERS = {
+    "cub": cub,
+    "cars": cars,
+    "aircraft": aircraft,
+    "cards": cards,
+    "folder": folder,
+    "table": table,
+}

@@ -1,4 +1,11 @@
-"""What readers share: fingerprints of the images they list, and short lists of names."""
+"""What readers share: fingerprints of the images they list, names of users' own data sets, and
+short lists of names.
+"""
+
+import re
+
+from data_prep.cli import UserError
+from data_prep.hierarchy import TABLES
 
 SHOWN = 5  # names in a sentence
 
@@ -22,3 +29,17 @@ def add_images(digest, records):
 def some(names):
     """The first few of a list of names, for a sentence."""
     return ", ".join(names[:SHOWN]) + (", ..." if len(names) > SHOWN else "")
+
+
+def own_name(text):
+    """text as the name of a user's own data set, which is a part of file names.
+
+    UserError if it is the name of a published one.
+    """
+    safe = re.sub(r"[^\w.-]+", "_", text).strip("_.-") or "photographs"
+    if (TABLES / f"{safe.removesuffix('_bbox')}.tsv").exists():
+        raise UserError(
+            f"{safe} is the name of a published data set here: give your own one another with "
+            f"--out data/my_{safe}"
+        )
+    return safe

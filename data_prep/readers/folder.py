@@ -18,8 +18,8 @@ from collections import Counter
 from pathlib import Path
 
 from data_prep.cli import UserError
-from data_prep.hierarchy import TABLES, Hierarchy
-from data_prep.readers.files import add_images, some
+from data_prep.hierarchy import Hierarchy
+from data_prep.readers.files import add_images, own_name, some
 from data_prep.records import SPLITS, Record, Source, inside
 
 DESCRIPTION = "your own photographs: folders coarse/fine/*.jpg at any depth"
@@ -70,14 +70,7 @@ def add_arguments(parser):
 
 def name(args):
     """The target's name, or else that of the photographs' folder, as a part of file names."""
-    text = (args.out or args.root).resolve().name
-    safe = re.sub(r"[^\w.-]+", "_", text).strip("_.-") or "photographs"
-    if (TABLES / f"{safe.removesuffix('_bbox')}.tsv").exists():
-        raise UserError(
-            f"{safe} is the name of a published data set here: give your own one another with "
-            f"--out data/my_{safe}"
-        )
-    return safe
+    return own_name((args.out or args.root).resolve().name)
 
 
 def open_source(args):
