@@ -105,14 +105,14 @@ def make_net(tmp_path, shapes, settings=None, extra="force_backward: true", belo
     return caffe.Net(str(path), caffe.TRAIN)
 
 
-def run(net, maps, weights, top="bilinear"):
+def run(net, maps, weights):
     """Forward, then backward from dLoss/dtop = weights: (descriptors, a gradient per map)."""
     for i, array in enumerate(maps):
         net.blobs[f"map_{i}"].reshape(*array.shape)
         net.blobs[f"map_{i}"].data[...] = array
         net.blobs[f"map_{i}"].diff[...] = 7  # a gradient is assigned, not added
-    descriptors = net.forward()[top].copy()
-    net.backward(**{top: np.asarray(weights, np.float32)})
+    descriptors = net.forward()["bilinear"].copy()
+    net.backward(bilinear=np.asarray(weights, np.float32))
     return descriptors, [net.blobs[f"map_{i}"].diff.copy() for i in range(len(maps))]
 
 
