@@ -3,7 +3,7 @@
 //   gradient_check LAYER_PROTOTXT BOTTOMS STEP THRESHOLD [UNCHECKED]
 //
 // LAYER_PROTOTXT: file with one LayerParameter.  BOTTOMS: binary BlobProtoVector.  Of a layer with
-// a loss_weight the first one is checked, the features, and not the labels; of other layers all are.
+// a loss_weight the first one is checked, the features, not the labels; of other layers all are.
 // Exit code 0 when every component agrees within THRESHOLD (GradientChecker's relative error) for
 // central differences of STEP.  GradientChecker checks the layer's own blobs too; components of
 // absolute value UNCHECKED, there and in the features, it leaves out.
