@@ -15,9 +15,11 @@ import urllib.parse
 import urllib.request
 from html.parser import HTMLParser
 
+# pip's own default index: a distributor of pip may have set another.
+from pip._internal.models.index import PyPI
+
 from data_prep.cli import UserError
 
-DEFAULT_INDEX = "https://pypi.org/simple"  # pip's own default
 TIMEOUT = 60  # seconds without an answer
 LIMIT = 256 << 20  # bytes; an answer longer than this is not what was asked for
 
@@ -68,7 +70,7 @@ def fetch(project, filename, sha256):
     Raises UserError if none has it, or if its SHA-256 is not `sha256` (hexadecimal).
     """
     settings = _pip_settings()
-    indexes = [settings.get("index-url", DEFAULT_INDEX),
+    indexes = [settings.get("index-url", PyPI.simple_url),
                *settings.get("extra-index-url", "").split()]
     refusals = []
     for index in indexes:
