@@ -11,7 +11,7 @@ from pathlib import Path
 
 from data_prep.cli import UserError
 from data_prep.hierarchy import TABLES, Hierarchy
-from data_prep.readers.files import add_images, some
+from data_prep.readers.files import present, some
 from data_prep.records import Record, Source, inside
 
 DESCRIPTION = "FGVC-Aircraft: 100 variants -> 70 families -> 30 manufacturers"
@@ -81,7 +81,7 @@ def open_source(args):
             )
             for image, label in labels.items()
         ]
-        records += _present(listed, path, root / "images", digest, args.partial)
+        records += present(listed, path, root / "images", digest, args.partial)
     return Source(
         hierarchy,
         digest.hexdigest(),
@@ -182,20 +182,3 @@ def _box(path, image, boxes):
     raise UserError(
         f"{path}: image {image} has the box {boxes[image]!r}, not two corners in pixels from 1"
     )
-
-
-def _present(listed, path, folder, digest, partial):
-    """The records whose images are there; UserError if some lack and partial isn't set, or all."""
-    missing = add_images(digest, listed)
-    if not missing:
-        return listed
-    names = some([record.name for record in missing])
-    what = f"{len(missing)} of {len(listed)} images listed in {path} are not in {folder}"
-    if len(missing) == len(listed) or not partial:
-        raise UserError(
-            f"{what}: {names}: unpack the archive again"
-            + ("" if partial else ", or add --partial to build from what is there")
-        )
-    print(f"left out: {what}: {names}")
-    gone = {record.name for record in missing}
-    return [record for record in listed if record.name not in gone]

@@ -13,7 +13,7 @@ import numpy as np
 
 from data_prep.cli import UserError
 from data_prep.hierarchy import TABLES, Hierarchy
-from data_prep.readers.files import add_images, some
+from data_prep.readers.files import present
 from data_prep.records import Record, Source, inside
 
 DESCRIPTION = "Stanford Cars: 196 models -> 9 body types"
@@ -63,19 +63,7 @@ def open_source(args):
         if (folder / images).is_dir():
             folder = folder / images
         listed = _records(path, rows, split, images, folder, hierarchy.sizes[0], args.bbox)
-        missing = add_images(digest, listed)
-        if missing:
-            names = some([record.path.name for record in missing])
-            what = f"{len(missing)} of {len(listed)} images listed in {path} are not in {folder}"
-            if len(missing) == len(listed) or not args.partial:
-                raise UserError(
-                    f"{what}: {names}: unpack the archive again"
-                    + ("" if args.partial else ", or add --partial to build from what is there")
-                )
-            print(f"left out: {what}: {names}")
-            gone = {record.name for record in missing}
-            listed = [record for record in listed if record.name not in gone]
-        records += listed
+        records += present(listed, path, folder, digest, args.partial)
     return Source(
         hierarchy,
         digest.hexdigest(),

@@ -26,6 +26,27 @@ def add_images(digest, records):
     return missing
 
 
+def present(listed, path, folder, digest, partial):
+    """The records listed in `path` whose images are in `folder`; feeds them to the digest.
+
+    UserError if some are missing and `partial` isn't set, or if all are; else says which are left
+    out.
+    """
+    missing = add_images(digest, listed)
+    if not missing:
+        return listed
+    names = some([record.path.name for record in missing])
+    what = f"{len(missing)} of {len(listed)} images listed in {path} are not in {folder}"
+    if len(missing) == len(listed) or not partial:
+        raise UserError(
+            f"{what}: {names}: unpack the archive again"
+            + ("" if partial else ", or add --partial to build from what is there")
+        )
+    print(f"left out: {what}: {names}")
+    gone = {record.name for record in missing}
+    return [record for record in listed if record.name not in gone]
+
+
 def some(names):
     """The first few of a list of names, for a sentence."""
     return ", ".join(names[:SHOWN]) + (", ..." if len(names) > SHOWN else "")
