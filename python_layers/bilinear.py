@@ -28,7 +28,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from python_layers.pairwise import SHORTEST
+from python_layers.pairwise import inverse_lengths
 
 # 1 / (2 sqrt(|z|)) is at most 5000 with it. The authors' code adds the same number to |z|, which
 # changes the derivative everywhere.
@@ -70,7 +70,7 @@ class Pooled:
             along = np.einsum("nij,nij->n", self.descriptors, diff, dtype=np.float64)
             gradient = self.descriptors * self._per_sample(-along)
             gradient += diff
-            gradient *= self._per_sample(_inverse(self.lengths))
+            gradient *= self._per_sample(inverse_lengths(self.lengths))
             scale = self._per_sample(self.lengths)
         if self.signed_sqrt:
             slope = np.abs(self.descriptors)
@@ -107,9 +107,5 @@ def forward(maps, signed_sqrt=True, l2_normalize=True):
     if not l2_normalize:
         return Pooled(descriptors, None, signed_sqrt)
     lengths = np.sqrt(squares)
-    descriptors *= _inverse(lengths).astype(descriptors.dtype)[:, None, None]
+    descriptors *= inverse_lengths(lengths).astype(descriptors.dtype)[:, None, None]
     return Pooled(descriptors, lengths, signed_sqrt)
-
-
-def _inverse(lengths):
-    return np.divide(1, lengths, out=np.zeros_like(lengths), where=lengths > SHORTEST)

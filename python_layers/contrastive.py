@@ -14,7 +14,7 @@ The hinge has a cusp at d_ij = 0, where its gradient is taken as 0 (Caffe's does
 
 import numpy as np
 
-from python_layers.labels import check_labels
+from python_layers.labels import check_labels, pair_kinds
 from python_layers.pairwise import LossTerms, Pairwise
 
 # Two float32 features that differ by less than this share of their length differ by rounding: what
@@ -46,9 +46,7 @@ def forward(features, labels, margin=1.0, normalize=False, average="pairs"):
     """
     label, = check_labels(labels, len(features))
     batch = Pairwise(features, normalize)
-    different = label[:, None] != label
-    same = ~different
-    np.fill_diagonal(same, False)
+    same, different = pair_kinds(label)
     # Each pair is there twice, as (i, j) and as (j, i): in these counts and in all sums below.
     pairs = np.array([same.sum(), different.sum()])
     of_same, of_different = 1 / np.maximum(

@@ -2,13 +2,7 @@
 
 from python_layers import contrastive
 from python_layers.metric_loss import MetricLossLayer
-from python_layers.parameters import boolean, choice, non_negative_number, parse
-
-PARAMETERS = {
-    "margin": non_negative_number(1),
-    "normalize": boolean(False),
-    "average": choice("pairs", "pairs", "kinds"),
-}
+from python_layers.parameters import boolean, choice, non_negative_number
 
 
 class ContrastiveLossLayer(MetricLossLayer):
@@ -56,8 +50,10 @@ class ContrastiveLossLayer(MetricLossLayer):
     """
 
     MAX_LEVELS = 1
+    PARAMETERS = {
+        "margin": non_negative_number(1),
+        "normalize": boolean(False),
+        "average": choice("pairs", "pairs", "kinds"),
+    }
     forward_pass = staticmethod(contrastive.forward)
     diagnostic_names = staticmethod(contrastive.diagnostic_names)
-
-    def settings(self, param_str, levels):
-        return parse(param_str, PARAMETERS, type(self).__name__)

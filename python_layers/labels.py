@@ -27,3 +27,11 @@ def check_labels(labels, n):
                 f"class {child[i]} of label_{level} has two parents in label_{level + 1}, "
                 f"{parent[first][inverse][i]} and {parent[i]}; the labels must form a tree")
     return checked
+
+
+def pair_kinds(label):
+    """(same, different): n x n booleans, the pairs (i, j), i != j, of one class and of two."""
+    different = label[:, None] != label
+    same = ~different
+    np.fill_diagonal(same, False)
+    return same, different

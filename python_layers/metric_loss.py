@@ -6,6 +6,7 @@ import caffe
 import numpy as np
 
 from python_layers.pairwise import LossTerms
+from python_layers.parameters import parse
 
 
 class MetricLossLayer(caffe.Layer):
@@ -16,6 +17,7 @@ class MetricLossLayer(caffe.Layer):
     second `loss_weight: 0`, since Caffe wants one weight per top.
 
     A subclass has
+      PARAMETERS                    its table of parameters, which are the settings; or else
       settings(param_str, levels)   keyword arguments of forward_pass, for so many label bottoms
       forward_pass(features, labels, **settings) -> pairwise.LossTerms
       diagnostic_names(levels)      names of the diagnostics' entries, in order
@@ -28,6 +30,9 @@ class MetricLossLayer(caffe.Layer):
     """
 
     MAX_LEVELS = None
+
+    def settings(self, param_str, levels):
+        return parse(param_str, self.PARAMETERS, type(self).__name__)
 
     def setup(self, bottom, top):
         name, levels = type(self).__name__, len(bottom) - 1

@@ -19,7 +19,7 @@ k2. Equal distances are ranked by sample number, so results are repeatable.
 
 import numpy as np
 
-from python_layers.labels import check_labels
+from python_layers.labels import check_labels, pair_kinds
 from python_layers.pairwise import LossTerms, Pairwise
 
 
@@ -47,9 +47,9 @@ def forward(features, labels, k1=5, k2=10, normalize=True):
     n = len(features)
     labels, = check_labels(labels, n)
     batch = Pairwise(features, normalize)
-    same = labels[:, None] == labels
-    intrinsic = _nearest_graph(batch.distances, same & ~np.eye(n, dtype=bool), np.arange(n), k1)
-    penalty = _nearest_graph(batch.distances, ~same, labels, k2)
+    same, different = pair_kinds(labels)
+    intrinsic = _nearest_graph(batch.distances, same, np.arange(n), k1)
+    penalty = _nearest_graph(batch.distances, different, labels, k2)
     graph = (intrinsic.astype(np.float64) - penalty) / n
     loss = float(np.vdot(graph, batch.distances))
     pairs = [np.count_nonzero(g) / 2 for g in (intrinsic, penalty)]

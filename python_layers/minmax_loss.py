@@ -2,13 +2,7 @@
 
 from python_layers import minmax
 from python_layers.metric_loss import MetricLossLayer
-from python_layers.parameters import boolean, parse, positive_integer
-
-PARAMETERS = {
-    "k1": positive_integer(5),
-    "k2": positive_integer(10),
-    "normalize": boolean(True),
-}
+from python_layers.parameters import boolean, positive_integer
 
 
 class MinMaxLossLayer(MetricLossLayer):
@@ -56,9 +50,10 @@ class MinMaxLossLayer(MetricLossLayer):
     """
 
     MAX_LEVELS = 1
+    PARAMETERS = {
+        "k1": positive_integer(5),
+        "k2": positive_integer(10),
+        "normalize": boolean(True),
+    }
     forward_pass = staticmethod(minmax.forward)
     diagnostic_names = staticmethod(minmax.diagnostic_names)
-
-    @staticmethod
-    def settings(param_str, levels):
-        return parse(param_str, PARAMETERS, "MinMaxLossLayer")

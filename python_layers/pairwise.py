@@ -58,8 +58,7 @@ class Pairwise:
         check_finite(square)
         self._scale = None
         if normalize:
-            length = np.sqrt(square)
-            inverse = np.divide(1, length, out=np.zeros_like(length), where=length > SHORTEST)
+            inverse = inverse_lengths(np.sqrt(square))
             self._scale = np.outer(inverse, inverse)
             gram *= self._scale
             square = gram.diagonal()
@@ -98,6 +97,11 @@ def _gram(features):
         block[...] = features[:, start:start + width]
         gram += block @ block.T
     return gram
+
+
+def inverse_lengths(lengths):
+    """1 / lengths, 0 for those that are too short to have a direction."""
+    return np.divide(1, lengths, out=np.zeros_like(lengths), where=lengths > SHORTEST)
 
 
 def symmetric(row, column, values, size):

@@ -21,7 +21,7 @@ row, so that sorting the rows answers it for all. Memory is some ten n x n array
 
 import numpy as np
 
-from python_layers.labels import check_labels
+from python_layers.labels import check_labels, pair_kinds
 from python_layers.pairwise import LossTerms, Pairwise
 
 
@@ -50,9 +50,7 @@ def forward(features, labels, margin=0.2, mining="semihard", normalize=True, ave
     """
     label, = check_labels(labels, len(features))
     batch = Pairwise(features, normalize)
-    negative = label[:, None] != label
-    positive = ~negative
-    np.fill_diagonal(positive, False)
+    positive, negative = pair_kinds(label)
 
     weights, active, mined = MINING[mining](batch.distances, positive, negative, margin)
     counted = max(active if average == "active" else mined, 1)

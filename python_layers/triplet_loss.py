@@ -3,14 +3,7 @@ triplet.py)."""
 
 from python_layers import triplet
 from python_layers.metric_loss import MetricLossLayer
-from python_layers.parameters import boolean, choice, non_negative_number, parse
-
-PARAMETERS = {
-    "margin": non_negative_number(0.2),
-    "mining": choice("semihard", *triplet.MINING),
-    "normalize": boolean(True),
-    "average": choice("active", "active", "mined"),
-}
+from python_layers.parameters import boolean, choice, non_negative_number
 
 
 class TripletLossLayer(MetricLossLayer):
@@ -63,8 +56,11 @@ class TripletLossLayer(MetricLossLayer):
     """
 
     MAX_LEVELS = 1
+    PARAMETERS = {
+        "margin": non_negative_number(0.2),
+        "mining": choice("semihard", *triplet.MINING),
+        "normalize": boolean(True),
+        "average": choice("active", "active", "mined"),
+    }
     forward_pass = staticmethod(triplet.forward)
     diagnostic_names = staticmethod(triplet.diagnostic_names)
-
-    def settings(self, param_str, levels):
-        return parse(param_str, PARAMETERS, type(self).__name__)
