@@ -2,7 +2,7 @@
 
 from commands import run
 
-from tools import bench
+from tools.benchmarks import losses
 from tools.nets import tables
 
 
@@ -10,7 +10,7 @@ def test_losses():
     done = run("bench", "losses", "--runs", "1")
     assert done.returncode == 0, done.stderr
     rows = [line.split() for line in done.stdout.splitlines()[2:]]
-    assert [(int(row[0]), int(row[1])) for row in rows[::5]] == bench.SIZES
+    assert [(int(row[0]), int(row[1])) for row in rows[::5]] == losses.SIZES
     assert {row[3] for row in rows} == {"glm", *tables.RIVALS}
     assert all(float(row[-1]) > 0 for row in rows)
 
