@@ -4,10 +4,18 @@ from caffe.proto import caffe_pb2
 
 
 def _meets(rule, phase, stages):
-    """Does the state satisfy the rule? As Net::StateMeetsRule; this project uses no levels."""
+    """Does the state, at level 0, satisfy the rule? As Net::StateMeetsRule."""
     return ((not rule.HasField("phase") or rule.phase == phase)
+            and rule.min_level <= 0 and (rule.max_level >= 0 or not rule.HasField("max_level"))
             and all(stage in stages for stage in rule.stage)
             and not any(stage in stages for stage in rule.not_stage))
+
+
+def keeps(layer, phase, stages):
+    """Does a state keep the LayerParameter? As Net::FilterNet."""
+    if layer.include:
+        return any(_meets(rule, phase, stages) for rule in layer.include)
+    return not any(_meets(rule, phase, stages) for rule in layer.exclude)
 
 
 def select(net, phase, stages):
@@ -18,13 +26,7 @@ def select(net, phase, stages):
     chosen = caffe_pb2.NetParameter()
     chosen.CopyFrom(net)
     del chosen.layer[:]
-    for layer in net.layer:
-        if layer.include:
-            keep = any(_meets(rule, phase, stages) for rule in layer.include)
-        else:
-            keep = not any(_meets(rule, phase, stages) for rule in layer.exclude)
-        if keep:
-            chosen.layer.add().CopyFrom(layer)
+    chosen.layer.extend(layer for layer in net.layer if keeps(layer, phase, stages))
     return chosen
 
 
