@@ -46,9 +46,10 @@ class CenterTerms:
     labels: np.ndarray
     diagnostics: np.ndarray
 
-    def gradient(self, features, weight=1.0):
-        """weight * dL/dX: n x d, of the features' dtype."""
-        return (self.offsets * (weight / len(self.offsets))).astype(features.dtype, copy=False)
+    def gradient(self, features, weight=1.0, own=None, out=None):
+        """weight * dL/dX: own x d, of the features' dtype; as pairwise.LossTerms.gradient."""
+        share = features.dtype.type(weight / len(self.offsets))
+        return np.multiply(self.offsets[:own], share, out=out)
 
     def move(self, centers, alpha):
         """c_j -= alpha Delta_j in place, for the classes in the batch; the others stay."""

@@ -22,6 +22,7 @@ class MetricLossLayer(caffe.Layer):
       forward_pass(features, labels, **settings) -> pairwise.LossTerms
       diagnostic_names(levels)      names of the diagnostics' entries, in order
       MAX_LEVELS                    label bottoms that it takes, at most; None: any number
+      extended(features, labels)    the samples that the loss is taken over, if not the batch alone
 
     Backward multiplies by the top's diff, which carries loss_weight; the labels' gradient is zero.
     Without a `loss_weight` line Caffe takes no Python layer for a loss, and nothing is learnt from it.
@@ -33,6 +34,17 @@ class MetricLossLayer(caffe.Layer):
 
     def settings(self, param_str, levels):
         return parse(param_str, self.PARAMETERS, type(self).__name__)
+
+    def extended(self, features, labels):
+        """(features, labels) of all samples that the loss is taken over: those of the batch, in
+        their order, and behind them any others, such as a memory's.
+
+        features: n x d float32, a view of the blob; labels: a list of n values per level. Others'
+        features have the same dtype and lie on the same device. They are constants: the gradient
+        is that of the batch's own features. Called once per forward pass, not for empty batches;
+        what it returns is kept for the backward pass, unless it is `features` itself.
+        """
+        return features, labels
 
     def setup(self, bottom, top):
         name, levels = type(self).__name__, len(bottom) - 1
@@ -60,6 +72,7 @@ class MetricLossLayer(caffe.Layer):
         if bottom[0].shape[0] == 0:
             self.terms = LossTerms(
                 0.0, np.zeros((0, 0)), np.zeros(len(self.diagnostic_names(len(bottom) - 1))))
+            self._features = None
         else:
             self.terms = self._terms(bottom)
         top[0].data[0] = self.terms.loss
@@ -67,10 +80,12 @@ class MetricLossLayer(caffe.Layer):
             top[1].data[...] = self.terms.diagnostics
 
     def _terms(self, bottom):
+        batch = _rows(bottom[0].data)
+        features, labels = self.extended(batch, [level.data.ravel() for level in _labels(bottom)])
+        # A view of a blob isn't kept: Caffe may move the blob's memory.
+        self._features = None if features is batch else features
         try:
-            return self.forward_pass(
-                _rows(bottom[0].data), [labels.data for labels in _labels(bottom)],
-                **self.arguments)
+            return self.forward_pass(features, labels, **self.arguments)
         except ValueError as error:
             raise ValueError(f"{type(self).__name__}: {error}") from None
 
@@ -79,8 +94,10 @@ class MetricLossLayer(caffe.Layer):
             if asked:  # only under force_backward
                 labels.diff[...] = 0
         if propagate_down[0]:
-            gradient = self.terms.gradient(_rows(bottom[0].data), top[0].diff[0])
-            bottom[0].diff[...] = gradient.reshape(bottom[0].diff.shape)
+            batch = _rows(bottom[0].data)
+            features = batch if self._features is None else self._features
+            self.terms.gradient(features, top[0].diff[0], own=len(batch),
+                                out=_rows(bottom[0].diff))
 
 
 def _rows(features):

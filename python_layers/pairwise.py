@@ -32,13 +32,17 @@ class LossTerms:
     coefficients: np.ndarray
     diagnostics: np.ndarray
 
-    def gradient(self, features, weight=1.0):
-        """weight * dLoss/dX for the features of the forward pass: n x d, their dtype.
+    def gradient(self, features, weight=1.0, own=None, out=None):
+        """weight * dLoss/dX for the features of the forward pass: own x d, their dtype.
 
+        own: of how many samples, from the first; None: of all. The others only cost their part of
+             the product.
+        out: where to put it.
         In the features' own precision: rounding the product errs as much as rounding the features
         did.
         """
-        return (weight * self.coefficients).astype(features.dtype) @ features
+        coefficients = (weight * self.coefficients[:own]).astype(features.dtype)
+        return np.matmul(coefficients, features, out=out)
 
 
 class Pairwise:

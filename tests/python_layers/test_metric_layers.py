@@ -4,6 +4,7 @@ Each test would catch a fault that such layers are known for: loss_weight ignore
 division by N missing in backward, gradients of several consumers that overwrite each other.
 """
 
+import importlib
 import json
 from dataclasses import dataclass
 
@@ -233,3 +234,17 @@ def test_wrong_data_stops_the_forward_pass(tmp_path, loss):
         run(net, features * np.nan, labels)
     with pytest.raises(ValueError, match=f"{name}: label_1 must hold whole numbers"):
         run(net, features, labels + 0.5)
+
+
+@each_loss
+def test_other_samples_extend_the_loss_and_stay_constant(tmp_path, loss, monkeypatch):
+    module, name = loss.layer.split(".")
+    layer = getattr(importlib.import_module(f"python_layers.{module}"), name)
+    features, labels = batch(9, 24)
+    monkeypatch.setattr(layer, "extended", lambda self, own, of_own: (
+        np.concatenate([own, features[12:]]), [np.concatenate([of_own[0], labels[12:]])]))
+    net = make_net(tmp_path, loss.layer, loss.parameters, loss_weight=2.0)
+    value, gradient = run(net, features[:12], labels[:12])
+    expected, of_all = loss(features, labels)
+    assert value == pytest.approx(expected, rel=1e-4)
+    assert_close(gradient, 2 * of_all[:12])
