@@ -9,14 +9,15 @@ from data_prep.cli import command
 
 import argparse
 
-from tools.benchmarks import losses
+from tools.benchmarks import losses, step
 
-EXAMPLES = """example, on an idle machine:
-  tools/bench.py losses     metric losses beside the two matrix products of their distances
+EXAMPLES = """examples, on an idle machine:
+  tools/bench.py losses     metric losses beside matrix products, and beside others' losses
+  tools/bench.py step       the part of a training step that each layer of a net takes
 """
 
 # Each has __doc__ (its line in the help), add_options(parser) and run(options), described there.
-BENCHMARKS = {"losses": losses}
+BENCHMARKS = {"losses": losses, "step": step}
 
 
 def main():
@@ -29,8 +30,6 @@ def main():
         benchmark.add_options(one)
         one.set_defaults(run=benchmark.run)
     options = parser.parse_args()
-    if getattr(options, "runs", 1) < 1:
-        parser.error("--runs must be at least 1")
     options.run(options)
 
 

@@ -54,6 +54,13 @@ def read_solver(path):
     return solver
 
 
+def read_net(solver):
+    """caffe_pb2.NetParameter of a solver's net file, all stages in it."""
+    from caffe.proto import caffe_pb2
+    return _read_text(solver.net, caffe_pb2.NetParameter(),
+                      "net (its path is relative to the repository root)")
+
+
 def newest_snapshot(solver):
     """Path of the solver's caffemodel with the highest iteration."""
     prefix = Path(solver.snapshot_prefix)
@@ -69,9 +76,7 @@ def newest_snapshot(solver):
 def scoring_net(solver, split, batch):
     """ScoringNet of a solver's own test state on a split ("test" or "train"), `batch` at a time."""
     import caffe
-    from caffe.proto import caffe_pb2
-    train_val = _read_text(solver.net, caffe_pb2.NetParameter(),
-                           "net (its path is relative to the repository root)")
+    train_val = read_net(solver)
     stages = tuple(solver.test_state[0].stage) if solver.test_state else ()
     tested = rules.select(train_val, caffe.TEST, stages)
     sources = {layer.top[0]: layer.data_param for layer in tested.layer if layer.type == "Data"}

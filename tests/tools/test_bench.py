@@ -1,20 +1,75 @@
-"""The benchmark runs, and reports every loss at every size; its times are nobody's assertion."""
+"""The benchmarks run, and report every loss at every size; their times are nobody's assertion."""
 
-from commands import run
+import re
 
-from tools.benchmarks import losses
+import pytest
+import tiny
+from commands import assert_error, run
+
+from tools.benchmarks import counterparts
 from tools.nets import tables
+
+SIZES = ["--size", "16", "8", "--size", "24", "300"]
+
+
+def losses(**environment):
+    done = run("bench", "losses", "--runs", "1", *SIZES, **environment)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.splitlines()[0], [line.split() for line in done.stdout.splitlines()[2:]]
 
 
 def test_losses():
-    done = run("bench", "losses", "--runs", "1")
-    assert done.returncode == 0, done.stderr
-    rows = [line.split() for line in done.stdout.splitlines()[2:]]
-    assert [(int(row[0]), int(row[1])) for row in rows[::5]] == losses.SIZES
+    says, rows = losses(OPENBLAS_NUM_THREADS="1")
+    assert [row[:2] for row in rows[::5]] == [["16", "8"], ["24", "300"]] and "1 threads" in says
     assert {row[3] for row in rows} == {"glm", *tables.RIVALS}
-    assert all(float(row[-1]) > 0 for row in rows)
+    assert all(float(row[6]) > 0 for row in rows)
+    absent = counterparts.missing()
+    assert ("no others without" in says) == bool(absent)
+    assert all((row[7:] == ["-", "-"]) == bool(absent) for row in rows)
 
 
-def test_runs_must_be_counted():
-    done = run("bench", "losses", "--runs", "0")
-    assert done.returncode == 2 and "--runs must be at least 1" in done.stderr
+def test_counterparts_are_there_for_every_loss():
+    """Each of them leaves a finite gradient, of the same features, time after time."""
+    if absent := counterparts.missing():
+        pytest.skip(f"{' and '.join(absent)}, which ours are timed beside, not installed")
+    import numpy as np
+    rng = np.random.default_rng(0)
+    features = rng.standard_normal((16, 8), np.float32)
+    others = counterparts.losses_of(
+        features, np.arange(16) % 8, 8,
+        {name: rival.parameters(8) for name, rival in tables.RIVALS.items()})
+    assert set(others) == {"glm", *tables.RIVALS}
+    for both in others.values():
+        once, again = both(), both()
+        assert np.isfinite(once).all() and once.any() and np.array_equal(once, again)
+
+
+@pytest.mark.parametrize("wrong", [["--runs", "0"], ["--size", "16", "0"], ["--size", "a", "8"]])
+def test_counts_must_be_counts(wrong):
+    done = run("bench", "losses", *wrong)
+    assert done.returncode == 2 and "must be a whole number of at least 1" in done.stderr
+
+
+def test_step():
+    """Every layer is in the table, the metric loss by its name, and the shares are of the whole."""
+    done = run("bench", "step", "--runs", "1", "--batch", "2", "--solver",
+               "prototxt/cards_squeezenet_ours_solver.prototxt")
+    assert done.returncode == 0, done.stderr
+    rows = [re.split(r"\s{2,}", line) for line in done.stdout.splitlines()[2:]]
+    assert rows[-1][0] == "all"
+    kinds = {kind.partition(" x ")[2]: int(kind.partition(" x ")[0]) for kind, *_ in rows[:-1]}
+    assert kinds["Python glm"] == 1 and kinds["Convolution"] == 25 and kinds["SoftmaxWithLoss"] == 3
+    assert sum(float(share.rstrip("%")) for *_, share in rows[:-1]) == pytest.approx(100, abs=0.1)
+
+
+@pytest.mark.parametrize("solver, says", [
+    ("nothing.prototxt", "solver nothing.prototxt is not there"),
+    ("prototxt/cards_squeezenet_deploy.prototxt", "is no solver"),
+])
+def test_step_of_what_is_no_solver(solver, says):
+    assert_error(run("bench", "step", "--solver", solver), says)
+
+
+def test_step_of_a_net_without_crops(tmp_path):
+    solver = tiny.solver(tmp_path, tmp_path, ("csm", "glm"))
+    assert_error(run("bench", "step", "--solver", solver), "doesn't train on images of one crop_size")

@@ -1,4 +1,4 @@
-"""The metric losses beside the matrix products that any loss of all pairs needs."""
+"""The metric losses beside the matrix products of any loss of all pairs, and others' losses."""
 
 import json
 
@@ -7,15 +7,17 @@ import numpy as np
 from python_layers import center, contrastive, glm, glm_loss, minmax, triplet
 from tools.nets import tables
 
-from .timing import alternating_medians
+from . import counterparts
+from .timing import add_runs, alternating_medians, positive
 
-SIZES = [(128, 1024), (128, 4096), (256, 4096)]  # samples, dimensions
-FINE_CLASSES, SIBLINGS = 64, 4
+# samples, dimensions: GoogLeNet's feature; AlexNet's and VGG's; and a bilinear CNN's
+SIZES = [(128, 1024), (128, 4096), (256, 4096), (64, 262144)]
+OF_CLASS, SIBLINGS = 2, 4  # samples of a class; classes of a parent, parents of a grandparent
 
 
-def losses_of(features, labels):
+def losses_of(features, labels, classes):
     """{name: function() -> LossTerms} of every metric loss, with the parameters of the nets."""
-    fine, classes = labels[0], FINE_CLASSES
+    fine = labels[0]
     centres = np.zeros((classes, features.shape[1]), features.dtype)
     of_fine = {"contrastive": contrastive.forward, "triplet": triplet.forward,
                "minmax": minmax.forward}
@@ -32,26 +34,42 @@ def run(options):
     """Metric losses on random rectified features of a three-level tree, beside X X^T and C X.
 
     Any loss of all pairs needs the first product for its distances and the second for its gradient;
-    both are float32, as Caffe's blobs. Ratios are of forward + backward to the two products.
+    both are float32, as Caffe's blobs. `ratio` is forward + backward by the two products. `others`
+    is forward + backward of what comes nearest in pytorch-metric-learning (which one:
+    tools/benchmarks/counterparts.py) with as many threads, and `speed` is that by ours; both are -
+    without `.venv/bin/pip install -r docker/requirements-compare.txt`.
     """
     rng = np.random.default_rng(0)
-    print(f"{FINE_CLASSES} classes; milliseconds, medians of {options.runs} runs")
+    absent = counterparts.missing()
+    print(f"milliseconds, medians of {options.runs} runs; {OF_CLASS} samples of a class; "
+          f"{counterparts.threads()} threads"
+          + (f"; no others without {' and '.join(absent)}" if absent else ""))
     print(f"{'samples':>8} {'dimensions':>10} {'products':>8}  {'loss':11} {'forward':>8} "
-          f"{'backward':>8} {'ratio':>6}")
-    for samples, dimensions in SIZES:
-        features = np.maximum(rng.normal(size=(samples, dimensions)), 0).astype(np.float32)
-        fine = np.arange(samples) % FINE_CLASSES
+          f"{'backward':>8} {'ratio':>6} {'others':>8} {'speed':>6}")
+    for samples, dimensions in options.size or SIZES:
+        classes = -(-samples // OF_CLASS)
+        features = np.maximum(rng.standard_normal((samples, dimensions), np.float32), 0)
+        fine = np.arange(samples) % classes
         labels = [fine, fine // SIBLINGS, fine // SIBLINGS**2]
-        coefficients = rng.normal(size=(samples, samples)).astype(np.float32)
-        for name, forward in losses_of(features, labels).items():
+        coefficients = rng.standard_normal((samples, samples), np.float32)
+        others = {} if absent else counterparts.losses_of(
+            features, fine, classes,
+            {name: rival.parameters(classes) for name, rival in tables.RIVALS.items()})
+        for name, forward in losses_of(features, labels, classes).items():
             terms = forward()
-            seconds = alternating_medians([
-                forward, lambda: terms.gradient(features),
-                lambda: (features @ features.T, coefficients @ features)], options.runs)
-            ahead, back, products = (1e3 * value for value in seconds)
+            functions = [forward, lambda: terms.gradient(features),
+                         lambda: (features @ features.T, coefficients @ features)]
+            functions += [others[name]] if others else []
+            ahead, back, products, *other = (
+                1e3 * seconds for seconds in alternating_medians(functions, options.runs))
+            ours = ahead + back
+            beside = f"{other[0]:8.2f} {other[0] / ours:6.2f}" if other else f"{'-':>8} {'-':>6}"
             print(f"{samples:8} {dimensions:10} {products:8.2f}  {name:11} {ahead:8.2f} {back:8.2f} "
-                  f"{(ahead + back) / products:6.2f}", flush=True)
+                  f"{ours / products:6.2f} {beside}", flush=True)
 
 
 def add_options(parser):
-    parser.add_argument("--runs", type=int, default=50, help="counted runs (default: %(default)s)")
+    add_runs(parser, 30)
+    parser.add_argument("--size", type=positive, nargs=2, action="append", metavar=("N", "D"),
+                        help="samples and dimensions; may be repeated (default: "
+                             + ", ".join(f"{n} {d}" for n, d in SIZES) + ")")

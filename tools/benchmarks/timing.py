@@ -1,7 +1,21 @@
 """Timing several functions fairly in one run."""
 
+import argparse
 import statistics
 import time
+
+
+def positive(text):
+    """argparse's type of a whole number of at least 1."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"must be a whole number of at least 1, not {text}")
+    return int(text)
+
+
+def add_runs(parser, default):
+    """The option --runs of a benchmark."""
+    parser.add_argument("--runs", type=positive, default=default,
+                        help="counted runs (default: %(default)s)")
 
 
 def alternating_medians(functions, runs):
