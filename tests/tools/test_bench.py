@@ -72,4 +72,5 @@ def test_step_of_what_is_no_solver(solver, says):
 
 def test_step_of_a_net_without_crops(tmp_path):
     solver = tiny.solver(tmp_path, tmp_path, ("csm", "glm"))
-    assert_error(run("bench", "step", "--solver", solver), "doesn't train on images of one crop_size")
+    done = run("bench", "step", "--solver", solver)
+    assert_error(done, "doesn't train on images of one crop_size")

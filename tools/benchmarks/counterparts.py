@@ -42,9 +42,9 @@ def losses_of(features, fine, classes, parameters):
     def distance(name, power):
         return LpDistance(normalize_embeddings=parameters[name]["normalize"], p=2, power=power)
 
-    contrastive = losses.ContrastiveLoss(pos_margin=0, neg_margin=parameters["contrastive"]["margin"],
+    reach, margin = (parameters[name]["margin"] for name in ("contrastive", "triplet"))
+    contrastive = losses.ContrastiveLoss(pos_margin=0, neg_margin=reach,
                                          distance=distance("contrastive", 1))
-    margin = parameters["triplet"]["margin"]
     triplet = losses.TripletMarginLoss(margin, distance=distance("triplet", 2))
     semihard = miners.TripletMarginMiner(margin, "semihard", distance=distance("triplet", 2))
     similar = losses.MultiSimilarityLoss()

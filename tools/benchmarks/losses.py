@@ -64,8 +64,8 @@ def run(options):
                 1e3 * seconds for seconds in alternating_medians(functions, options.runs))
             ours = ahead + back
             beside = f"{other[0]:8.2f} {other[0] / ours:6.2f}" if other else f"{'-':>8} {'-':>6}"
-            print(f"{samples:8} {dimensions:10} {products:8.2f}  {name:11} {ahead:8.2f} {back:8.2f} "
-                  f"{ours / products:6.2f} {beside}", flush=True)
+            print(f"{samples:8} {dimensions:10} {products:8.2f}  {name:11} {ahead:8.2f} "
+                  f"{back:8.2f} {ours / products:6.2f} {beside}", flush=True)
 
 
 def add_options(parser):

@@ -63,8 +63,7 @@ def seconds_of(net, names):
 
 
 def rows(names, types, seconds):
-    """[(kind, layers, forward, backward)], the slowest first: Python layers by name, others by type.
-    """
+    """[(kind, layers, forward, backward)], the slowest first; Python layers are each a kind."""
     kinds = defaultdict(list)
     for name, kind, both in zip(names, types, seconds):
         kinds[f"{kind} {name}" if kind == "Python" else kind].append(both)
