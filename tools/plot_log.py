@@ -3,9 +3,12 @@
 
 Panels: the total training loss (already a mean over the solver's average_loss iterations), each
 single loss (pale: single batches; full: their running mean; dashed with dots: on the test images),
-each accuracy on the test images. A log that was appended to after a restart from a snapshot is one
-curve. A dotted line is where the loss stopped being finite: accuracies behind it mean nothing, as
-Caffe counts scores of nan as right.
+each accuracy on the test images; and, if the net was made with `make_prototxt.py --diagnostics`,
+what the metric loss tells about itself (running means): distances of the features within and
+between classes, and the shares of classes whose constraints are active, or skipped because a set
+of them is empty. A log that was appended to after a restart from a snapshot is one curve. A dotted
+vertical line is where the loss stopped being finite: accuracies behind it mean nothing, as Caffe
+counts scores of nan as right.
 
 Example:
     caffe train -solver prototxt/cards_squeezenet_ours_solver.prototxt 2>&1 | tee ours.log
@@ -20,14 +23,24 @@ from data_prep.cli import command
 
 import argparse
 import io
+from dataclasses import dataclass
 
 import numpy as np
 
-from tools import caffe_log, files
+from tools import caffe_log, diagnostics, files
 
 COLUMNS = 4  # panels side by side, at most
 PANEL = (3.6, 2.6)  # inches
 WINDOW = 20  # the running mean goes over a twentieth of the points
+STYLES = ["-", "--", "-.", ":", (0, (6, 1, 1, 1, 1, 1))]  # of the curves of one log in a panel
+
+
+@dataclass(frozen=True)
+class Panel:
+    """What is drawn into one panel: {output of the log: its name in the panel}, under a title."""
+
+    title: str
+    outputs: dict
 
 
 def running_mean(values):
@@ -43,16 +56,29 @@ def running_mean(values):
 
 
 def panels(logs):
-    """Names of the panels: total loss, single losses, accuracies; those that any log has."""
+    """The Panels: total loss, single losses, accuracies, diagnostics; those that any log has."""
     losses = dict.fromkeys(name for log in logs for name in log.losses)
     accuracies = dict.fromkeys(name for log in logs for name in log.names("test")
                                if "accuracy" in name)
     def fine_to_coarse(name):  # loss_fine, loss1/loss_fine, glm_loss, loss_fc9..., loss_fc10...
         return not name.endswith("fine"), len(name), name
 
-    return [name for name in [caffe_log.TOTAL, *sorted(losses, key=fine_to_coarse),
-                              *sorted(accuracies, key=fine_to_coarse)]
-            if any((phase, name) in log.series for log in logs for phase in ("train", "test"))]
+    single = [Panel(name, {name: name}) for name in
+              [caffe_log.TOTAL, *sorted(losses, key=fine_to_coarse),
+               *sorted(accuracies, key=fine_to_coarse)]
+              if any((phase, name) in log.series for log in logs for phase in ("train", "test"))]
+    return single + diagnostic_panels(logs)
+
+
+def diagnostic_panels(logs):
+    """A Panel for each kind of diagnostics of each metric loss; its loss has a panel already."""
+    found = {}
+    for log in logs:
+        for output, (loss, entry) in diagnostics.named(log.names("train")).items():
+            if entry != "loss":
+                title = f"{loss}: {diagnostics.kind(entry)}"
+                found.setdefault(title, {})[output] = entry
+    return [Panel(title, outputs) for title, outputs in found.items()]
 
 
 def diverged(log):
@@ -80,17 +106,19 @@ def figure(logs, names):
     every = np.concatenate([x for log in logs for x, _ in log.series.values()])
     margin = 0.02 * np.ptp(every) + 0.5
     handles = {}
-    for axis, name in zip(axes, shown):
+    for axis, panel in zip(axes, shown):
         for n, (log, label) in enumerate(zip(logs, names)):
-            for line in draw(axis, log, name, f"C{n % 10}"):
+            for line in draw(axis, log, panel, f"C{n % 10}"):
                 handles.setdefault(label, line)
-        axis.set_title(name, fontsize=10)
+        if list(panel.outputs) != [panel.title]:
+            explain(axis, panel)
+        axis.set_title(panel.title, fontsize=10)
         axis.set_xlabel("iteration", fontsize=8)
         axis.set_xlim(every.min() - margin, every.max() + margin)
         axis.xaxis.get_major_locator().set_params(integer=True)
         axis.tick_params(labelsize=8)
         axis.grid(alpha=0.3)
-        if "accuracy" in name:
+        if "accuracy" in panel.title or "share" in panel.title:
             axis.set_ylim(-0.02, 1.02)
     for axis in axes[len(shown):]:
         axis.set_axis_off()
@@ -99,28 +127,42 @@ def figure(logs, names):
     return picture
 
 
-def draw(axis, log, name, color):
-    """Draw one quantity of one log; returns its lines, the one for the legend first."""
+def draw(axis, log, panel, color):
+    """Draw one panel's quantities of one log; returns its lines, the one for the legend first."""
     lines = []
-    if ("train", name) in log.series:
-        x, y = log.series["train", name]
-        if name != caffe_log.TOTAL:
-            axis.plot(x, y, color=color, alpha=0.25, linewidth=0.8)
-            y = running_mean(y)
-        lines += axis.plot(x, y, color=color, linewidth=1.5, marker="o" if len(x) == 1 else None)
-    if ("test", name) in log.series:
-        lines += axis.plot(*log.series["test", name], color=color, marker="o", markersize=3,
-                           linestyle="--" if name in log.losses else "-", linewidth=1.2)
+    for n, name in enumerate(panel.outputs):
+        if ("train", name) in log.series:
+            x, y = log.series["train", name]
+            if name != caffe_log.TOTAL:
+                if len(panel.outputs) == 1:
+                    axis.plot(x, y, color=color, alpha=0.25, linewidth=0.8)
+                y = running_mean(y)
+            lines += axis.plot(x, y, color=color, linewidth=1.5, linestyle=STYLES[n % len(STYLES)],
+                               marker="o" if len(x) == 1 else None)
+        if ("test", name) in log.series:
+            lines += axis.plot(*log.series["test", name], color=color, marker="o", markersize=3,
+                               linestyle="--" if name in log.losses else "-", linewidth=1.2)
     if lines and (end := diverged(log)) is not None:
         axis.axvline(end, color=color, linestyle=":", linewidth=1)
     return lines
+
+
+def explain(axis, panel):
+    """A legend of the line styles, in grey: the colours are the logs'."""
+    from matplotlib.lines import Line2D
+    axis.legend([Line2D([], [], color="0.4", linestyle=STYLES[n % len(STYLES)])
+                 for n in range(len(panel.outputs))], panel.outputs.values(), fontsize=6,
+                handlelength=3, framealpha=0.6)
 
 
 def rows(logs, names):
     """Lines of the table: every value of every log."""
     yield "log\tphase\toutput\titeration\tvalue"
     for log, name in zip(logs, names):
+        entries = diagnostics.named(log.names("train"))
         for (phase, output), (iterations, values) in log.series.items():
+            if phase == "train" and output in entries:
+                output = ".".join(entries[output])
             for iteration, value in zip(iterations.tolist(), values.tolist()):
                 yield f"{name}\t{phase}\t{output}\t{iteration}\t{value:g}"
 

@@ -10,7 +10,7 @@ import pytest
 
 import tiny
 from commands import ROOT, assert_error, run
-from tools import caffe_log, plot_log
+from tools import caffe_log, diagnostics, plot_log
 
 
 def line(message, date="I20261123", file="solver.cpp:239"):
@@ -48,6 +48,47 @@ def test_series(tmp_path, date):
     assert ["run", "train", "lr", "0", "0.001"] in rows
     picture = cv2.imread(str(tmp_path / "curves.png"))
     assert picture.shape[0] > 200 and len(np.unique(picture)) > 10
+
+
+def with_diagnostics(values, loss="glm"):
+    """A log of two iterations in which the loss has a second top."""
+    return line("Starting Optimization") + "".join(
+        line(f"Iteration {n}, loss = 1") + line(f"    Train net output #0: {loss}_loss = 1 (* 1 = 1)")
+        + "".join(line(f"    Train net output #{i}: {loss}_diagnostics = {n + value}")
+                  for i, value in enumerate(values, 1)) for n in (0, 20))
+
+
+@pytest.mark.parametrize("loss, levels", [
+    *(("glm", levels) for levels in (1, 2, 3, 5)),
+    *((loss, 1) for loss in ("contrastive", "triplet", "center", "minmax"))])
+def test_diagnostics_by_their_names(tmp_path, loss, levels):
+    """Each value is drawn under the layer's own name for it, with nothing else but its like."""
+    entries = diagnostics.LOSSES[loss].diagnostic_names(levels)
+    log = tmp_path / "run.log"
+    log.write_text(with_diagnostics(np.arange(len(entries)), loss))
+    read = caffe_log.read(log)
+    outputs = list(diagnostics.named(read.names("train")))
+    assert [read.series["train", output][1].tolist() for output in outputs] == [
+        [i, 20 + i] for i in range(len(entries))]
+    panels = [panel for panel in plot_log.panels([read]) if panel.title.startswith(f"{loss}: ")]
+    drawn = {output: entry for panel in panels for output, entry in panel.outputs.items()}
+    assert drawn == dict(zip(outputs[1:], entries[1:]))  # the loss has a panel of its own
+    if loss == "glm":
+        assert [list(panel.outputs.values()) for panel in panels] == [
+            ["within", "between_min_sp", "between_max_sp", "between_min_not_sp"],
+            *([f"{kind}_{j}" for j in range(1, levels + 1)] for kind in ("active", "skipped"))]
+    assert f"run\ttrain\t{loss}.{entries[-1]}\t20\t{20 + len(entries) - 1}" in (
+        plot_log.rows([read], ["run"]))
+
+
+@pytest.mark.parametrize("loss, count", [("glm", 2), ("mine", 4)])
+def test_tops_of_that_name_which_are_no_diagnostics(tmp_path, loss, count):
+    log = tmp_path / "run.log"
+    log.write_text(with_diagnostics(range(count), loss))
+    read = caffe_log.read(log)
+    assert not diagnostics.named(read.names("train"))
+    assert [panel.title for panel in plot_log.panels([read])] == ["loss", f"{loss}_loss"]
+    assert f"run\ttrain\t{loss}_diagnostics[1]\t20\t21" in plot_log.rows([read], ["run"])
 
 
 def test_real_training(tmp_path):

@@ -1,0 +1,48 @@
+"""The second tops of the metric losses, `<loss>_diagnostics`, in a log: which number is what."""
+
+import re
+
+from python_layers import center, contrastive, glm, minmax, triplet
+
+LOSSES = {"glm": glm, "contrastive": contrastive, "triplet": triplet, "center": center,
+          "minmax": minmax}
+SUFFIX = "_diagnostics"
+DEEPEST = 20  # levels of a tree that are tried
+
+# What a value is, by its name without a level's number; all others are distances.
+KINDS = {"active": "share active", "skipped": "share skipped", "triplets": "triplets",
+         "classes": "classes", "intrinsic_pairs": "pairs", "penalty_pairs": "pairs",
+         "center_length": "length of the centres"}
+DISTANCE = "distance"
+
+
+def _entries(loss, count):
+    """Names of the entries of a loss's diagnostics of so many values, or None if it has no such."""
+    if loss not in LOSSES:
+        return None
+    found = (LOSSES[loss].diagnostic_names(levels) for levels in range(1, DEEPEST + 1))
+    return next((names for names in found if len(names) == count), None)
+
+
+def named(outputs):
+    """{output: (loss, entry)} of those outputs of a log that are diagnostics, in their order.
+
+    outputs: names as in caffe_log.Log: glm_diagnostics, glm_diagnostics[1], glm_diagnostics[2] ...
+    A top of that name with another number of values than the loss's is left out.
+    """
+    tops = {}
+    for output in outputs:
+        top = output.partition("[")[0]
+        if top.endswith(SUFFIX):
+            tops.setdefault(top, []).append(output)
+    found = {}
+    for top, values in tops.items():
+        loss = top.removesuffix(SUFFIX)
+        if entries := _entries(loss, len(values)):
+            found.update((value, (loss, entry)) for value, entry in zip(values, entries))
+    return found
+
+
+def kind(entry):
+    """What an entry is: a panel of it holds nothing else."""
+    return KINDS.get(re.sub(r"_\d+$", "", entry), DISTANCE)
