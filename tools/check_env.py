@@ -193,12 +193,9 @@ def inputs_of(solver_path):
 def build_command(folder):
     """The command that makes the LMDBs in a folder such as data/cub, from the tables of tools/nets."""
     from tools.nets import tables
-    for dataset in tables.DATASETS.values():
-        for net in tables.NETS.values():
-            if Path(dataset.for_net(net).folder) == Path(folder):
-                return dataset.for_net(net).build
-    return (f"data_prep/build_lmdb.py DATASET --out {folder} "
-            "(data_prep/build_lmdb.py --help lists the data sets)")
+    return tables.build_commands().get(Path(folder).as_posix(), (
+        f"data_prep/build_lmdb.py DATASET --out {folder} "
+        "(data_prep/build_lmdb.py --help lists the data sets)"))
 
 
 def weights_command(path):

@@ -55,12 +55,19 @@ def test_check_names_what_differs(tmp_path):
     assert result.stderr.startswith("error: ") and result.stderr.count("\n") == 1
 
 
-def test_every_pair_has_net_deploy_and_a_solver_per_variant():
-    assert len(COMMITTED) == 12 * len(tables.GRID)
-    for dataset, net in tables.GRID:
-        names = {path.name for path in COMMITTED if path.name.startswith(f"{dataset}_{net}_")}
-        assert names == {f"{dataset}_{net}_{kind}.prototxt" for kind in (
-            "train_val", "deploy", *(f"{variant}_solver" for variant in tables.STAGES))}
+def settings(dataset):
+    """Names of the data set's settings: whole images, and images cut to their boxes."""
+    return [dataset] if dataset == "cards" else [dataset, f"{dataset}_bbox"]
+
+
+def test_every_pair_has_net_deploy_and_a_solver_per_setting_and_variant():
+    expected = {f"{dataset}_{net}_{kind}.prototxt" for dataset, net in tables.GRID
+                for kind in ("train_val", "deploy")}
+    expected |= {f"{setting}_{net}_{variant}_solver.prototxt" for dataset, net in tables.GRID
+                 for setting in settings(dataset) for variant in tables.STAGES}
+    assert {path.name for path in COMMITTED} == expected
+    # the paper's 3 data sets x 2 settings x 4 networks x 10 variants, CUB with SqueezeNet, cards
+    assert sum("solver" in name for name in expected) == 240 + 20 + 30
 
 
 @pytest.mark.parametrize("path", [p for p in COMMITTED if "solver" not in p.name],
@@ -73,37 +80,49 @@ def test_nets_parse(path):
         assert not any(layer.include or layer.exclude for layer in net.layer)
 
 
-def test_solvers():
-    prefixes = set()
-    for path in COMMITTED:
-        if not path.stem.endswith("solver"):
-            continue
-        values = read(path, caffe_pb2.SolverParameter())
-        dataset = tables.DATASETS[path.stem.split("_")[0]]
-        net = read(ROOT / values.net, caffe_pb2.NetParameter())
-        batch, = {layer.data_param.batch_size for layer in net.layer
-                  if layer.type == "Data" and layer.include[0].phase == caffe_pb2.TEST}
-        assert list(values.test_iter) == [dataset.test // batch] and dataset.test % batch == 0
-        assert values.max_iter % values.test_interval == 0  # the last weights are tested
-        variant = path.stem.removesuffix("_solver").split("_", 2)[2]
-        for states in (values.train_state, *values.test_state):
-            assert tuple(states.stage) == tables.STAGES[variant]
-        assert values.test_state or not tables.STAGES[variant]
-        assert not values.HasField("solver_mode") and values.random_seed == 1
-        assert values.snapshot_prefix == f"snapshots/{path.stem.removesuffix('_solver')}/model"
-        prefixes.add(values.snapshot_prefix)
-    assert len(prefixes) == 10 * len(tables.GRID)
+@pytest.mark.parametrize("name", ["_".join(pair) for pair in tables.GRID])
+def test_solvers(name):
+    dataset, net = name.split("_")
+    images = tables.DATASETS[dataset].test
+    parsed = read(ROOT / f"prototxt/{name}_train_val.prototxt", caffe_pb2.NetParameter())
+    batch, = {layer.data_param.batch_size for layer in parsed.layer
+              if layer.type == "Data" and layer.include[0].phase == caffe_pb2.TEST}
+    assert images % batch == 0
+    for setting in settings(dataset):
+        for variant, stages in tables.STAGES.items():
+            experiment = f"{setting}_{net}_{variant}"
+            path = ROOT / f"prototxt/{experiment}_solver.prototxt"
+            values = read(path, caffe_pb2.SolverParameter())
+            assert values.net == f"prototxt/{name}_train_val.prototxt"
+            assert list(values.test_iter) == [images // batch]
+            assert values.max_iter % values.test_interval == 0  # the last weights are tested
+            stages += ("bbox",) * setting.endswith("_bbox")
+            assert [tuple(state.stage) for state in (values.train_state, *values.test_state)] == (
+                [stages, stages] if stages else [()])
+            assert not values.HasField("solver_mode") and values.random_seed == 1
+            assert values.snapshot_prefix == f"snapshots/{experiment}/model"
+            assert path.read_text().count("\n") < 40
 
 
-def test_variants_differ_by_stages_and_snapshots_only():
-    def values(variant):
-        path = ROOT / f"prototxt/cars_alexnet_{variant}_solver.prototxt"
+def test_exact_coverage():
+    """No batch that divides is larger, up to 50 (bilinear CNN: 16): the paper's test sets."""
+    for name, expected in (("cars_alexnet", (187, 43)), ("aircraft_vgg16", (101, 33)),
+                           ("cub_googlenet", (2897, 2)), ("cars_bcnn", (731, 11))):
+        text = (ROOT / f"prototxt/{name}_ours_solver.prototxt").read_text()
+        assert re.search(r"test_iter: (\d+) +# x (\d+) per batch", text).groups() == tuple(
+            map(str, expected))
+
+
+@pytest.mark.parametrize("setting", ["cars", "cars_bbox"])
+def test_variants_differ_by_stages_and_snapshots_only(setting):
+    def values(variant, setting=setting):
+        path = ROOT / f"prototxt/{setting}_alexnet_{variant}_solver.prototxt"
         message = read(path, caffe_pb2.SolverParameter())
         for field in ("train_state", "test_state", "snapshot_prefix"):
             message.ClearField(field)
         return message
 
-    assert all(values(variant) == values("sm") for variant in tables.STAGES)
+    assert all(values(variant) == values("sm", "cars") for variant in tables.STAGES)
 
 
 def test_a_solver_says_what_its_variant_adds():

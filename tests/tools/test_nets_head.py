@@ -1,5 +1,6 @@
 """The head of every committed net, variant and phase, against Figs. 3 and 4 of the paper."""
 
+import functools
 import json
 from pathlib import Path
 
@@ -11,36 +12,55 @@ from google.protobuf import text_format
 from tools.nets import rules, tables
 
 ROOT = Path(__file__).resolve().parents[2]
-FEATURES = {"alexnet": "fc7", "googlenet": "pool5/7x7_s1", "squeezenet": "pool9"}
-DROPOUT = {"alexnet": 0.5, "googlenet": 0.4, "squeezenet": 0.5}
+FEATURES = {"alexnet": "fc7", "googlenet": "pool5/7x7_s1", "vgg16": "fc7", "bcnn": "bilinear",
+            "squeezenet": "pool9"}
+MAPS = {"googlenet", "squeezenet"}  # networks whose feature is C x 1 x 1
+DROPOUT = {"alexnet": 0.5, "googlenet": 0.4, "vgg16": 0.5, "bcnn": None, "squeezenet": 0.5}
+CROPS = {"alexnet": 227, "googlenet": 224, "vgg16": 224, "bcnn": 448, "squeezenet": 227}
+FOLDERS = {"bcnn": "{}_512", ("cards", "alexnet"): "{}_256", ("cards", "googlenet"): "{}_256"}
 STAGES = {"sm": "", "sm_glm": "glm", "csm": "csm", "csm_glm": "csm glm", "sc_csm": "csm skip",
           "ours": "csm skip glm", "sm_contrastive": "contrastive", "sm_triplet": "triplet",
           "sm_center": "center", "sm_minmax": "minmax"}
 RIVALS = {"contrastive": "ContrastiveLossLayer", "triplet": "TripletLossLayer",
           "center": "CenterLossLayer", "minmax": "MinMaxLossLayer"}
 PHASES = {"train": caffe.TRAIN, "test": caffe.TEST}
+# data set, network, stage of the images
+SETTINGS = [(dataset, net, box) for dataset, net in tables.GRID
+            for box in ([""] if dataset == "cards" else ["", "bbox"])]
 
 
-def layers_of(dataset, net, variant, phase):
-    """{name: layer} of one state; every name occurs once."""
+@functools.cache
+def whole(dataset, net):
     path = ROOT / f"prototxt/{dataset}_{net}_train_val.prototxt"
-    whole = text_format.Parse(path.read_text(), caffe_pb2.NetParameter())
-    chosen = rules.select(whole, PHASES[phase], STAGES[variant].split()).layer
+    return text_format.Parse(path.read_text(), caffe_pb2.NetParameter())
+
+
+def layers_of(dataset, net, variant, phase, box=""):
+    """{name: layer} of one state; every name occurs once."""
+    stages = f"{STAGES[variant]} {box}".split()
+    chosen = rules.select(whole(dataset, net), PHASES[phase], stages).layer
     layers = {layer.name: layer for layer in chosen}
     assert len(layers) == len(chosen)
     return layers
 
 
-@pytest.fixture(params=tables.GRID, ids="-".join)
-def pair(request):
+@pytest.fixture(params=SETTINGS, ids=lambda setting: "-".join(filter(None, setting)))
+def setting(request):
     return request.param
+
+
+def test_the_grid_is_the_papers():
+    """Tables I to III: three data sets in both settings, four networks; and the small extras."""
+    paper = {(dataset, net, box) for dataset in ("cars", "aircraft", "cub")
+             for net in ("alexnet", "googlenet", "vgg16", "bcnn") for box in ("", "bbox")}
+    assert paper < set(SETTINGS) and list(STAGES) == list(tables.STAGES)
 
 
 @pytest.mark.parametrize("phase", PHASES)
 @pytest.mark.parametrize("variant", STAGES)
-def test_head(pair, variant, phase):
-    dataset, net = pair
-    layers = layers_of(dataset, net, variant, phase)
+def test_head(setting, variant, phase):
+    dataset, net, box = setting
+    layers = layers_of(dataset, net, variant, phase, box)
     sizes, stages = tables.DATASETS[dataset].sizes, STAGES[variant].split()
     h = len(sizes)
     heads = ["fc8_fine", "fc9_coarse", "fc10_coarse"][:h]
@@ -53,13 +73,15 @@ def test_head(pair, variant, phase):
     assert layers["labels"].slice_param.axis == 1
 
     # dropout does not touch the feature
-    feature = FEATURES[net]
-    dropout, = (layer for layer in layers.values()
-                if layer.type == "Dropout" and feature in layer.bottom)
-    assert dropout.top[0] != feature
-    assert dropout.dropout_param.dropout_ratio == pytest.approx(DROPOUT[net])
-    dropped = dropout.top[0]
-    if "skip" in stages and net != "alexnet":
+    feature = dropped = FEATURES[net]
+    dropouts = [layer for layer in layers.values()
+                if layer.type == "Dropout" and feature in layer.bottom]
+    assert len(dropouts) == (DROPOUT[net] is not None)
+    for dropout in dropouts:
+        dropped, = dropout.top
+        assert dropped != feature
+        assert dropout.dropout_param.dropout_ratio == pytest.approx(DROPOUT[net])
+    if "skip" in stages and net in MAPS:
         assert list(layers["feature_vector"].bottom) == [dropped]
 
     # classifiers: who reads whom
@@ -70,15 +92,16 @@ def test_head(pair, variant, phase):
         layer = layers[name]
         assert layer.type == "InnerProduct" and list(layer.top) == [name]
         assert layer.inner_product_param.num_output == sizes[j]
-        assert [p.lr_mult for p in layer.param] == [10, 20]
-        assert [p.decay_mult for p in layer.param] == [1, 0]
+        unit = net == "bcnn" and j == 0
+        assert [p.lr_mult for p in layer.param] == ([1000, 1000] if unit else [10, 20])
+        assert [p.decay_mult for p in layer.param] == pytest.approx([0.01 if unit else 1, 0])
         if j == 0:
             assert list(layer.bottom) == [dropped]
         elif "skip" in stages:
             joined = layers[layer.bottom[0]]
             assert joined.type == "Concat"
             assert list(joined.bottom) == [
-                dropped if net == "alexnet" else "feature_vector"] + heads[:j]
+                "feature_vector" if net in MAPS else dropped] + heads[:j]
         else:
             assert list(layer.bottom) == [heads[j - 1]]
         loss = layers[losses[j]]
@@ -124,20 +147,23 @@ def test_head(pair, variant, phase):
     assert all(blob.startswith(("loss", "accuracy_", *metrics)) for blob in loose), loose
 
 
-def test_data_layers(pair):
-    dataset, net = pair
-    facts = tables.DATASETS[dataset].for_net(tables.NETS[net])
-    for phase in PHASES:
-        layers = layers_of(dataset, net, "ours", phase)
-        images, labels = layers["data"], layers["label"]
-        assert images.data_param.source == f"{facts.folder}/{phase}_images"
-        assert labels.data_param.source == f"{facts.folder}/{phase}_labels"
-        assert images.data_param.batch_size == labels.data_param.batch_size
-        assert list(images.transform_param.mean_value) == [104, 117, 123]
-        assert images.transform_param.crop_size == (
-            144 if pair == ("cards", "squeezenet") else 224 if net == "googlenet" else 227)
-        assert images.transform_param.mirror == (phase == "train" and dataset != "cards")
-        assert not labels.HasField("transform_param")
+@pytest.mark.parametrize("phase", PHASES)
+def test_data_layers(setting, phase):
+    dataset, net, box = setting
+    folder = FOLDERS.get((dataset, net), FOLDERS.get(net, "{}")).format("_".join(
+        filter(None, (dataset, box))))
+    layers = layers_of(dataset, net, "ours", phase, box)
+    images, labels = layers["data"], layers["label"]
+    assert images.data_param.source == f"data/{folder}/{phase}_images"
+    assert labels.data_param.source == f"data/{folder}/{phase}_labels"
+    assert images.data_param.batch_size == labels.data_param.batch_size
+    assert list(images.transform_param.mean_value) == [104, 117, 123]
+    assert images.transform_param.crop_size == (
+        144 if (dataset, net) == ("cards", "squeezenet") else CROPS[net])
+    assert images.transform_param.mirror == (phase == "train" and dataset != "cards")
+    assert not labels.HasField("transform_param")
+    kinds = [layer.type for layer in layers.values()]
+    assert kinds.count("Data") == 2 and not kinds.count("Input")
 
 
 def test_rules_choose_as_caffe_does(tmp_path):

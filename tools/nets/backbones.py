@@ -3,13 +3,16 @@
 Names, shapes, fillers, LRN, groups and learning-rate multipliers are the originals', so that
 ImageNet weights load by name. A column reads n.data (B x 3 x side x side) and, for auxiliary
 classifiers, n.label_1 (B x 1 x 1 x 1, fine class). It ends with the feature (after ReLU, where the
-large-margin loss looks) and with dropout into a blob of its own, so that the feature stays whole.
+large-margin loss looks) and, where the original has it, with dropout into a blob of its own, so
+that the feature stays whole.
 """
 
 from caffe import TRAIN, layers as L, params as P
 
 AS_TRAINED = [dict(lr_mult=1, decay_mult=1), dict(lr_mult=2, decay_mult=0)]  # weights, biases
 NEW = [dict(lr_mult=10, decay_mult=1), dict(lr_mult=20, decay_mult=0)]  # starts random
+# starts random and reads features of length 1 alone, whose gradient is that much smaller
+OF_UNIT_LENGTH = [dict(lr_mult=1000, decay_mult=0.01), dict(lr_mult=1000, decay_mult=0)]
 
 XAVIER = dict(type="xavier")
 
@@ -69,6 +72,40 @@ def alexnet(n, classes):
     n.fc7 = _inner_product(n.drop6, 4096, gaussian(0.005), 0.1)
     n.relu7 = _relu(n.fc7)
     n.drop7 = L.Dropout(n.relu7, dropout_ratio=0.5)
+
+
+def _vgg16_convolutions(n):
+    """VGG-16 up to conv5_3 after ReLU; returns that top."""
+    top = n.data
+    for block, (layers, outputs) in enumerate([(2, 64), (2, 128), (3, 256), (3, 512), (3, 512)], 1):
+        if block > 1:
+            top = n[f"pool{block - 1}"] = _max_pool(top, 2, 2)
+        for layer in range(1, layers + 1):
+            convolution = _convolution(top, outputs, 3, XAVIER, 0, pad=1)
+            n[f"conv{block}_{layer}"] = convolution
+            top = n[f"relu{block}_{layer}"] = _relu(convolution)
+    return top
+
+
+def vgg16(n, classes):
+    """VGG-16, configuration D, with the model zoo's names (VGG_ILSVRC_16_layers). Feature 4096.
+
+    The zoo's file has no fillers; these are what its authors advise after the fact (Simonyan &
+    Zisserman 2015, 3.1: Glorot's). The ImageNet weights replace them.
+    """
+    n.pool5 = _max_pool(_vgg16_convolutions(n), 2, 2)
+    n.fc6 = _inner_product(n.pool5, 4096, XAVIER, 0)
+    n.relu6 = _relu(n.fc6)
+    n.drop6 = L.Dropout(n.relu6, dropout_ratio=0.5, in_place=True)
+    n.fc7 = _inner_product(n.drop6, 4096, XAVIER, 0)
+    n.relu7 = _relu(n.fc7)
+    n.drop7 = L.Dropout(n.relu7, dropout_ratio=0.5)
+
+
+def bcnn(n, classes):
+    """Bilinear CNN [D,D] (Lin et al. 2015) on VGG-16's convolutions. Feature 262144, length 1."""
+    n.bilinear = L.Python(_vgg16_convolutions(n), module="python_layers.bilinear_pooling",
+                          layer="BilinearPoolingLayer")
 
 
 def _inception(n, name, bottom, one, reduce3, three, reduce5, five, pooled):

@@ -5,8 +5,8 @@ Blobs, for a batch of B and h levels of C(1) .. C(h) classes, fine to coarse:
     label_1 .. label_h                 B x 1 x 1 x 1, one level each
     fc8_fine, fc9_coarse, fc10_coarse  B x C(j), class scores before softmax
     loss_*, accuracy_*, glm_loss       one number each
-Stages: csm (coarse classifiers), skip (they also read the feature), glm (large-margin loss), and one
-for each metric loss of tables.RIVALS.
+Stages: csm (coarse classifiers), skip (they also read the feature), glm (large-margin loss), and
+one for each metric loss of tables.RIVALS.
 """
 
 import json
@@ -39,21 +39,24 @@ def label(level):
     return f"label_{level}"
 
 
-def add_slice(net, levels):
-    """label -> label_1 .. label_h."""
-    net.layer.add(name="labels", type="Slice", bottom=["label"], slice_param=dict(axis=1),
-                  top=[label(level) for level in range(1, levels + 1)])
+def add_slice(net, levels, used=()):
+    """label -> label_1 .. label_h. used: numbers of those that the net reads; (): all of them."""
+    tops = [label(level) for level in range(1, levels + 1)]
+    net.layer.add(name="labels", type="Slice", bottom=["label"], slice_param=dict(axis=1), top=tops)
+    unused = [] if not used else sorted(set(tops) - {label(level) for level in used})
+    if unused:
+        net.layer.add(name="other_labels", type="Silence", bottom=unused)
 
 
-def _add_classifier(net, level, bottom, classes, filler, include=()):
+def _add_classifier(net, level, bottom, classes, filler, param, include=()):
     net.layer.add(name=scores(level), type="InnerProduct", bottom=[bottom], top=[scores(level)],
-                  param=NEW, include=include,
+                  param=param, include=include,
                   inner_product_param=dict(num_output=classes, weight_filler=filler,
                                            bias_filler=constant(0)))
 
 
-def _add_loss(net, level, rule):
-    bottoms = [scores(level), label(level)]
+def _add_loss(net, level, target, rule):
+    bottoms = [scores(level), target]
     loss, accuracy = f"loss_{tag(level)}", f"accuracy_{tag(level)}"
     net.layer.add(name=loss, type="SoftmaxWithLoss", bottom=bottoms, top=[loss], loss_weight=[1],
                   include=[rule] if rule else [])
@@ -61,28 +64,37 @@ def _add_loss(net, level, rule):
                   include=[dict(phase=TEST, **rule)])
 
 
-def _add_metric_loss(net, name, layer, weight, bottoms, parameters, param=()):
+def _add_metric_loss(net, name, layer, weight, bottoms, parameters, diagnostics, param=()):
     """A Python layer of python_layers/<name>_loss.py, in training, at the stage of that name."""
-    net.layer.add(name=name, type="Python", top=[f"{name}_loss"], loss_weight=[weight],
-                  bottom=bottoms, param=param, include=[dict(phase=TRAIN, stage=[name])],
+    tops, weights = [f"{name}_loss"], [weight]
+    if diagnostics:
+        tops, weights = tops + [f"{name}_diagnostics"], weights + [0]
+    net.layer.add(name=name, type="Python", top=tops, loss_weight=weights, bottom=bottoms,
+                  param=param, include=[dict(phase=TRAIN, stage=[name])],
                   python_param=dict(module=f"python_layers.{name}_loss", layer=layer,
                                     param_str=json.dumps(parameters)))
 
 
-def add_head(net, feature, dropped, sizes, filler, glm, flatten):
+def add_head(net, feature, dropped, sizes, filler, glm, flatten, *, labels=None, fine_param=NEW,
+             diagnostics=False):
     """Append the classifiers, losses and accuracies of all variants to a NetParameter.
 
-    feature, dropped  blobs: the feature after ReLU, and the same after dropout
+    feature, dropped  blobs: the feature after ReLU, and the same after dropout; one name for both
+                      where there is no dropout
     sizes             classes per level, fine to coarse
     filler            of the classifiers' weights
     glm               parameters of the large-margin loss
     flatten           is the feature a C x 1 x 1 map, which Concat can't join with scores?
+    labels            number of each level's label blob (default: 1, 2, ...)
+    fine_param        ParamSpecs of the fine classifier; coarse ones have NEW
+    diagnostics       give the metric losses their second top, which Caffe prints
     """
     levels = range(1, len(sizes) + 1)
+    targets = [label(number) for number in labels or levels]
     alone, skipping = dict(stage=[CSM], not_stage=[SKIP]), dict(stage=[CSM, SKIP])
 
-    _add_classifier(net, 1, dropped, sizes[0], filler)
-    _add_loss(net, 1, {})
+    _add_classifier(net, 1, dropped, sizes[0], filler, fine_param)
+    _add_loss(net, 1, targets[0], {})
     joined = dropped
     if flatten and len(sizes) > 1:
         joined = "feature_vector"
@@ -91,17 +103,15 @@ def add_head(net, feature, dropped, sizes, filler, glm, flatten):
     for level in levels[1:]:
         net.layer.add(name=inputs(level), type="Concat", top=[inputs(level)], include=[skipping],
                       bottom=[joined] + [scores(finer) for finer in range(1, level)])
-        _add_classifier(net, level, scores(level - 1), sizes[level - 1], filler, [alone])
-        _add_classifier(net, level, inputs(level), sizes[level - 1], filler, [skipping])
-        _add_loss(net, level, dict(stage=[CSM]))
+        _add_classifier(net, level, scores(level - 1), sizes[level - 1], filler, NEW, [alone])
+        _add_classifier(net, level, inputs(level), sizes[level - 1], filler, NEW, [skipping])
+        _add_loss(net, level, targets[level - 1], dict(stage=[CSM]))
 
-    _add_metric_loss(net, GLM, "GLMLossLayer", GLM_WEIGHT,
-                     [feature] + [label(level) for level in levels], glm)
+    _add_metric_loss(net, GLM, "GLMLossLayer", GLM_WEIGHT, [feature, *targets], glm, diagnostics)
     for rival in RIVALS.values():
-        _add_metric_loss(net, rival.name, rival.layer, rival.weight, [feature, label(1)],
-                         rival.parameters(sizes[0]), rival.param)
+        _add_metric_loss(net, rival.name, rival.layer, rival.weight, [feature, targets[0]],
+                         rival.parameters(sizes[0]), diagnostics, rival.param)
     if len(sizes) > 1:
-        net.layer.add(name="unused_labels", type="Silence",
-                      bottom=[label(level) for level in levels[1:]],
+        net.layer.add(name="unused_labels", type="Silence", bottom=targets[1:],
                       include=[dict(phase=TRAIN, not_stage=[CSM, GLM]),
                                dict(phase=TEST, not_stage=[CSM])])

@@ -18,7 +18,7 @@ def iterations(schedule, images, batch):
 
 
 def _stage_notes(dataset, net, variant, solver_of):
-    """Comment lines: what this variant's stages add to the plain network."""
+    """Comment lines: what this variant's stages add to the plain network, and the setting's."""
     coarse = [f"{head.scores(level)} ({dataset.sizes[level - 1]} x {name})"
               for level, name in enumerate(dataset.levels, 1) if level > 1]
     if not STAGES[variant]:
@@ -46,20 +46,22 @@ def _stage_notes(dataset, net, variant, solver_of):
 
 
 def solver_text(dataset, net, variant, folder, *, batch, test_batch, base_lr, max_iter, why):
-    """Text of <data set>_<net>_<variant>_solver.prototxt.
+    """Text of <data set>[_bbox]_<net>_<variant>_solver.prototxt.
 
-    folder: where it will lie, relative to where Caffe runs. why: {field: reason} instead of ours.
+    dataset: in one setting, as Dataset.for_net gives it. folder: where the file will lie, relative
+    to where Caffe runs. why: {field: reason} instead of ours.
     """
-    pair = f"{dataset.name}_{net.name}"
+    pair = f"{dataset.setting}_{net.name}"
 
     def solver_of(name):
         return f"{folder}/{pair}_{name}_solver.prototxt"
 
-    state = "{ " + "".join(f'stage: "{stage}" ' for stage in STAGES[variant]) + "}"
-    states = ("train_state", "test_state") if STAGES[variant] else ()
+    stages = STAGES[variant] + dataset.stages
+    state = "{ " + "".join(f'stage: "{stage}" ' for stage in stages) + "}"
+    states = ("train_state", "test_state") if stages else ()
     tests = max(count for count in range(1, TESTS + 1) if max_iter % count == 0)
     rows = [
-        ("net", f"{folder}/{pair}_train_val.prototxt", None),
+        ("net", f"{folder}/{dataset.name}_{net.name}_train_val.prototxt", None),
         *((field, state, None) for field in states),
         ("test_iter", dataset.test // test_batch,
          f"x {test_batch} per batch = {dataset.test} test images: each exactly once"),
@@ -69,7 +71,7 @@ def solver_text(dataset, net, variant, folder, *, batch, test_batch, base_lr, ma
         ("base_lr", base_lr, "small, since most layers are pretrained; new ones take 10 x this"),
         *((field, value(max_iter) if callable(value) else value, reason)
           for field, value, reason in net.policy),
-        ("momentum", 0.9, "this and the next: the original network's"),
+        ("momentum", 0.9, f"this and the next: {net.origin}"),
         ("weight_decay", net.weight_decay, None),
         ("max_iter", max_iter, f"x {batch} per batch = {max_iter * batch / dataset.train:.3g} "
                                f"times the {dataset.train} training images"),
@@ -80,10 +82,12 @@ def solver_text(dataset, net, variant, folder, *, batch, test_batch, base_lr, ma
         ("random_seed", 1, "the same new layers, crops and dropout in every run"),
     ]
     header = text.comment(
-        f"{TITLES[variant]}: {net.title} on {dataset.title}. "
-        "Written by tools/make_prototxt.py: change it there.",
+        f"{TITLES[variant]}: {net.title} on {dataset.title}.",
+        f"Written by {net.written_by}: change it there.",
+        f"  {dataset.command}",
         f"  caffe train -solver {solver_of(variant)} -weights {net.weights}",
         *_stage_notes(dataset, net, variant, solver_of),
+        *(f"Stage {stage}: the images of {dataset.folder}." for stage in dataset.stages),
         "No solver_mode: it runs on the CPU, or on a GPU with `-gpu 0`. Caffe wants the folder of",
         "snapshot_prefix to exist: `make setup` and tools/make_prototxt.py make it.")
     return header + "\n" + text.rows_text(

@@ -53,6 +53,6 @@ def rows_text(rows):
     A str is quoted, unless it starts with "{": then it is a message.
     """
     lines = [(_field(name, value), reason) for name, value, reason in rows]
-    column = max((len(line) for line, _ in lines if len(line) <= _LONG), default=0)
+    column = max((len(line) for line, reason in lines if reason and len(line) <= _LONG), default=0)
     return "".join(f"{line.ljust(column)}  # {reason}\n" if reason else f"{line}\n"
                    for line, reason in lines)

@@ -1,43 +1,42 @@
 """One net file per (data set, network): data, backbone, and the head of every variant."""
 
-from caffe import NetSpec, TEST, TRAIN, layers as L
+from caffe import TEST, TRAIN
 from caffe.proto import caffe_pb2
-
-from data_prep.color import IMAGENET_BGR_MEAN
 
 from . import head
 
 
-def _add_data(net, dataset, phase, split, crop, batch):
+def _add_data(proto, dataset, net, phase, split, batch, rule):
     """Two Data layers in step: data B x 3 x crop x crop, label B x h x 1 x 1."""
     mirror = dict(mirror=True) if phase == TRAIN and dataset.mirror else {}
-    transform = dict(crop_size=crop, mean_value=IMAGENET_BGR_MEAN, **mirror)
+    transform = dict(crop_size=dataset.crop, **net.transform, **mirror)
     for top, kind, more in (("data", "images", dict(transform_param=transform)),
                             ("label", "labels", {})):
-        net.layer.add(name=top, type="Data", top=[top], include=[dict(phase=phase)], **more,
-                      data_param=dict(source=f"{dataset.folder}/{split}_{kind}", batch_size=batch,
-                                      backend=caffe_pb2.DataParameter.LMDB))
+        proto.layer.add(name=top, type="Data", top=[top], include=[dict(phase=phase, **rule)],
+                        data_param=dict(source=f"{dataset.folder}/{split}_{kind}", batch_size=batch,
+                                        backend=caffe_pb2.DataParameter.LMDB), **more)
 
 
-def _backbone(net, classes, crop):
-    """Layers of the backbone, without the inputs that its column reads."""
-    spec = NetSpec()
-    spec.data = L.Input(shape=dict(dim=[1, 3, crop, crop]))
-    spec.label_1 = L.Input(shape=dict(dim=[1, 1, 1, 1]))
-    net.column(spec, classes)
-    return [layer for layer in spec.to_proto().layer if layer.type != "Input"]
+def _rule(settings, chosen):
+    """Stages that choose one setting of several."""
+    others = {stage for setting in settings for stage in setting.stages} - set(chosen.stages)
+    return {key: value for key, value in (("stage", list(chosen.stages)),
+                                          ("not_stage", sorted(others))) if value}
 
 
-def train_val(dataset, net, train_batch, test_batch, glm):
-    """NetParameter of a data set, as Dataset.for_net gives it, with a network, for all variants.
+def train_val(settings, net, train_batch, test_batch, glm, diagnostics=False):
+    """NetParameter of a data set with a network, for all variants.
 
-    glm: parameters of the large-margin loss.
+    settings: the data set in each setting, as Dataset.for_net gives it. glm: parameters of the
+    large-margin loss. diagnostics: whether the metric losses print theirs.
     """
-    crop = dataset.crop or net.crop
+    dataset = settings[0]
     proto = caffe_pb2.NetParameter(name=f"{dataset.name}_{net.name}")
-    _add_data(proto, dataset, TRAIN, "train", crop, train_batch)
-    _add_data(proto, dataset, TEST, "test", crop, test_batch)
-    head.add_slice(proto, len(dataset.sizes))
-    proto.layer.extend(_backbone(net, dataset.sizes[0], crop))
-    head.add_head(proto, net.feature, net.dropped, dataset.sizes, net.filler, glm, net.pooled)
+    for phase, split, batch in ((TRAIN, "train", train_batch), (TEST, "test", test_batch)):
+        for setting in settings:
+            _add_data(proto, setting, net, phase, split, batch, _rule(settings, setting))
+    head.add_slice(proto, dataset.depth or len(dataset.sizes), dataset.labels)
+    proto.layer.extend(net.layers(dataset.sizes[0], dataset.crop))
+    head.add_head(proto, net.feature, net.dropped, dataset.sizes, net.filler, glm, net.pooled,
+                  labels=dataset.labels, fine_param=net.fine_param, diagnostics=diagnostics)
     return proto
