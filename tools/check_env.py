@@ -24,6 +24,7 @@ if __package__ in (None, ""):  # run as a file: the repository's packages, not t
 # Only the standard library here, and not data_prep.cli: that refuses to start where this command
 # has to say why.
 import argparse
+import functools
 import importlib
 import importlib.metadata
 import os
@@ -45,7 +46,9 @@ layer { name: "glm" type: "Python" bottom: "features" bottom: "label" top: "loss
 """
 
 # How weights that are no product of this repository come about.
-WEIGHTS = {"squeezenet_v1.1.caffemodel": "tools/convert_squeezenet.py"}
+WEIGHTS = {"squeezenet_v1.1.caffemodel": "tools/convert_squeezenet.py",
+           "VGG_ILSVRC_16_layers.caffemodel": "download it from http://www.robots.ox.ac.uk/~vgg/"
+           "software/very_deep/caffe/VGG_ILSVRC_16_layers.caffemodel into weights/"}
 ZOO = "download it from BVLC's model zoo ({name}) into weights/"
 
 
@@ -164,6 +167,13 @@ def read_prototxt(path, message):
         raise ValueError(f"{path} is no prototxt of a {message.DESCRIPTOR.name}: {error}") from None
 
 
+@functools.cache  # many solvers share one net
+def read_net(path):
+    """NetParameter of a prototxt; ValueError as read_prototxt."""
+    from caffe.proto import caffe_pb2
+    return read_prototxt(path, caffe_pb2.NetParameter())
+
+
 def inputs_of(solver_path):
     """What `caffe train -solver` reads: (SolverParameter, net's path, [LMDB folder], [mean file]).
 
@@ -177,13 +187,13 @@ def inputs_of(solver_path):
     path = solver.net or solver.train_net
     if not path:
         raise ValueError(f"{solver_path} names no net: give it `net: \"...\"`")
-    net = read_prototxt(path, caffe_pb2.NetParameter())
+    layers = [layer for layer in read_net(path).layer if layer.type == "Data"]
     sources, means = {}, {}
     states = [(caffe.TRAIN, solver.train_state)]
     states += [(caffe.TEST, state) for state in solver.test_state or [caffe_pb2.NetState()]]
     for phase, state in states:
-        for layer in rules.select(net, phase, set(state.stage)).layer:
-            if layer.type == "Data":
+        for layer in layers:
+            if rules.keeps(layer, phase, set(state.stage)):
                 sources[layer.data_param.source] = None
                 if layer.transform_param.mean_file:
                     means[layer.transform_param.mean_file] = None
@@ -191,7 +201,7 @@ def inputs_of(solver_path):
 
 
 def build_command(folder):
-    """The command that makes the LMDBs in a folder such as data/cub, from the tables of tools/nets."""
+    """The command that makes the LMDBs in a folder such as data/cub; tools/nets has a table."""
     from tools.nets import tables
     return tables.build_commands().get(Path(folder).as_posix(), (
         f"data_prep/build_lmdb.py DATASET --out {folder} "

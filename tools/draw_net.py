@@ -63,12 +63,14 @@ def _net_and_stages(path, variant):
 
 def _titles(shown):
     """Titles of the backbone and of the levels: names where the tables know them, else numbers."""
-    dataset, _, net = shown.name.partition("_")
-    known = tables.DATASETS.get(dataset)
-    sizes = tuple(classifier.classes for classifier in shown.classifiers)
-    levels = [f"level {number}" for number in range(1, len(sizes) + 1)]
-    if known and known.sizes[:len(sizes)] == sizes:
-        levels = [name.replace("_", " ") for name in known.levels]
+    dataset, _, net = shown.name.rpartition("_")
+    known = tables.DATASETS.get(dataset.removesuffix(f"_{tables.BBOX}"))
+    names = dict(enumerate(zip(known.sizes, known.levels), 1)) if known else {}
+    levels = []
+    for classifier in shown.classifiers:
+        classes, name = names.get(classifier.level, (0, ""))
+        levels.append(name.replace("_", " ") if classes == classifier.classes
+                      else f"level {classifier.level}")
     return tables.NETS[net].title if net in tables.NETS else shown.name, levels
 
 

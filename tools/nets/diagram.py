@@ -12,8 +12,12 @@ METRIC_LOSSES = (head.GLM, *RIVALS)  # names of layers, and stages
 
 @dataclass(frozen=True)
 class Classifier:
-    """A fully connected layer with a softmax loss on it; reads the feature or other classifiers."""
+    """A fully connected layer with a softmax loss on it; reads the feature or other classifiers.
+
+    level: of the label tree, 1 = finest.
+    """
     name: str
+    level: int
     classes: int
     reads: tuple
 
@@ -39,28 +43,27 @@ class Diagram:
 
 def diagram(net, stages):
     """Diagram of a train_val NetParameter in training. Raises ValueError if it has no such head."""
-    layers = {layer.name: layer for layer in rules.select(net, TRAIN, stages).layer}
+    selected = rules.select(net, TRAIN, stages)
+    layers = {layer.name: layer for layer in selected.layer}
     made_by = {top: layer for layer in layers.values() for top in layer.top
                if top not in layer.bottom}
-    if "labels" not in layers or head.scores(1) not in layers:
-        raise ValueError(f"has no layers labels and {head.scores(1)}: it lacks the head that "
-                         "tools/make_prototxt.py writes")
-    levels = [level for level in range(1, len(layers["labels"].top) + 1)
-              if head.scores(level) in layers]
+    classified = head.classified(selected)
+    if head.scores(1) not in classified.values():
+        raise ValueError(f"has no classifier {head.scores(1)} with a SoftmaxWithLoss: it lacks the "
+                         "head that tools/make_prototxt.py writes")
 
-    def sources(blob, level):
-        """What a classifier's bottom is made of."""
+    def sources(blob, joined):
+        """What a classifier's bottom is made of; joined: name of the Concat that may be in it."""
         layer = made_by.get(blob)
-        if layer is None or not (layer.type in ("Dropout", "Flatten")
-                                 or layer.name == head.inputs(level)):
+        if layer is None or not (layer.type in ("Dropout", "Flatten") or layer.name == joined):
             return (blob,)
-        return tuple(source for bottom in layer.bottom for source in sources(bottom, level))
+        return tuple(source for bottom in layer.bottom for source in sources(bottom, joined))
 
     classifiers = []
-    for level in levels:
-        layer = layers[head.scores(level)]
-        classifiers.append(Classifier(layer.name, layer.inner_product_param.num_output,
-                                      sources(layer.bottom[0], level)))
+    for position, (level, name) in enumerate(classified.items(), 1):
+        layer = layers[name]
+        classifiers.append(Classifier(name, level, layer.inner_product_param.num_output,
+                                      sources(layer.bottom[0], head.inputs(position))))
     dropout = made_by.get(layers[head.scores(1)].bottom[0])
     return Diagram(
         name=net.name,

@@ -34,9 +34,16 @@ def tag(level):
     return "fine" if level == 1 else scores(level)
 
 
-def label(level):
-    """Name of a level's label blob."""
-    return f"label_{level}"
+def label(number):
+    """Name of the label blob of a level of the tree, 1 = finest."""
+    return f"label_{number}"
+
+
+def classified(net):
+    """{number of a level of the tree, 1 = finest: its classifier} of a net of one state."""
+    names = {scores(level) for level in range(1, len(net.layer))}
+    return {int(layer.bottom[1].removeprefix(label(""))): layer.bottom[0] for layer in net.layer
+            if layer.type == "SoftmaxWithLoss" and layer.bottom[0] in names}
 
 
 def add_slice(net, levels, used=()):
