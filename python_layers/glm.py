@@ -33,7 +33,8 @@ def diagnostic_names(levels):
     return ["loss", "within", "between_min_sp", "between_max_sp", "between_min_not_sp"] + shares
 
 
-def forward(features, labels, margins, k=1, within_gradient="paper", normalize=False, classes=None):
+def forward(features, labels, margins, k=1, within_gradient="paper", normalize=False, classes=None,
+            anchors=None):
     """The loss of one batch.
 
     features: n x d, float32 or float64, finite.
@@ -45,6 +46,8 @@ def forward(features, labels, margins, k=1, within_gradient="paper", normalize=F
     normalize: L2-normalise the features first; distances are then in [0, 4]. The gradient is still
               with respect to the features given.
     classes:  C(1) of Eq. (14), to average over all classes; None averages over those present.
+    anchors:  the c of Eq. (14)'s mean, and of the diagnostics, are the classes of so many samples,
+              from the first; samples behind them only complete the sets. None: all are.
     Returns LossTerms; `diagnostic_names` names its diagnostics. Raises ValueError for features or
     labels that can't be used.
     """
@@ -65,19 +68,20 @@ def forward(features, labels, margins, k=1, within_gradient="paper", normalize=F
     pairs = _nearest_pairs(batch.distances, class_of, len(fine), k)
     between = pairs.mean_distances()
 
-    constraints = _constraints(within, between, ancestors, margins)
-    averaged_over = len(fine) if classes is None else classes
+    anchor = np.unique(class_of[:anchors])
+    constraints = _constraints(within, between, ancestors, margins, anchor)
+    averaged_over = len(anchor) if classes is None else classes
     loss = sum(c.hinge.sum() for c in constraints) / averaged_over
 
     # dM / dD_W(c) and dM / dD_B(p, q), the latter for the ordered pair (anchor class, other class).
     on_within = np.zeros(len(fine))
     on_between = np.zeros_like(between)
     for constraint in constraints:
-        constraint.add_weights(on_within, on_between)
+        constraint.add_weights(on_within, on_between, anchor)
     share = 1 - 1 / count if within_gradient == "paper" else np.ones_like(count)
     affinity = pairs.affinity(on_between / averaged_over)
     affinity += member.T @ ((on_within * share / count**2 / averaged_over)[:, None] * member)
-    means = [within.mean()] + _between_diagnostics(constraints)
+    means = [within[anchor].mean()] + _between_diagnostics(constraints)
     shares = [c.active.mean() for c in constraints] + [1 - c.defined.mean() for c in constraints]
     return LossTerms(float(loss), batch.coefficients(affinity),
                      np.array([loss] + means + shares))
@@ -128,7 +132,7 @@ def _nearest_pairs(distances, class_of, classes, k):
 
 @dataclass(frozen=True)
 class _Constraint:
-    """One of M1..Mh for every present class c.
+    """One of M1..Mh for every class c of the mean, the anchors.
 
     far:   the smaller side: D_W(c) for M1 (far_class is None), max D_B over far_class for the rest.
     near:  the side that must be larger by the margin: min D_B, reached at near_class.
@@ -147,19 +151,20 @@ class _Constraint:
     def active(self):
         return self.hinge > 0
 
-    def add_weights(self, on_within, on_between):
-        """Adds d(sum_c hinge_c)/dD_W and /dD_B, by Eqs. (20), (21), (29)."""
-        c = np.flatnonzero(self.active)
-        on_between[c, self.near_class[c]] -= 1
+    def add_weights(self, on_within, on_between, anchor):
+        """Adds d(sum_c hinge_c)/dD_W and /dD_B, by Eqs. (20), (21), (29); c is anchor[row]."""
+        row = np.flatnonzero(self.active)
+        on_between[anchor[row], self.near_class[row]] -= 1
         if self.far_class is None:
-            on_within[c] += 1
+            on_within[anchor[row]] += 1
         else:
-            on_between[c, self.far_class[c]] += 1
+            on_between[anchor[row], self.far_class[row]] += 1
 
 
-def _constraints(within, between, ancestors, margins):
-    itself = np.eye(len(within), dtype=bool)
-    same = [level[:, None] == level for level in ancestors]
+def _constraints(within, between, ancestors, margins, anchor):
+    within, between = within[anchor], between[anchor]
+    itself = anchor[:, None] == np.arange(between.shape[1])
+    same = [level[anchor][:, None] == level for level in ancestors]
     siblings = (same[1] if len(same) > 1 else np.ones_like(itself)) & ~itself
     nearest, near_class = _extreme(between, siblings, np.inf)
     constraints = [_constraint(within, None, nearest, near_class, margins[0])]

@@ -1,9 +1,14 @@
 """GLMLossLayer: the generalized large-margin loss as a Caffe layer (maths: glm.py)."""
 
+import caffe
+
 from python_layers import glm
+from python_layers.memory import SampleMemory
 from python_layers.metric_loss import MetricLossLayer
-from python_layers.parameters import (boolean, choice, non_negative_numbers, parse,
-                                      positive_integer)
+from python_layers.parameters import (Parameter, boolean, choice, is_integer, non_negative_numbers,
+                                      parse, positive_integer)
+
+MOST_KEPT = 16384  # all their distances take 2 GB
 
 PARAMETERS = {
     "k": positive_integer(1),
@@ -12,6 +17,8 @@ PARAMETERS = {
     "normalize": boolean(False),
     "average": choice("present", "present", "all"),
     "fine_classes": positive_integer(None),
+    "memory": Parameter(0, f"a whole number from 0 to {MOST_KEPT}",
+                        lambda v: is_integer(v) and 0 <= v <= MOST_KEPT),
 }
 
 
@@ -63,6 +70,17 @@ class GLMLossLayer(MetricLossLayer):
       average          "present" mean over the classes in the batch; "all" divides by fine_classes as
                                  Eq. (14) does.
       fine_classes     -         C(1), only with "average": "all".
+      memory           0         so many samples of the batches before complete the sets S_c, see
+                                 below; 0: the batch alone, as in the paper.
+
+    Memory. Where a batch holds one sample of most classes and few of their siblings, D_W is 0 and
+    most constraints are skipped. With "memory": N the loss is the mean over the classes in the
+    batch, as ever, but of sets S_c that the N newest samples of earlier batches complete, with the
+    features that these had then. They are constants: the gradient is the batch's own. Samples enter
+    after each backward pass of the TRAIN phase, once per forward pass (with iter_size, each of its
+    batches); in the TEST phase the batch is alone. Keep N + batch size below the number of training
+    images, or a sample meets its own past. A snapshot doesn't hold the memory: after -snapshot it
+    fills anew. Where Caffe makes no backward pass (loss_weight 0) it stays empty.
 
     Backward multiplies by the top's diff, which carries loss_weight; the labels' gradient is zero.
     Without a `loss_weight` line Caffe takes no Python layer for a loss, and nothing is learnt here.
@@ -73,3 +91,25 @@ class GLMLossLayer(MetricLossLayer):
     forward_pass = staticmethod(glm.forward)
     diagnostic_names = staticmethod(glm.diagnostic_names)
     settings = staticmethod(settings)
+
+    def setup(self, bottom, top):
+        super().setup(bottom, top)
+        capacity = parse(self.param_str, PARAMETERS, type(self).__name__)["memory"]
+        self.memory = SampleMemory(capacity) if capacity and self.phase == caffe.TRAIN else None
+
+    def extended(self, features, labels):
+        if self.memory is None:
+            return features, labels
+        self.arguments["anchors"] = len(features)
+        return self.memory.behind(features, labels)
+
+    def forward(self, bottom, top):
+        self.to_keep = False
+        super().forward(bottom, top)
+        self.to_keep = self.memory is not None and bottom[0].shape[0] > 0
+
+    def backward(self, top, propagate_down, bottom):
+        super().backward(top, propagate_down, bottom)
+        if self.to_keep:
+            self.memory.keep()
+            self.to_keep = False

@@ -22,8 +22,12 @@ def laplacian(x, p_set, q_set, k):
     return np.diag(g.sum(axis=1)) - g, len(pairs)
 
 
-def glm(x, labels, margins, k=1, within_gradient="exact", normalize=False, classes=None):
-    """(M, dM/dX, {"active": [...], "skipped": [...]}) by Eqs. (3)-(33), h levels; x is n x d."""
+def glm(x, labels, margins, k=1, within_gradient="exact", normalize=False, classes=None,
+        anchors=None):
+    """(M, dM/dX, {"active": [...], "skipped": [...]}) by Eqs. (3)-(33), h levels; x is n x d.
+
+    anchors: the classes c of the mean are those of so many samples, from the first; None: all.
+    """
     raw = np.asarray(x, dtype=np.float64)
     x = raw / np.linalg.norm(raw, axis=1, keepdims=True) if normalize else raw
     n, h = len(x), len(labels)
@@ -38,7 +42,8 @@ def glm(x, labels, margins, k=1, within_gradient="exact", normalize=False, class
 
     total, gradient = 0.0, np.zeros_like(big_h)
     active, skipped = np.zeros(h), np.zeros(h)
-    for c in fine:
+    meant = sorted(set(labels[0][:anchors]))
+    for c in meant:
         others = [o for o in fine if o != c]
         mean = np.mean([x[i] for i in members[c]], axis=0)
         n_c = len(members[c])
@@ -69,13 +74,13 @@ def glm(x, labels, margins, k=1, within_gradient="exact", normalize=False, class
             factor = 1 - 1 / n_c if within_gradient == "paper" else 1
             for i in members[c]:
                 gradient[:, i] += 2 / n_c * factor * (x[i] - mean)
-    averaged_over = classes or len(fine)
+    averaged_over = classes or len(meant)
     gradient = gradient.T / averaged_over
     if normalize:
         length = np.linalg.norm(raw, axis=1, keepdims=True)
         gradient = (gradient - x * np.sum(x * gradient, axis=1, keepdims=True)) / length
-    return total / averaged_over, gradient, {"active": active / len(fine),
-                                             "skipped": skipped / len(fine)}
+    return total / averaged_over, gradient, {"active": active / len(meant),
+                                             "skipped": skipped / len(meant)}
 
 
 def random_tree(rng, levels, fine_classes):

@@ -1,4 +1,4 @@
-"""Caffe nets of one metric loss with one label bottom: blobs features, label_1, loss."""
+"""Caffe nets of one metric loss: blobs features, label_1 .. label_h, loss."""
 
 import json
 
@@ -6,17 +6,19 @@ import caffe
 
 
 def prototxt(layer, parameters, samples=12, features="dim: 4", loss_weight=1.0, diagnostics=False,
-             extra="", labels="", force_backward=True):
+             extra="", labels="", force_backward=True, levels=1):
     """The net's text; layer: "<module of python_layers>.<class>", extra: more of its fields."""
     module, name = layer.split(".")
+    label_names = [f"label_{level}" for level in range(1, levels + 1)]
+    bottoms = " ".join(f'bottom: "{label}"' for label in label_names)
     tops = f'top: "loss" loss_weight: {loss_weight} '
     if diagnostics:
         tops += 'top: "diagnostics" loss_weight: 0'
     return f"force_backward: {str(force_backward).lower()}\n" + "\n".join(
         f'layer {{ name: "{blob}" type: "Input" top: "{blob}" '
         f'input_param {{ shape {{ dim: {samples} {shape} }} }} }}'
-        for blob, shape in (("features", features), ("label_1", labels))) + f"""
-        layer {{ name: "metric" type: "Python" bottom: "features" bottom: "label_1" {tops} {extra}
+        for blob, shape in [("features", features), *zip(label_names, levels * [labels])]) + f"""
+        layer {{ name: "metric" type: "Python" bottom: "features" {bottoms} {tops} {extra}
                  python_param {{ module: "python_layers.{module}" layer: "{name}"
                                  param_str: {json.dumps(json.dumps(parameters))} }} }}"""
 

@@ -1,0 +1,66 @@
+"""The newest samples of earlier batches, for a loss over more than one batch holds: no Caffe.
+
+X. Wang, H. Zhang, W. Huang, M. R. Scott, "Cross-batch memory for embedding learning", CVPR 2020:
+while a network learns slowly, the features that it gave some batches ago still tell where a class
+is. They cost no pass through the network, and have no gradient.
+"""
+
+import numpy as np
+
+
+class SampleMemory:
+    """A ring of the newest `capacity` samples: features, as they were given, and labels.
+
+    Memory is bounded by (capacity + the largest batch) x d numbers. Deterministic: the order of the
+    kept samples is a function of the sizes of the batches.
+    """
+
+    def __init__(self, capacity):
+        self.capacity = capacity
+        self._features = None
+
+    def __len__(self):
+        return 0 if self._features is None else self._filled
+
+    def behind(self, features, labels):
+        """(features, labels) of a batch and, behind it, of the kept samples.
+
+        features: n x d.  labels: a list of n values per level.
+        Both are views, valid until the next call. A batch of other dimensions, another number of
+        levels or another dtype empties the memory: its samples can't be compared.
+        """
+        self._make_room(features, labels)
+        self._batch = len(features)
+        start, end = self._room - self._batch, self._room + self._filled
+        self._features[start:self._room] = features
+        for kept, given in zip(self._labels, labels):
+            kept[start:self._room] = given
+        return self._features[start:end], [kept[start:end] for kept in self._labels]
+
+    def keep(self):
+        """Keep the batch of the last `behind`, in place of the oldest samples."""
+        count = min(self._batch, self.capacity)
+        first = min(count, self.capacity - self._next)
+        for array in (self._features, *self._labels):
+            ring, batch = array[self._room:], array[self._room - count:self._room]
+            ring[self._next:self._next + first] = batch[:first]
+            ring[:count - first] = batch[first:]
+        self._filled = min(max(self._filled, self._next + count), self.capacity)
+        self._next = (self._next + count) % self.capacity
+
+    def _make_room(self, features, labels):
+        """Arrays of `room` rows, for the batch, and behind them of `capacity`, the ring."""
+        shape = features.shape[1], features.dtype, len(labels)
+        same = self._features is not None and shape == self._shape
+        if same and len(features) <= self._room:
+            return
+        old = [self._features, *self._labels] if same else None
+        if not same:
+            self._shape, self._filled, self._next, self._room = shape, 0, 0, 0
+        rows, before = len(features) + self.capacity, self._room
+        self._room = len(features)
+        self._features = np.empty((rows, features.shape[1]), features.dtype)
+        self._labels = [np.empty(rows, level.dtype) for level in labels]
+        if old:
+            for new, kept in zip((self._features, *self._labels), old):
+                new[self._room:self._room + self._filled] = kept[before:before + self._filled]
