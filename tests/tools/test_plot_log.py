@@ -1,16 +1,20 @@
 """tools/plot_log.py on logs as Caffe writes them: new and old dates, restarted, cut, diverged."""
 
 import os
+import re
 import subprocess
+import sys
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 
+import nets_data
 import tiny
 from commands import ROOT, assert_error, run
 from tools import caffe_log, diagnostics, plot_log
+from tools.nets import tables
 
 
 def line(message, date="I20261123", file="solver.cpp:239"):
@@ -109,6 +113,42 @@ def test_real_training(tmp_path):
     assert log.series["test", "accuracy_fine"][0].tolist() == [0, 4, 8]
     np.testing.assert_allclose(log.series["train", "loss_fine"][1][0], np.log(6), atol=1e-4)
     assert run("plot_log", tmp_path / "run.log", "--out", tmp_path / "curves.png").returncode == 0
+
+
+@pytest.fixture(scope="module")
+def diagnostic_nets(tmp_path_factory):
+    """A folder with a data set of noise, and the solvers that `--diagnostics` makes for it."""
+    folder = tmp_path_factory.mktemp("diagnostics")
+    nets_data.build(folder / "data/cards", "cards", ("card", "suit", "colour"), (6, 3, 2), 150)
+    subprocess.run([sys.executable, ROOT / "tools/make_prototxt.py", "--data", "data/cards", "--net",
+                    "squeezenet", "--out", "nets", "--train-batch", "8", "--max-iter", "2",
+                    "--diagnostics"], cwd=folder, check=True, capture_output=True)
+    return folder
+
+
+@pytest.mark.parametrize("variant, loss, levels", [
+    ("ours", "glm", 3), *((f"sm_{loss}", loss, 1) for loss in tables.RIVALS)])
+def test_diagnostics_of_a_real_training(diagnostic_nets, variant, loss, levels):
+    """From the option of make_prototxt through `caffe train` to a picture."""
+    solver = diagnostic_nets / f"nets/cards_squeezenet_{variant}_solver.prototxt"
+    solver.write_text(re.sub("(?m)^display: .*", "display: 1", solver.read_text()))
+    log = diagnostic_nets / f"{variant}.log"
+    with open(log, "w") as file:
+        subprocess.run(["caffe", "train", "-solver", str(solver)], cwd=diagnostic_nets, check=True,
+                       env=os.environ | {"GLOG_minloglevel": "0"}, stderr=file)
+    series = caffe_log.read(log).series
+    entries = diagnostics.named(name for phase, name in series if phase == "train")
+    assert list(entries.values()) == [
+        (loss, entry) for entry in diagnostics.LOSSES[loss].diagnostic_names(levels)]
+    values = {entry: series["train", output][1] for output, (_, entry) in entries.items()}
+    assert values["loss"].tolist() == series["train", f"{loss}_loss"][1].tolist()
+    assert len(values["loss"]) == 2 and all(np.isfinite(value).all() for value in values.values())
+    if variant == "ours":
+        assert (values["between_max_sp"] >= values["between_min_sp"]).all()
+        assert all(0 <= share <= 1 for name, shares in values.items() if "_sp" not in name
+                   and name.startswith(("active", "skipped")) for share in shares)
+        done = run("plot_log", log, "--out", diagnostic_nets / "new.png")
+        assert done.returncode == 0 and cv2.imread(str(diagnostic_nets / "new.png")).size
 
 
 def test_restart_from_a_snapshot_is_one_curve(tmp_path):
