@@ -8,11 +8,10 @@ from pathlib import Path
 
 import numpy as np
 from google.protobuf import text_format
-from google.protobuf.message import DecodeError
 
 from data_prep import lmdb_io
 from data_prep.cli import UserError
-from tools import files
+from tools import caffemodel, files
 from tools.check_env import build_command
 from tools.nets import head, rules
 
@@ -82,8 +81,7 @@ def scoring_net(solver, split, batch):
     sources = {layer.top[0]: layer.data_param for layer in tested.layer if layer.type == "Data"}
     if not {"data", "label"} <= set(sources):
         raise UserError(f"net {solver.net} has no test Data layers with the tops data and label")
-    names = {layer.name for layer in tested.layer}
-    heads = {level - 1: head.scores(level) for level in range(1, 10) if head.scores(level) in names}
+    heads = {number - 1: name for number, name in head.classified(tested).items()}
     if 0 not in heads:
         raise UserError(f"net {solver.net} has no classifier {head.scores(1)}")
     for param in sources.values():
@@ -120,24 +118,6 @@ def read_labels(scoring):
     return keys, np.array([datum.float_data for _, datum in labels], dtype=np.int64)
 
 
-def _shapes(path):
-    """{layer: [shape of each blob]} of a caffemodel; before 2015 blobs had 4 dimensions."""
-    from caffe.proto import caffe_pb2
-    try:
-        model = caffe_pb2.NetParameter.FromString(files.existing(path, "caffemodel").read_bytes())
-    except DecodeError:
-        raise UserError(f"{path} is no caffemodel, or was cut short (solver states and HDF5 "
-                        "snapshots are not read)") from None
-    return {layer.name: [list(blob.shape.dim) if blob.HasField("shape") else
-                         [blob.num, blob.channels, blob.height, blob.width]
-                         for blob in layer.blobs] for layer in [*model.layer, *model.layers]}
-
-
-def _same(have, need):
-    """Whether two shapes agree; the old format pads with ones in front."""
-    return have == need or (len(have) == 4 and have == [1] * (4 - len(need)) + need)
-
-
 def use_gpu(number):
     """Select a GPU. Caffe aborts the whole process if it can't, so another process tries first."""
     trial = f"import caffe; caffe.set_mode_gpu(); caffe.set_device({number:d})"
@@ -156,20 +136,15 @@ def load(scoring, weights):
     Caffe would leave the one at random values, and abort at the other.
     """
     import caffe
-    have = _shapes(weights)
     with tempfile.NamedTemporaryFile("w", suffix=".prototxt") as file:
         file.write(text_format.MessageToString(scoring.net))
         file.flush()
         net = caffe.Net(file.name, caffe.TEST)
-    missing = [name for name in net.params if not have.get(name)]
+    needed = {name: [list(blob.shape) for blob in blobs] for name, blobs in net.params.items()}
+    missing = caffemodel.compare(weights, needed, "the net")
     if missing:
         few = ", ".join(missing[:4]) + (" ..." if missing[4:] else "")
         raise UserError(f"{weights} has no weights for {few}: evaluate it with the solver that it "
                         "was trained with")
-    for name, blobs in net.params.items():
-        need = [list(blob.shape) for blob in blobs]
-        if len(need) != len(have[name]) or not all(map(_same, have[name], need)):
-            raise UserError(f"{weights} doesn't fit the net: {name} has the shapes {have[name]} "
-                            f"there and {need} here (another data set, or another network?)")
     net.copy_from(str(weights))
     return net
