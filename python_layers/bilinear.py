@@ -1,4 +1,4 @@
-"""Bilinear pooling of two feature maps, and its gradients: NumPy, no Caffe.
+"""Bilinear pooling of two feature maps, and its gradients: NumPy or CuPy, no Caffe.
 
 T.-Y. Lin, A. RoyChowdhury, S. Maji, "Bilinear CNN models for fine-grained visual recognition", ICCV
 2015. With the feature maps' columns a_l (c1 values) and b_l (c2 values) at the positions l,
@@ -25,9 +25,11 @@ Besides the maps there are at most three arrays of the size of z at a time.
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
+from python_layers.backend import array_module, on_host
 from python_layers.pairwise import inverse_lengths
 
 # 1 / (2 sqrt(|z|)) is at most 5000 with it. The authors' code adds the same number to |z|, which
@@ -44,8 +46,8 @@ class Pooled:
     signed_sqrt: whether there is a square root in them.
     """
 
-    descriptors: np.ndarray
-    lengths: np.ndarray | None
+    descriptors: Any
+    lengths: Any
     signed_sqrt: bool
 
     def gradients(self, maps, diff, wanted=(True, True)):
@@ -65,19 +67,19 @@ class Pooled:
 
     def _of_products(self, diff):
         """dL/dz; may be diff itself."""
-        gradient, scale = diff, 1
+        xp, gradient, scale = array_module(diff), diff, 1
         if self.lengths is not None:
-            along = np.einsum("nij,nij->n", self.descriptors, diff, dtype=np.float64)
+            along = xp.einsum("nij,nij->n", self.descriptors, diff, dtype=np.float64)
             gradient = self.descriptors * self._per_sample(-along)
             gradient += diff
             gradient *= self._per_sample(inverse_lengths(self.lengths))
             scale = self._per_sample(self.lengths)
         if self.signed_sqrt:
-            slope = np.abs(self.descriptors)
+            slope = xp.abs(self.descriptors)
             slope *= scale
-            np.maximum(slope, SMALLEST**0.5, out=slope)
+            xp.maximum(slope, SMALLEST**0.5, out=slope)
             slope *= 2
-            gradient = np.divide(gradient, slope, out=slope)
+            gradient = xp.divide(gradient, slope, out=slope)
         return gradient
 
     def _per_sample(self, values):
@@ -91,21 +93,22 @@ def forward(maps, signed_sqrt=True, l2_normalize=True):
           n x c2 x positions, of one dtype, float32 or float64, finite.
     Returns Pooled. Raises ValueError for nan, inf, and products too large for the dtype.
     """
+    xp = array_module(maps[0])
     with np.errstate(over="ignore", invalid="ignore"):  # found below, and told as an error
         descriptors = maps[0] @ maps[-1].transpose(0, 2, 1)
         if signed_sqrt:
-            root = np.abs(descriptors)
-            np.sqrt(root, out=root)
-            np.copysign(root, descriptors, out=descriptors)
+            root = xp.abs(descriptors)
+            xp.sqrt(root, out=root)
+            xp.copysign(root, descriptors, out=descriptors)
             del root
-        squares = np.einsum("nij,nij->n", descriptors, descriptors, dtype=np.float64)
-    bad = np.flatnonzero(~np.isfinite(squares))
+        squares = xp.einsum("nij,nij->n", descriptors, descriptors, dtype=np.float64)
+    bad = np.flatnonzero(~np.isfinite(squares)) if on_host(squares) else ()
     if len(bad):
         raise ValueError(f"the products of the features of {len(bad)} of {len(squares)} samples "
                          f"are nan or inf (first: sample {bad[0]}): training has diverged; lower "
                          "base_lr or the loss_weights")
     if not l2_normalize:
         return Pooled(descriptors, None, signed_sqrt)
-    lengths = np.sqrt(squares)
+    lengths = xp.sqrt(squares)
     descriptors *= inverse_lengths(lengths).astype(descriptors.dtype)[:, None, None]
     return Pooled(descriptors, lengths, signed_sqrt)

@@ -5,6 +5,7 @@ import math
 import caffe
 
 from python_layers import bilinear
+from python_layers.blobs import blobs_of_mode
 from python_layers.parameters import boolean, parse
 
 PARAMETERS = {
@@ -47,7 +48,9 @@ class BilinearPoolingLayer(caffe.Layer):
     layer has no blobs, keeps its own copy of the descriptors (later layers may work in place on the
     top), and is no loss: give it no loss_weight.
     Raises ValueError, in one sentence, for wrong parameters, a wrong number of bottoms or tops,
-    bottoms that are no feature maps or don't fit each other, and features with nan or inf.
+    bottoms that are no feature maps or don't fit each other, and features with nan or inf. Where
+    Caffe runs on a GPU and CuPy is there, all is done in the blobs' device memory; values are not
+    checked there, and nan or inf go on into the descriptors.
     """
 
     def setup(self, bottom, top):
@@ -57,6 +60,7 @@ class BilinearPoolingLayer(caffe.Layer):
         if len(top) != 1:
             raise ValueError(f"{name} has one top, the descriptors, not {len(top)}")
         self.arguments = parse(self.param_str, PARAMETERS, name)
+        self.arrays = blobs_of_mode()
 
     def reshape(self, bottom, top):
         name = type(self).__name__
@@ -72,24 +76,27 @@ class BilinearPoolingLayer(caffe.Layer):
         top[0].reshape(shapes[0][0], shapes[0][1] * shapes[-1][1])
 
     def forward(self, bottom, top):
-        try:
-            self.pooled = bilinear.forward(_maps(bottom), **self.arguments)
-        except ValueError as error:
-            raise ValueError(f"{type(self).__name__}: {error}") from None
-        top[0].data[...] = self.pooled.descriptors.reshape(top[0].data.shape)
+        with self.arrays.queue:
+            try:
+                self.pooled = bilinear.forward(self._maps(bottom), **self.arguments)
+            except ValueError as error:
+                raise ValueError(f"{type(self).__name__}: {error}") from None
+            descriptors = self.arrays.data(top[0])
+            descriptors[...] = self.pooled.descriptors.reshape(descriptors.shape)
 
     def backward(self, top, propagate_down, bottom):
-        diff = top[0].diff.reshape(self.pooled.descriptors.shape)
-        gradients = self.pooled.gradients(_maps(bottom), diff, propagate_down)
-        for i, gradient in enumerate(gradients):
-            if gradient is not None:
-                bottom[i].diff[...] = gradient.reshape(bottom[i].diff.shape)
+        with self.arrays.queue:
+            diff = self.arrays.diff(top[0]).reshape(self.pooled.descriptors.shape)
+            gradients = self.pooled.gradients(self._maps(bottom), diff, propagate_down)
+            for i, gradient in enumerate(gradients):
+                if gradient is not None:
+                    of_map = self.arrays.diff(bottom[i])
+                    of_map[...] = gradient.reshape(of_map.shape)
 
-
-def _maps(bottom):
-    """The bottoms' data as n x c x positions, without a copy."""
-    arrays = [bottom[i].data for i in range(len(bottom))]
-    return [array.reshape(*array.shape[:2], math.prod(array.shape[2:])) for array in arrays]
+    def _maps(self, bottom):
+        """The bottoms' data as n x c x positions, without a copy."""
+        arrays = [self.arrays.data(bottom[i]) for i in range(len(bottom))]
+        return [array.reshape(*array.shape[:2], math.prod(array.shape[2:])) for array in arrays]
 
 
 def _text(shape):

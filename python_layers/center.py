@@ -1,4 +1,4 @@
-"""The center loss of one batch, its gradient and its centres' step: NumPy, no Caffe.
+"""The center loss of one batch, its gradient and its centres' step: NumPy or CuPy, no Caffe.
 
 Y. Wen, K. Zhang, Z. Li, Y. Qiao, "A discriminative feature learning approach for deep face
 recognition", ECCV 2016. With features x_i, their classes y_i, a centre c_j per class and a batch of
@@ -15,10 +15,13 @@ gradient of L, and alpha no learning rate: it depends neither on m nor on the we
 """
 
 from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Callable
 
 import numpy as np
 
-from python_layers.labels import check_labels
+from python_layers.backend import array_module, on_host, vector
+from python_layers.labels import Classes, check_labels, number_classes
 from python_layers.pairwise import check_finite
 
 
@@ -35,28 +38,37 @@ def diagnostic_names(levels):
 class CenterTerms:
     """What a forward pass leaves for the backward pass, for the centres and for the diagnostics.
 
-    loss:        a float >= 0.
-    offsets:     n x d, x_i - c_{y_i}, of the features' dtype.
-    labels:      n classes, y_i.
-    diagnostics: float64 vector; `diagnostic_names` names them.
+    loss:    a float >= 0; on a GPU an array without axes.
+    offsets: n x d, x_i - c_{y_i}, of the features' dtype.
+    labels:  n classes, y_i;  classes: their labels.Classes.
+    measure: computes the diagnostics, for whoever wants them.
     """
 
-    loss: float
-    offsets: np.ndarray
-    labels: np.ndarray
-    diagnostics: np.ndarray
+    loss: Any
+    offsets: Any
+    labels: Any
+    classes: Classes
+    measure: Callable[[], Any]
+
+    @cached_property
+    def diagnostics(self):
+        """float64 vector; `diagnostic_names` names them."""
+        return self.measure()
 
     def gradient(self, features, weight=1.0, own=None, out=None):
         """weight * dL/dX: own x d, of the features' dtype; as pairwise.LossTerms.gradient."""
-        share = features.dtype.type(weight / len(self.offsets))
-        return np.multiply(self.offsets[:own], share, out=out)
+        share = weight / len(self.offsets)
+        return array_module(features).multiply(self.offsets[:own], share, out=out)
 
     def move(self, centers, alpha):
         """c_j -= alpha Delta_j in place, for the classes in the batch; the others stay."""
-        present, class_of = np.unique(self.labels, return_inverse=True)
-        member = (class_of == np.arange(len(present))[:, None]).astype(self.offsets.dtype)
+        # A number without a class of its own moves the centre of its `first` sample's class: to
+        # where that class's own number moves it.
+        first, of = self.classes.first, self.classes.of
+        member = (of == of[first][:, None]).astype(self.offsets.dtype)
         towards = alpha * (member / (1 + member.sum(axis=1, keepdims=True)))
-        centers[present] += towards @ self.offsets
+        moved = self.labels[first]
+        centers[moved] = centers[moved] + towards @ self.offsets
 
 
 def forward(features, labels, centers):
@@ -68,13 +80,21 @@ def forward(features, labels, centers):
     Returns CenterTerms. Raises ValueError for features or labels that can't be used.
     """
     labels, = check_labels(labels, len(features))
-    if labels.max() >= len(centers):
+    xp = array_module(features)
+    if on_host(labels) and labels.max() >= len(centers):
         raise ValueError(f"label_1 holds class {labels.max()} and there are only {len(centers)} "
                          "centres, numbered from 0; num_classes must be the number of classes")
-    offsets = features - centers[labels]
-    square = np.einsum("ij,ij->i", offsets, offsets, dtype=np.float64)
+    offsets = centers[labels].astype(features.dtype, copy=False)
+    xp.subtract(features, offsets, out=offsets)
+    square = xp.einsum("ij,ij->i", offsets, offsets, dtype=np.float64)
     check_finite(square)
-    loss = float(square.sum()) / (2 * len(features))
-    present = np.unique(labels)
-    length = np.sqrt(np.einsum("ij,ij->i", centers[present], centers[present], dtype=np.float64))
-    return CenterTerms(loss, offsets, labels, np.array([loss, len(present), length.mean()]))
+    loss = square.sum() / (2 * len(features))
+    classes = number_classes(labels)
+
+    def diagnostics():
+        own = centers[labels[classes.first]]
+        length = xp.sqrt(xp.einsum("ij,ij->i", own, own, dtype=np.float64)) * classes.present
+        present = classes.present.sum()
+        return vector([loss, present, length.sum() / present], features)
+
+    return CenterTerms(loss, offsets, labels, classes, diagnostics)

@@ -95,13 +95,14 @@ class CenterLossLayer(MetricLossLayer):
         super().forward(bottom, top)
 
     def forward_pass(self, features, labels, num_classes, alpha):
-        self.to_move = center.forward(features, labels, self.blobs[0].data)
+        self.to_move = center.forward(features, labels, self.arrays.data(self.blobs[0]))
         return self.to_move
 
     def backward(self, top, propagate_down, bottom):
         super().backward(top, propagate_down, bottom)
         if self.phase == caffe.TRAIN and self.to_move is not None:
-            self.to_move.move(self.blobs[0].data, self.arguments["alpha"])
+            with self.arrays.queue:
+                self.to_move.move(self.arrays.data(self.blobs[0]), self.arguments["alpha"])
             self.to_move = None
 
 

@@ -1,4 +1,4 @@
-"""The contrastive loss of one batch and its gradient: NumPy, no Caffe.
+"""The contrastive loss of one batch and its gradient: NumPy or CuPy, no Caffe.
 
 With d_ij = |x_i - x_j|, a margin m and P = n (n - 1) / 2 unordered pairs of n samples,
 
@@ -12,8 +12,7 @@ R. Hadsell, S. Chopra, Y. LeCun, "Dimensionality reduction by learning an invari
 The hinge has a cusp at d_ij = 0, where its gradient is taken as 0 (Caffe's does the same).
 """
 
-import numpy as np
-
+from python_layers.backend import array_module, vector
 from python_layers.labels import check_labels, pair_kinds
 from python_layers.pairwise import LossTerms, Pairwise
 
@@ -48,20 +47,24 @@ def forward(features, labels, margin=1.0, normalize=False, average="pairs"):
     batch = Pairwise(features, normalize)
     same, different = pair_kinds(label)
     # Each pair is there twice, as (i, j) and as (j, i): in these counts and in all sums below.
-    pairs = np.array([same.sum(), different.sum()])
-    of_same, of_different = 1 / np.maximum(
-        pairs if average == "kinds" else pairs.sum(keepdims=True).repeat(2), 1)
+    xp = array_module(features)
+    pairs = [kind.sum() for kind in (same, different)]
+    counts = pairs if average == "kinds" else [pairs[0] + pairs[1]] * 2
+    of_same, of_different = (1 / xp.maximum(count, 1) for count in counts)
 
-    distance = np.sqrt(batch.distances)
-    gap = np.where(different, np.maximum(margin - distance, 0), 0)
+    distance = xp.sqrt(batch.distances)
+    gap = xp.where(different, xp.maximum(margin - distance, 0), 0)
     pull = (batch.distances * same).sum()
     loss = (of_same * pull + of_different * (gap**2).sum()) / 2
 
     # d([m - d]_+^2) / d(d^2) = -[m - d]_+ / d
-    apart = batch.distances > APART**2 * np.add.outer(batch.squares, batch.squares)
-    slope = np.divide(gap, distance, out=np.zeros_like(gap), where=apart)
+    apart = batch.distances > APART**2 * (batch.squares[:, None] + batch.squares)
+    slope = xp.where(apart, gap / xp.where(apart, distance, 1), 0)
     affinity = of_same * same - of_different * slope
 
-    mean = [(distance * kind).sum() / max(kind.sum(), 1) for kind in (same, different)]
-    active = np.count_nonzero(gap) / max(pairs[1], 1)
-    return LossTerms(float(loss), batch.coefficients(affinity), np.array([loss, active] + mean))
+    def diagnostics():
+        means = [(distance * kind).sum() / xp.maximum(count, 1)
+                 for kind, count in zip((same, different), pairs)]
+        return vector([loss, (gap > 0).sum() / xp.maximum(pairs[1], 1)] + means, features)
+
+    return LossTerms(loss, batch.coefficients(affinity), diagnostics)

@@ -1,4 +1,4 @@
-"""The generalized large-margin (GLM) loss of one batch and its gradient: NumPy, no Caffe.
+"""The generalized large-margin (GLM) loss of one batch and its gradient: NumPy or CuPy, no Caffe.
 
 Notation is the paper's. x_i is the feature of sample i, S_c the samples of fine class c, n_c their
 number, m_c their mean; SP(c) are the other fine classes with c's parent, notSP(c) the rest.
@@ -16,18 +16,21 @@ other class.
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
-from python_layers.labels import check_labels
-from python_layers.pairwise import LossTerms, Pairwise, symmetric
+from python_layers.backend import array_module, candidates, diagonal, on_host, vector
+from python_layers.labels import check_labels, number_classes
+from python_layers.pairwise import LossTerms, Pairwise, ranked, symmetric
 
 
 def diagnostic_names(levels):
     """Names of the entries of the diagnostics for a tree of `levels` levels.
 
     Distances are means over the present classes that have them, 0 where none has; the shares are of
-    the present classes: `active_j` has Mj > 0, `skipped_j` has an empty set in Mj.
+    the present classes: `active_j` has Mj > 0, `skipped_j` has an empty set in Mj. Present
+    are with `anchors` their classes.
     """
     shares = [f"{kind}_{j}" for kind in ("active", "skipped") for j in range(1, levels + 1)]
     return ["loss", "within", "between_min_sp", "between_max_sp", "between_min_not_sp"] + shares
@@ -55,51 +58,58 @@ def forward(features, labels, margins, k=1, within_gradient="paper", normalize=F
         raise ValueError(f"{len(margins)} margins for {len(labels)} label levels; "
                          "give one margin per level")
     labels = check_labels(labels, len(features))
-    batch = Pairwise(features, normalize)
-
-    fine, first, class_of = np.unique(labels[0], return_index=True, return_inverse=True)
-    if classes is not None and fine[-1] >= classes:
-        raise ValueError(f"label_1 holds class {fine[-1]} and there are only {classes} fine "
+    if classes is not None and on_host(labels[0]) and labels[0].max() >= classes:
+        raise ValueError(f"label_1 holds class {labels[0].max()} and there are only {classes} fine "
                          "classes, numbered from 0")
-    ancestors = [level[first] for level in labels]
-    member = (class_of == np.arange(len(fine))[:, None]).astype(np.float64)  # C x n
-    count = member.sum(axis=1)
-    within = np.einsum("ci,ci->c", member @ batch.distances, member) / (2 * count**2)
-    pairs = _nearest_pairs(batch.distances, class_of, len(fine), k)
+    xp = array_module(features)
+    batch = Pairwise(features, normalize)
+    fine = number_classes(labels[0])
+    numbers = len(fine.first)
+    member = (fine.of == xp.arange(numbers)[:, None]).astype(np.float64)  # C x n
+    anchor = fine.present if anchors is None else member[:, :anchors].any(axis=1)
+    anchored = anchor.sum()
+    count = xp.maximum(member.sum(axis=1), 1)  # 1 for absent classes, whose sums are 0
+    within = xp.einsum("ci,ci->c", member @ batch.distances, member) / (2 * count**2)
+    pairs = _nearest_pairs(batch.distances, fine.of, numbers, k)
     between = pairs.mean_distances()
 
-    anchor = np.unique(class_of[:anchors])
-    constraints = _constraints(within, between, ancestors, margins, anchor)
-    averaged_over = len(anchor) if classes is None else classes
+    constraints = _constraints(within, between, [level[fine.first] for level in labels], margins,
+                               anchor[:, None] & fine.present)
+    averaged_over = anchored if classes is None else classes
     loss = sum(c.hinge.sum() for c in constraints) / averaged_over
 
     # dM / dD_W(c) and dM / dD_B(p, q), the latter for the ordered pair (anchor class, other class).
-    on_within = np.zeros(len(fine))
-    on_between = np.zeros_like(between)
+    on_within = xp.zeros(numbers)
+    on_between = xp.zeros((numbers, numbers))
     for constraint in constraints:
-        constraint.add_weights(on_within, on_between, anchor)
-    share = 1 - 1 / count if within_gradient == "paper" else np.ones_like(count)
+        constraint.add_weights(on_within, on_between)
+    share = 1 - 1 / count if within_gradient == "paper" else xp.ones_like(count)
     affinity = pairs.affinity(on_between / averaged_over)
     affinity += member.T @ ((on_within * share / count**2 / averaged_over)[:, None] * member)
-    means = [within[anchor].mean()] + _between_diagnostics(constraints)
-    shares = [c.active.mean() for c in constraints] + [1 - c.defined.mean() for c in constraints]
-    return LossTerms(float(loss), batch.coefficients(affinity),
-                     np.array([loss] + means + shares))
+
+    def diagnostics():
+        means = [(within * anchor).sum() / anchored] + _between_diagnostics(constraints)
+        shares = [c.active.sum() / anchored for c in constraints]
+        shares += [1 - c.defined.sum() / anchored for c in constraints]
+        return vector([loss] + means + shares, features)
+
+    return LossTerms(loss, batch.coefficients(affinity), diagnostics)
 
 
 @dataclass(frozen=True)
 class _Pairs:
     """The k nearest sample pairs of every two present classes: zeta_k of Eq. (8).
 
-    i, j: samples;  p < q: their classes;  distance: |x_i - x_j|^2;  weight: 1 / pairs of (p, q).
+    i, j: samples;  p < q: their classes;  distance: |x_i - x_j|^2;  weight: 1 / pairs of (p, q), 0
+    where the entry is no such pair.
     """
 
-    i: np.ndarray
-    j: np.ndarray
-    p: np.ndarray
-    q: np.ndarray
-    distance: np.ndarray
-    weight: np.ndarray
+    i: Any
+    j: Any
+    p: Any
+    q: Any
+    distance: Any
+    weight: Any
     samples: int
     classes: int
 
@@ -114,25 +124,24 @@ class _Pairs:
 
 
 def _nearest_pairs(distances, class_of, classes, k):
-    n = len(class_of)
-    i, j = np.nonzero(class_of[:, None] < class_of)
-    p, q = class_of[i], class_of[j]
-    block = p * classes + q  # the two classes' block of the distance matrix
-    if classes**2 <= np.iinfo(np.uint16).max:
-        block = block.astype(np.uint16)  # stable sort of 16-bit integers is a radix sort
-    near = np.argsort(distances[i, j])
-    near = near[np.argsort(block[near], kind="stable")]
-    sizes = np.bincount(block, minlength=classes**2)
-    rank = np.arange(len(near)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
-    chosen = near[rank < k]
-    i, j, p, q = i[chosen], j[chosen], p[chosen], q[chosen]
-    weight = 1 / np.minimum(sizes[block[chosen]], k)
-    return _Pairs(i, j, p, q, distances[i, j], weight, n, classes)
+    xp = array_module(distances)
+    ordered = class_of[:, None] < class_of
+    i, j = candidates(ordered)
+    is_pair = ordered[i, j]
+    # The two classes' block of the distance matrix; one more for what is no pair.
+    block = xp.where(is_pair, class_of[i] * classes + class_of[j], classes**2)
+    order, rank, sizes = ranked(distances[i, j], block, classes**2 + 1)
+    near = rank < k
+    kept, = candidates(near)
+    chosen = order[kept]
+    weight = (near[kept] & is_pair[chosen]) / xp.minimum(sizes[block[chosen]], k)
+    i, j = i[chosen], j[chosen]
+    return _Pairs(i, j, class_of[i], class_of[j], distances[i, j], weight, len(class_of), classes)
 
 
 @dataclass(frozen=True)
 class _Constraint:
-    """One of M1..Mh for every class c of the mean, the anchors.
+    """One of M1..Mh for every class c.
 
     far:   the smaller side: D_W(c) for M1 (far_class is None), max D_B over far_class for the rest.
     near:  the side that must be larger by the margin: min D_B, reached at near_class.
@@ -140,37 +149,37 @@ class _Constraint:
     defined, active: booleans; active is the paper's delta, Eqs. (22), (23), (30).
     """
 
-    far: np.ndarray
-    near: np.ndarray
-    far_class: np.ndarray | None
-    near_class: np.ndarray
-    hinge: np.ndarray
-    defined: np.ndarray
+    far: Any
+    near: Any
+    far_class: Any
+    near_class: Any
+    hinge: Any
+    defined: Any
 
     @property
     def active(self):
         return self.hinge > 0
 
-    def add_weights(self, on_within, on_between, anchor):
-        """Adds d(sum_c hinge_c)/dD_W and /dD_B, by Eqs. (20), (21), (29); c is anchor[row]."""
-        row = np.flatnonzero(self.active)
-        on_between[anchor[row], self.near_class[row]] -= 1
+    def add_weights(self, on_within, on_between):
+        """Adds d(sum_c hinge_c)/dD_W and /dD_B, by Eqs. (20), (21), (29)."""
+        each = array_module(on_within).arange(len(on_within))
+        on_between[each, self.near_class] -= self.active
         if self.far_class is None:
-            on_within[anchor[row]] += 1
+            on_within += self.active
         else:
-            on_between[anchor[row], self.far_class[row]] += 1
+            on_between[each, self.far_class] += self.active
 
 
-def _constraints(within, between, ancestors, margins, anchor):
-    within, between = within[anchor], between[anchor]
-    itself = anchor[:, None] == np.arange(between.shape[1])
-    same = [level[anchor][:, None] == level for level in ancestors]
-    siblings = (same[1] if len(same) > 1 else np.ones_like(itself)) & ~itself
+def _constraints(within, between, ancestors, margins, other):
+    """other: C x C booleans, which classes are compared with c, before the tree parts them."""
+    diagonal(other)[...] = False
+    same = [level[:, None] == level for level in ancestors]
+    siblings = same[1] & other if len(same) > 1 else other
     nearest, near_class = _extreme(between, siblings, np.inf)
     constraints = [_constraint(within, None, nearest, near_class, margins[0])]
     for shared, margin in zip(same[1:], margins[1:]):
-        farthest, far_class = _extreme(between, shared & ~itself, -np.inf)
-        nearest, near_class = _extreme(between, ~shared, np.inf)
+        farthest, far_class = _extreme(between, shared & other, -np.inf)
+        nearest, near_class = _extreme(between, ~shared & other, np.inf)
         constraints.append(_constraint(farthest, far_class, nearest, near_class, margin))
     return constraints
 
@@ -180,22 +189,29 @@ def _extreme(between, allowed, empty):
 
     An empty set yields `empty` itself. Ties go to the lowest class, so results are repeatable.
     """
-    masked = np.where(allowed, between, empty)
+    xp = array_module(between)
+    masked = xp.where(allowed, between, empty)
     where = masked.argmin(axis=1) if empty > 0 else masked.argmax(axis=1)
-    return masked[np.arange(len(masked)), where], where
+    return masked[xp.arange(len(masked)), where], where
 
 
 def _constraint(far, far_class, near, near_class, margin):
-    defined = np.isfinite(far) & np.isfinite(near)
-    hinge = np.zeros_like(far)
-    hinge[defined] = np.maximum(far[defined] - near[defined] + margin, 0)
-    return _Constraint(far, near, far_class, near_class, hinge, defined)
+    xp = array_module(far)
+    # An empty set leaves far = -inf or near = inf: the hinge is 0.
+    hinge = xp.maximum(far - near + margin, 0)
+    return _Constraint(far, near, far_class, near_class, hinge, xp.isfinite(far) & xp.isfinite(near))
 
 
 def _between_diagnostics(constraints):
     """Means of min D_B over SP, max D_B over SP, min D_B over notSP (parent level)."""
-    absent = np.array([np.inf])
     parent = constraints[1] if len(constraints) > 1 else None
-    sides = (constraints[0].near, *((parent.far, parent.near) if parent else (absent, absent)))
-    return [float(side[np.isfinite(side)].mean()) if np.isfinite(side).any() else 0.0
-            for side in sides]
+    sides = constraints[0].near, parent and parent.far, parent and parent.near
+    return [0.0 if side is None else _finite_mean(side) for side in sides]
+
+
+def _finite_mean(side):
+    """The mean of the finite entries, 0 if there is none."""
+    xp = array_module(side)
+    finite = xp.isfinite(side)
+    kept, = candidates(finite)
+    return xp.where(finite[kept], side[kept], 0).sum() / xp.maximum(finite.sum(), 1)

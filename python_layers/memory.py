@@ -5,7 +5,7 @@ while a network learns slowly, the features that it gave some batches ago still 
 is. They cost no pass through the network, and have no gradient.
 """
 
-import numpy as np
+from python_layers.backend import array_module
 
 
 class SampleMemory:
@@ -59,8 +59,9 @@ class SampleMemory:
             self._shape, self._filled, self._next, self._room = shape, 0, 0, 0
         rows, before = len(features) + self.capacity, self._room
         self._room = len(features)
-        self._features = np.empty((rows, features.shape[1]), features.dtype)
-        self._labels = [np.empty(rows, level.dtype) for level in labels]
+        xp = array_module(features)
+        self._features = xp.empty((rows, features.shape[1]), features.dtype)
+        self._labels = [xp.empty(rows, level.dtype) for level in labels]
         if old:
             for new, kept in zip((self._features, *self._labels), old):
                 new[self._room:self._room + self._filled] = kept[before:before + self._filled]

@@ -3,9 +3,8 @@
 import math
 
 import caffe
-import numpy as np
 
-from python_layers.pairwise import LossTerms
+from python_layers.blobs import blobs_of_mode
 from python_layers.parameters import parse
 
 
@@ -28,6 +27,11 @@ class MetricLossLayer(caffe.Layer):
     Without a `loss_weight` line Caffe takes no Python layer for a loss, and nothing is learnt from it.
     A batch without samples, as Caffe's Filter layer may leave one, has loss 0.
     Raises ValueError, in one sentence that begins with the layer's name.
+
+    Where Caffe runs on a GPU and CuPy is there, all is done in the blobs' device memory, nothing is
+    copied to the host, and Python doesn't wait for the GPU. What a label or a feature holds is then
+    not checked: features with nan or inf make the loss nan, and labels that are wrong do what they
+    do. An iteration without -gpu tells what is wrong with them.
     """
 
     MAX_LEVELS = None
@@ -39,10 +43,11 @@ class MetricLossLayer(caffe.Layer):
         """(features, labels) of all samples that the loss is taken over: those of the batch, in
         their order, and behind them any others, such as a memory's.
 
-        features: n x d float32, a view of the blob; labels: a list of n values per level. Others'
-        features have the same dtype and lie on the same device. They are constants: the gradient
-        is that of the batch's own features. Called once per forward pass, not for empty batches;
-        what it returns is kept for the backward pass, unless it is `features` itself.
+        features: n x d float32, a view of the blob; labels: a list of n float32 per level. Both are
+        NumPy's or CuPy's (backend.array_module), and so have others' to be, of the same dtype. They
+        are constants: the gradient is that of the batch's own features. Called once per forward
+        pass, not for empty batches; what it returns is kept for the backward pass, unless it is
+        `features` itself.
         """
         return features, labels
 
@@ -56,6 +61,7 @@ class MetricLossLayer(caffe.Layer):
             raise ValueError(f"{name} has one top, the loss, or two, the loss and the diagnostics, "
                              f"not {len(top)}")
         self.arguments = self.settings(self.param_str, levels)
+        self.arrays = blobs_of_mode()
 
     def reshape(self, bottom, top):
         samples = bottom[0].shape[0]
@@ -69,19 +75,22 @@ class MetricLossLayer(caffe.Layer):
             top[1].reshape(len(self.diagnostic_names(len(bottom) - 1)))
 
     def forward(self, bottom, top):
-        if bottom[0].shape[0] == 0:
-            self.terms = LossTerms(
-                0.0, np.zeros((0, 0)), np.zeros(len(self.diagnostic_names(len(bottom) - 1))))
-            self._features = None
-        else:
+        self.terms = self._features = None
+        with self.arrays.queue:
+            tops = [self.arrays.data(top[i]) for i in range(len(top))]
+            if bottom[0].shape[0] == 0:
+                for values in tops:
+                    values[...] = 0
+                return
             self.terms = self._terms(bottom)
-        top[0].data[0] = self.terms.loss
-        if len(top) == 2:
-            top[1].data[...] = self.terms.diagnostics
+            tops[0][...] = self.terms.loss
+            if len(tops) == 2:
+                tops[1][...] = self.terms.diagnostics
 
     def _terms(self, bottom):
-        batch = _rows(bottom[0].data)
-        features, labels = self.extended(batch, [level.data.ravel() for level in _labels(bottom)])
+        batch = _rows(self.arrays.data(bottom[0]))
+        features, labels = self.extended(
+            batch, [self.arrays.data(level).ravel() for level in _labels(bottom)])
         # A view of a blob isn't kept: Caffe may move the blob's memory.
         self._features = None if features is batch else features
         try:
@@ -90,14 +99,15 @@ class MetricLossLayer(caffe.Layer):
             raise ValueError(f"{type(self).__name__}: {error}") from None
 
     def backward(self, top, propagate_down, bottom):
-        for asked, labels in zip(propagate_down[1:], _labels(bottom)):
-            if asked:  # only under force_backward
-                labels.diff[...] = 0
-        if propagate_down[0]:
-            batch = _rows(bottom[0].data)
-            features = batch if self._features is None else self._features
-            self.terms.gradient(features, top[0].diff[0], own=len(batch),
-                                out=_rows(bottom[0].diff))
+        with self.arrays.queue:
+            for asked, labels in zip(propagate_down[1:], _labels(bottom)):
+                if asked:  # only under force_backward
+                    self.arrays.diff(labels)[...] = 0
+            if propagate_down[0] and self.terms is not None:
+                batch = _rows(self.arrays.data(bottom[0]))
+                features = batch if self._features is None else self._features
+                self.terms.gradient(features, self.arrays.diff(top[0])[0], own=len(batch),
+                                    out=_rows(self.arrays.diff(bottom[0])))
 
 
 def _rows(features):

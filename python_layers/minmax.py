@@ -1,4 +1,4 @@
-"""The Min-Max objective of one batch and its gradient: NumPy, no Caffe.
+"""The Min-Max objective of one batch and its gradient: NumPy or CuPy, no Caffe.
 
 W. Shi, Y. Gong, J. Wang, "Improving CNN performance with min-max objective", IJCAI 2016, with the
 two graphs of marginal Fisher analysis (S. Yan et al., "Graph embedding and extensions", PAMI 2007).
@@ -19,8 +19,9 @@ k2. Equal distances are ranked by sample number, so results are repeatable.
 
 import numpy as np
 
-from python_layers.labels import check_labels, pair_kinds
-from python_layers.pairwise import LossTerms, Pairwise
+from python_layers.backend import array_module, candidates, vector
+from python_layers.labels import check_labels, number_classes, pair_kinds
+from python_layers.pairwise import LossTerms, Pairwise, ranked
 
 
 def diagnostic_names(levels):
@@ -48,24 +49,42 @@ def forward(features, labels, k1=5, k2=10, normalize=True):
     labels, = check_labels(labels, n)
     batch = Pairwise(features, normalize)
     same, different = pair_kinds(labels)
-    intrinsic = _nearest_graph(batch.distances, same, np.arange(n), k1)
-    penalty = _nearest_graph(batch.distances, different, labels, k2)
+    xp = array_module(features)
+    intrinsic = _nearest_graph(batch.distances, same, xp.arange(n), k1)
+    penalty = _nearest_graph(batch.distances, different, number_classes(labels).of, k2)
     graph = (intrinsic.astype(np.float64) - penalty) / n
-    loss = float(np.vdot(graph, batch.distances))
-    pairs = [np.count_nonzero(g) / 2 for g in (intrinsic, penalty)]
-    means = [batch.distances[g].mean() if g.any() else 0.0 for g in (intrinsic, penalty)]
-    return LossTerms(loss, batch.coefficients(2 * graph), np.array([loss, *means, *pairs]))
+    loss = xp.vdot(graph, batch.distances)
+
+    def diagnostics():
+        pairs = [joined.sum() / 2 for joined in (intrinsic, penalty)]
+        means = [_mean(batch.distances, joined) for joined in (intrinsic, penalty)]
+        return vector([loss, *means, *pairs], features)
+
+    return LossTerms(loss, batch.coefficients(2 * graph), diagnostics)
 
 
 def _nearest_graph(distances, allowed, group, k):
-    """Symmetric n x n: of the allowed pairs (i, j), the k nearest of each group, group[i]."""
+    """Symmetric n x n: of the allowed pairs (i, j), the k nearest of each group, group[i].
+
+    group: n whole numbers below n.
+    """
     # Only the k nearest of a row can be among its group's k nearest: n k pairs to sort, not n^2.
-    distance = np.where(allowed, distances, np.inf)
-    last = min(k, len(distance)) - 1
-    i, j = np.nonzero(allowed & (distance <= np.partition(distance, last, axis=1)[:, last, None]))
-    order = np.lexsort((distances[i, j], group[i]))
-    i, j = i[order], j[order]
-    rank = np.arange(len(i)) - np.searchsorted(group[i], group[i])
-    graph = np.zeros_like(allowed)
-    graph[i[rank < k], j[rank < k]] = True
+    xp, n = array_module(distances), len(distances)
+    distance = xp.where(allowed, distances, np.inf)
+    last = min(k, n) - 1
+    near = allowed & (distance <= xp.partition(distance, last, axis=1)[:, last, None])
+    i, j = candidates(near)
+    is_near = near[i, j]
+    order, rank, _ = ranked(distance[i, j], xp.where(is_near, group[i], n), n + 1, "stable")
+    chosen = xp.empty_like(is_near)
+    chosen[order] = rank < k
+    graph = xp.zeros_like(allowed)
+    graph[i, j] = chosen & is_near
     return graph | graph.T
+
+
+def _mean(distances, joined):
+    """The mean of the distances of the pairs that are joined, 0 if there is none."""
+    i, j = candidates(joined)
+    pairs = array_module(distances).where(joined[i, j], distances[i, j], 0)
+    return pairs.sum() / array_module(distances).maximum(joined.sum(), 1)

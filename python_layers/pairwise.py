@@ -8,8 +8,12 @@ true 0.004 at 4096 dimensions. Nothing of size n x n x d is ever made.
 """
 
 from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Callable
 
 import numpy as np
+
+from python_layers.backend import array_module, diagonal, on_host, sum_at
 
 # Features are converted to float64 this many numbers at a time: a copy of all would be large for
 # bilinear features (262144 dimensions), and slow, since the system clears the memory it hands out.
@@ -23,14 +27,19 @@ SHORTEST = 1e-12
 class LossTerms:
     """What a forward pass leaves for the backward pass and for the diagnostics.
 
-    loss:         a float.
+    loss:         a float; on a GPU an array without axes.
     coefficients: n x n float64, dLoss/dX = coefficients @ X.
-    diagnostics:  float64 vector; what it holds is the loss's own affair.
+    measure:      computes the diagnostics, for whoever wants them.
     """
 
-    loss: float
-    coefficients: np.ndarray
-    diagnostics: np.ndarray
+    loss: Any
+    coefficients: Any
+    measure: Callable[[], Any]
+
+    @cached_property
+    def diagnostics(self):
+        """float64 vector; what it holds is the loss's own affair."""
+        return self.measure()
 
     def gradient(self, features, weight=1.0, own=None, out=None):
         """weight * dLoss/dX for the features of the forward pass: own x d, their dtype.
@@ -42,7 +51,7 @@ class LossTerms:
         did.
         """
         coefficients = (weight * self.coefficients[:own]).astype(features.dtype)
-        return np.matmul(coefficients, features, out=out)
+        return array_module(features).matmul(coefficients, features, out=out)
 
 
 class Pairwise:
@@ -53,24 +62,25 @@ class Pairwise:
                with respect to the features given.
     squares:   n float64, |x_i|^2, after any normalising.
     distances: n x n float64, symmetric, 0 on the diagonal.
-    Raises ValueError for features with nan or inf.
+    Raises ValueError for features with nan or inf; on a GPU the distances then hold nan.
     """
 
     def __init__(self, features, normalize=False):
+        xp = array_module(features)
         gram = _gram(features)
         square = gram.diagonal()
         check_finite(square)
         self._scale = None
         if normalize:
-            inverse = inverse_lengths(np.sqrt(square))
-            self._scale = np.outer(inverse, inverse)
+            inverse = inverse_lengths(xp.sqrt(square))
+            self._scale = xp.outer(inverse, inverse)
             gram *= self._scale
             square = gram.diagonal()
         self._gram = gram
         self.squares = square
         self.distances = square[:, None] + square - 2 * gram
-        np.maximum(self.distances, 0, out=self.distances)  # rounding may leave -1e-16
-        np.fill_diagonal(self.distances, 0)
+        xp.maximum(self.distances, 0, out=self.distances)  # rounding may leave -1e-16
+        diagonal(self.distances)[...] = 0
 
     def coefficients(self, affinity):
         """C such that dLoss/dX = C @ X, n x n.
@@ -79,22 +89,23 @@ class Pairwise:
         cancels out, as in Eq. (7).
         """
         coefficients = -2 * affinity
-        diagonal = np.diag_indices_from(coefficients)
-        coefficients[diagonal] += 2 * affinity.sum(axis=1)
+        own = diagonal(coefficients)
+        own += 2 * affinity.sum(axis=1)
         if self._scale is not None:
             # y = x/|x| has dM/dx = (g - y (y.g)) / |x| with g = dM/dy = coefficients @ y: still
             # linear in the features, so the chain rule needs no second pass over them.
-            coefficients[diagonal] -= np.einsum("ij,ij->i", coefficients, self._gram)
+            own -= array_module(affinity).einsum("ij,ij->i", coefficients, self._gram)
             coefficients *= self._scale
         return coefficients
 
 
 def _gram(features):
     """X X^T, n x n float64."""
+    xp = array_module(features)
     n, dimensions = features.shape
-    gram = np.zeros((n, n))
+    gram = xp.zeros((n, n))
     columns = max(1, SCRATCH // n)
-    scratch = np.empty(n * min(columns, dimensions))
+    scratch = xp.empty(n * min(columns, dimensions))
     for start in range(0, dimensions, columns):
         width = min(columns, dimensions - start)
         block = scratch[:n * width].reshape(n, width)
@@ -105,18 +116,40 @@ def _gram(features):
 
 def inverse_lengths(lengths):
     """1 / lengths, 0 for those that are too short to have a direction."""
-    return np.divide(1, lengths, out=np.zeros_like(lengths), where=lengths > SHORTEST)
+    xp = array_module(lengths)
+    return xp.where(lengths > SHORTEST, 1 / xp.maximum(lengths, SHORTEST), 0)
 
 
 def symmetric(row, column, values, size):
     """The size x size matrix that sums the values at (row, column) and at (column, row)."""
-    flat = np.bincount(row * size + column, values, minlength=size**2).astype(np.float64)
-    half = flat.reshape(size, size)
+    half = sum_at(row * size + column, size**2, values).reshape(size, size)
     return half + half.T
 
 
+def ranked(values, group, groups, kind=None):
+    """(order, rank, sizes): the entries sorted by group, and by value inside a group.
+
+    values, group: vectors; group holds whole numbers below `groups`.
+    order: which entry is where;  rank: its place in its group, from 0;  sizes: of the groups.
+    kind: NumPy's, of the sort by value: "stable" lets equal values keep their order.
+    """
+    xp = array_module(values)
+    if groups <= np.iinfo(np.uint16).max:
+        group = group.astype(np.uint16)  # NumPy's stable sort of 16-bit integers is a radix sort
+    order = xp.argsort(values, kind=kind)
+    order = order[xp.argsort(group[order], kind="stable")]
+    sizes = sum_at(group, groups)
+    rank = xp.arange(len(order)) - (xp.cumsum(sizes) - sizes)[group[order]]
+    return order, rank, sizes
+
+
 def check_finite(square):
-    """Raises ValueError if a sample's squared length is nan or inf; square: n of them."""
+    """Raises ValueError if a sample's squared length is nan or inf; square: n of them, on the host.
+
+    Those on a GPU are not looked at.
+    """
+    if not on_host(square):
+        return
     bad = np.flatnonzero(~np.isfinite(square))
     if len(bad):
         raise ValueError(f"the features of {len(bad)} of {len(square)} samples hold nan or inf "

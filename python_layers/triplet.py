@@ -1,4 +1,4 @@
-"""The triplet loss of one batch, with mining inside the batch, and its gradient: NumPy, no Caffe.
+"""The triplet loss of one batch, with mining inside the batch, and its gradient: NumPy or CuPy, no Caffe.
 
 A triplet is an anchor a, a positive p of a's class and a negative n of another class. With
 D_ij = |x_i - x_j|^2 (squared, as in FaceNet) and a margin m,
@@ -21,6 +21,7 @@ row, so that sorting the rows answers it for all. Memory is some ten n x n array
 
 import numpy as np
 
+from python_layers.backend import array_module, candidates, sum_at, vector
 from python_layers.labels import check_labels, pair_kinds
 from python_layers.pairwise import LossTerms, Pairwise
 
@@ -53,19 +54,24 @@ def forward(features, labels, margin=0.2, mining="semihard", normalize=True, ave
     positive, negative = pair_kinds(label)
 
     weights, active, mined = MINING[mining](batch.distances, positive, negative, margin)
-    counted = max(active if average == "active" else mined, 1)
+    xp = array_module(features)
+    counted = xp.maximum(active if average == "active" else mined, 1)
     # An active triplet has its D_ap + m with weight 1 and its D_an with weight -1.
-    loss = max((weights * (batch.distances + margin * positive)).sum() / counted, 0.0)
-    means = [(batch.distances * kind).sum() / max(kind.sum(), 1) for kind in (positive, negative)]
-    return LossTerms(float(loss), batch.coefficients((weights + weights.T) / counted),
-                     np.array([loss, active / max(mined, 1), mined] + means))
+    loss = xp.maximum((weights * (batch.distances + margin * positive)).sum() / counted, 0.0)
+
+    def diagnostics():
+        means = [(batch.distances * kind).sum() / xp.maximum(kind.sum(), 1)
+                 for kind in (positive, negative)]
+        return vector([loss, active / xp.maximum(mined, 1), mined] + means, features)
+
+    return LossTerms(loss, batch.coefficients((weights + weights.T) / counted), diagnostics)
 
 
 def _all(distances, positive, negative, margin):
     """(weights, active, mined): weights[a, j] is how often D_aj occurs in the sum of the active
     triplets' hinges, negative for a negative j."""
-    key = distances + margin * positive
-    nearer_positives, nearer_negatives = _nearer(key, positive, negative)
+    order = _order(distances + margin * positive, positive)
+    nearer_positives, nearer_negatives = _before(order, positive), _before(order, negative)
     positives = positive.sum(axis=1, keepdims=True)
     weights = positive * nearer_negatives - negative * (positives - nearer_positives)
     mined = (positives * negative.sum(axis=1, keepdims=True)).sum()
@@ -73,41 +79,52 @@ def _all(distances, positive, negative, margin):
 
 
 def _semihard(distances, positive, negative, margin):
+    xp = array_module(distances)
     negatives = negative.sum(axis=1)
-    by_distance = np.argsort(np.where(negative, distances, np.inf), axis=1, kind="stable")
-    nearer = _nearer(distances, negative, negative)[1]
-    a, p = np.nonzero(positive & (negatives > 0)[:, None])
-    n = by_distance[a, np.minimum(nearer[a, p], negatives[a] - 1)]
-    return _chosen(distances, margin, a, p, n)
+    order = _order(distances, negative)
+    nearer = _before(order, negative)
+    rows = xp.arange(len(distances))[:, None]
+    # The negatives alone, by distance; behind them, the others.
+    by_distance = order[rows, xp.argsort(~negative[rows, order], axis=1, kind="stable")]
+    allowed = positive & (negatives > 0)[:, None]
+    a, p = candidates(allowed)
+    n = by_distance[a, xp.clip(xp.minimum(nearer[a, p], negatives[a] - 1), 0, None)]
+    return _chosen(distances, margin, a, p, n, allowed[a, p])
 
 
 def _hard(distances, positive, negative, margin):
-    a, = np.nonzero(positive.any(axis=1) & negative.any(axis=1))
-    p = np.where(positive, distances, -np.inf)[a].argmax(axis=1)
-    n = np.where(negative, distances, np.inf)[a].argmin(axis=1)
-    return _chosen(distances, margin, a, p, n)
+    xp = array_module(distances)
+    allowed = positive.any(axis=1) & negative.any(axis=1)
+    a, = candidates(allowed)
+    p = xp.where(positive, distances, -np.inf)[a].argmax(axis=1)
+    n = xp.where(negative, distances, np.inf)[a].argmin(axis=1)
+    return _chosen(distances, margin, a, p, n, allowed[a])
 
 
 MINING = {"all": _all, "semihard": _semihard, "hard": _hard}
 
 
-def _nearer(key, first, negative):
-    """For every entry of a row, how many of `first` and of `negative` come before it.
+def _order(key, first):
+    """Each row's entries by `key`; between equal keys, those of `first` come first."""
+    xp = array_module(key)
+    order = xp.argsort(~first, axis=1, kind="stable")
+    rows = xp.arange(len(key))[:, None]
+    return order[rows, xp.argsort(key[rows, order], axis=1, kind="stable")]
 
-    The order is that of `key`; between equal keys, `first` come first.
-    """
-    order = np.argsort(~first, axis=1, kind="stable")
-    rows = np.arange(len(key))[:, None]
-    order = order[rows, np.argsort(key[rows, order], axis=1, kind="stable")]
-    counts = np.empty((2, *key.shape), np.int64)
-    for count, kind in zip(counts, (first, negative)):
-        count[rows, order] = np.cumsum(kind[rows, order], axis=1)
+
+def _before(order, kind):
+    """For every entry of a row, how many of `kind` come before it in `order`, itself included."""
+    xp = array_module(order)
+    rows = xp.arange(len(order))[:, None]
+    counts = xp.empty(order.shape, np.int64)
+    counts[rows, order] = xp.cumsum(kind[rows, order], axis=1, dtype=np.int64)
     return counts
 
 
-def _chosen(distances, margin, a, p, n):
-    """As _all, for the triplets listed."""
-    active = distances[a, p] - distances[a, n] + margin > 0
+def _chosen(distances, margin, a, p, n, allowed):
+    """As _all, for the triplets listed and allowed."""
+    active = allowed & (distances[a, p] - distances[a, n] + margin > 0)
     size = len(distances)
-    flat = [np.bincount((a * size + other)[active], minlength=size**2) for other in (p, n)]
-    return (flat[0] - flat[1]).reshape(size, size), np.count_nonzero(active), len(a)
+    times = active.astype(np.float64)
+    flat = [sum_at(a * size + other, size**2, times) for other in (p, n)]
+    return (flat[0] - flat[1]).reshape(size, size), active.sum(), allowed.sum()
