@@ -6,8 +6,8 @@ import caffe
 
 
 def prototxt(layer, parameters, samples=12, features="dim: 4", loss_weight=1.0, diagnostics=False,
-             extra="", labels="", force_backward=True, levels=1):
-    """The net's text; layer: "<module of python_layers>.<class>", extra: more of its fields."""
+             extra="", labels="", force_backward=True, levels=1, package="python_layers."):
+    """The net's text; layer: "<module of the package>.<class>", extra: more of its fields."""
     module, name = layer.split(".")
     label_names = [f"label_{level}" for level in range(1, levels + 1)]
     bottoms = " ".join(f'bottom: "{label}"' for label in label_names)
@@ -19,7 +19,7 @@ def prototxt(layer, parameters, samples=12, features="dim: 4", loss_weight=1.0, 
         f'input_param {{ shape {{ dim: {samples} {shape} }} }} }}'
         for blob, shape in [("features", features), *zip(label_names, levels * [labels])]) + f"""
         layer {{ name: "metric" type: "Python" bottom: "features" {bottoms} {tops} {extra}
-                 python_param {{ module: "python_layers.{module}" layer: "{name}"
+                 python_param {{ module: "{package}{module}" layer: "{name}"
                                  param_str: {json.dumps(json.dumps(parameters))} }} }}"""
 
 
