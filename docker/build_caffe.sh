@@ -1,36 +1,47 @@
 #!/usr/bin/env bash
-# Builds BVLC Caffe for the CPU from Debian's source package and the patches beside this file.
+# Builds BVLC Caffe, for the CPU or for CUDA, from Debian's source package and the patches here.
 set -euo pipefail
 
 readonly PACKAGE=caffe VERSION=1.0.0+git20180821.99bd997-8 SUITE=bullseye
 readonly TARBALL=${PACKAGE}_${VERSION%-*}.orig.tar.gz
 readonly SHA256=e0eb3f06794f7402c77b7dec8e8480273ee1a1bb192e9122b621a69d4147ad0c
-readonly CMAKE_OPTIONS=(-DCMAKE_BUILD_TYPE=Release -DCPU_ONLY=ON -DBLAS=open -DUSE_LEVELDB=OFF
-                        -DBUILD_docs=OFF -Dpython_version=3)
+CMAKE_OPTIONS=(-DCMAKE_BUILD_TYPE=Release -DCPU_ONLY=ON -DBLAS=open -DUSE_LEVELDB=OFF
+               -DBUILD_docs=OFF -Dpython_version=3)
+# tests that need a GPU; not all have it in their names
+readonly GPU_TESTS='*GPU*:*CuDNN*:Im2col*Kernel*:PlatformTest*'
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 
 usage() {
   cat <<END
 Usage: docker/build_caffe.sh [--prefix DIR] [--source DIR|TARBALL] [--python EXE] [--jobs N]
-                             [--test]
+                             [--test] [--cuda 13|12 [--cuda-arch LIST] [--cuda-home DIR]]
        docker/build_caffe.sh --install-packages
 
-Builds Caffe (CPU) and installs it into DIR; does nothing where DIR already holds this very build.
+Builds Caffe and installs it into DIR; does nothing where DIR already holds this very build.
 
-  --prefix DIR          where Caffe goes (default: ~/.local/caffe); sources, objects and the log
-                        stay in DIR.build, which may be deleted
+  --prefix DIR          where Caffe goes (default: ~/.local/caffe, for CUDA ~/.local/caffe-cuda13);
+                        sources, objects and the log stay in DIR.build, which may be deleted
   --source DIR|TARBALL  $TARBALL, whose checksum
                         is verified, or a source tree of that version, which is taken as it is
                         (default: fetched with apt-get from this machine's Debian mirror)
   --python EXE          the interpreter that pycaffe is for; it needs NumPy, protobuf and six
                         (default: .venv/bin/python of this repository)
   --jobs N              parallel compilations (default: one per processor)
-  --test                also build and run Caffe's own C++ and Python tests (some minutes more)
+  --test                also build and run Caffe's own C++ and Python tests (some minutes more);
+                        for CUDA those for GPUs too where there is a GPU
+  --cuda 13|12          build for GPUs, with cuDNN 9 and NCCL 2; it runs on the CPU as well. CUDA 13
+                        (Turing and later, driver 580 and later) comes from NVIDIA's Python wheels,
+                        1.3 GB; CUDA 12 (Pascal and later, driver 525 and later) needs its toolkit
+  --cuda-arch LIST      GPU architectures to compile for, as in '75 80 90' (default: those of
+                        docker/cuda.sh)
+  --cuda-home DIR       the machine's own CUDA toolkit, in place of the wheels (default for CUDA 12:
+                        the newest /usr/local/cuda-12*)
   --install-packages    only install the Debian packages of docker/packages.txt that are missing
                         (as root or through sudo)
 
 Example: docker/build_caffe.sh --prefix /opt/caffe --source ~/Downloads/$TARBALL
+         docker/build_caffe.sh --cuda 13 --cuda-arch 90
 END
 }
 
@@ -227,7 +238,8 @@ hash_recipe() {
     say "$VERSION" "${CMAKE_OPTIONS[@]}" "$python_version" "${numpy_version%%.*}" "$prefix"
     cat "$here"/patches/*.patch
     uname -m
-    grep -E '^(ID|VERSION_ID)=' /etc/os-release || true; } | sha256sum | cut -d ' ' -f 1
+    grep -E '^(ID|VERSION_ID)=' /etc/os-release || true
+    [ -z "${cuda:-}" ] || cuda_recipe; } | sha256sum | cut -d ' ' -f 1
 }
 
 source_id() {
@@ -280,6 +292,7 @@ start_or_resume() {
   fi
   rm -rf "$work/started" "$work/build"
   unpack_and_patch "$1" "$work/source"
+  [ -z "$cuda" ] || patch_for_cuda
   mkdir "$work/build"
   echo "$id" >"$work/started"
 }
@@ -305,7 +318,7 @@ build() {
 # install_stage: the finished build takes the place of what is at the prefix
 install_stage() {
   printf '%s\n' "recipe: $recipe" "source: $(source_id "$tree_or_tarball")" "version: $VERSION" \
-    "mode: CPU" "python: $python_version" "numpy: $numpy_version" >"$work/stage$prefix/BUILD"
+    "mode: $mode" "python: $python_version" "numpy: $numpy_version" >"$work/stage$prefix/BUILD"
   rm -rf "$prefix.old"
   [ ! -e "$prefix" ] || mv "$prefix" "$prefix.old"
   mv "$work/stage$prefix" "$prefix"
@@ -314,8 +327,10 @@ install_stage() {
 
 run_tests() {
   compile test.testbin
-  say "Caffe's C++ tests (CPU)"
-  (cd "$work/source" && "$work/build/test/test.testbin" --gtest_filter='-*GPU*' 2>&1) |
+  local filter=-$GPU_TESTS
+  [ -z "$cuda" ] || ! "$prefix/bin/caffe" device_query >/dev/null 2>&1 || filter='*'
+  say "Caffe's C++ tests ($([ "$filter" = '*' ] && echo 'CPU and GPU' || echo CPU))"
+  (cd "$work/source" && "$work/build/test/test.testbin" --gtest_filter="$filter" 2>&1) |
     tee "$work/test_cpp.log" | grep -E '^\[(==========|  PASSED  |  FAILED  )\]' ||
     die "C++ tests failed: see $work/test_cpp.log"
   say "pycaffe's tests"
@@ -325,13 +340,15 @@ run_tests() {
 }
 
 main() {
-  local jobs prefix=~/.local/caffe source="" python="" test=no
+  local jobs prefix="" source="" python="" test=no cuda="" cuda_arch="" cuda_home=""
+  local option
   jobs=$(nproc)
   while [ $# -gt 0 ]; do
     case $1 in
-      --prefix|--source|--python|--jobs)
+      --prefix|--source|--python|--jobs|--cuda|--cuda-arch|--cuda-home)
         [ $# -ge 2 ] && [ -n "$2" ] || usage_error "$1 needs a value"
-        printf -v "${1#--}" %s "$2"; shift 2 ;;
+        option=${1#--}
+        printf -v "${option/-/_}" %s "$2"; shift 2 ;;
       --test) test=yes; shift ;;
       --install-packages) install_packages; return ;;
       --help|-h) usage; return ;;
@@ -339,7 +356,9 @@ main() {
     esac
   done
   [[ $jobs =~ ^[1-9][0-9]*$ ]] || usage_error "--jobs $jobs is not a positive number"
-  prefix=$(realpath -m "$prefix")
+  [ -n "$cuda" ] || [ -z "$cuda_arch$cuda_home" ] ||
+    usage_error "--cuda-arch and --cuda-home are for --cuda"
+  prefix=$(realpath -m "${prefix:-$HOME/.local/caffe${cuda:+-cuda$cuda}}")
   [ -z "$source" ] || [ -e "$source" ] || die "--source $source does not exist"
   [ -z "$source" ] || source=$(realpath "$source")
   if [ -z "$python" ]; then
@@ -354,7 +373,13 @@ main() {
   [ -z "$packages_missing" ] ||
     die "$python lacks $packages_missing: run 'make setup', or give it docker/requirements.txt"
 
-  local work=$prefix.build recipe
+  local work=$prefix.build recipe mode=CPU
+  if [ -n "$cuda" ]; then
+    # shellcheck source=docker/cuda.sh
+    . "$here/cuda.sh"
+    use_cuda
+    mode="CUDA $cuda (sm_${cuda_arch// / sm_})"
+  fi
   recipe=$(hash_recipe)
   if [ $test = no ] && up_to_date; then
     say "Caffe: up to date in $prefix"
@@ -375,13 +400,19 @@ main() {
   local log=$work/build.log tree_or_tarball=$source
   if [ $test = yes ] || ! up_to_date; then
     : >"$log"
-    say "building Caffe $VERSION for the CPU (log: $log)"
+    say "building Caffe $VERSION for ${mode/CPU/the CPU} (log: $log)"
+    if [ -n "$cuda" ]; then
+      "$python" -m pip --version >/dev/null 2>&1 || die "$python has no pip to fetch CUDA's wheels"
+      assemble_toolkit
+      check_architectures
+    fi
     if [ -z "$tree_or_tarball" ]; then
       tree_or_tarball=$work/$TARBALL
       [ -f "$tree_or_tarball" ] || fetch_with_apt "$tree_or_tarball"
     fi
     start_or_resume "$tree_or_tarball"
     build
+    [ -z "$cuda" ] || install_cuda_libraries "$work/stage$prefix"
     install_stage
     say "Caffe: built into $prefix in $(minutes $SECONDS)"
   fi

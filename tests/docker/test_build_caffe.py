@@ -1,6 +1,7 @@
 """docker/build_caffe.sh without building: what it checks, what it derives, when it does nothing."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -10,7 +11,8 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 SCRIPT = ROOT / "docker" / "build_caffe.sh"
-PATCHES = sorted((ROOT / "docker" / "patches").glob("*.patch"))
+PATCHES = sorted((ROOT / "docker").glob("patches*/*.patch"))
+REQUIREMENTS = sorted((ROOT / "docker").glob("requirements-cuda*.txt"))
 TARBALL = "caffe_1.0.0+git20180821.99bd997.orig.tar.gz"
 
 
@@ -49,11 +51,20 @@ def built(tmp_path):
 def test_help_and_usage_errors():
     done = build("--help")
     assert done.returncode == 0 and "Example:" in done.stdout
-    for option in ["--prefix", "--source", "--python", "--jobs", "--test", "--install-packages"]:
+    for option in ["--prefix", "--source", "--python", "--jobs", "--test", "--install-packages",
+                   "--cuda", "--cuda-arch", "--cuda-home"]:
         assert option in done.stdout
     assert "--speed" in one_error(build("--speed"), 2)
     assert "--prefix needs a value" in one_error(build("--prefix"), 2)
     assert "--jobs two" in one_error(build("--jobs", "two"), 2)
+    assert "--cuda 11 is none of" in one_error(build("--cuda", "11"), 2)
+    assert "are for --cuda" in one_error(build("--cuda-arch", "90"), 2)
+    assert "are for --cuda" in one_error(build("--cuda-home", "/usr"), 2)
+
+
+@pytest.mark.parametrize("listed", ["90a", "75,80", "sm_90", "7.5", "9", "075", "75;rm"])
+def test_wrong_architectures(listed):
+    assert f"'{listed}' is no list" in one_error(build("--cuda", "13", "--cuda-arch", listed), 2)
 
 
 def test_unchanged_build_is_not_repeated(built):
@@ -83,6 +94,129 @@ def test_recipe_depends_on_python_numpy_and_prefix():
     hashes = [bash("hash_recipe", **{**values, **change}).stdout for change in changes]
     assert len(set(hashes)) == len(hashes) and all(hashes)
     assert bash("hash_recipe", **{**values, "numpy_version": "2.0.1"}).stdout == hashes[0]
+
+
+@pytest.fixture
+def toolkit(tmp_path):
+    """A folder that looks like an installed CUDA 12.4 whose compiler knows few architectures."""
+    home = tmp_path / "cuda-12.4"
+    for folder in ["bin", "include", "lib64", "nvvm"]:
+        (home / folder).mkdir(parents=True)
+    (home / "bin" / "nvcc").write_text(
+        '#!/bin/sh\ncase $1 in\n--version) echo "Cuda compilation tools, release 12.4, V12.4.131" ;;\n'
+        "--list-gpu-code) printf 'sm_60\\nsm_75\\nsm_90\\n' ;;\nesac\n")
+    (home / "bin" / "nvcc").chmod(0o755)
+    return home
+
+
+CUDA = '''. "$here/cuda.sh"; python="$python" work=/w prefix=/x python_version=3.11 numpy_version=2.4.6
+          use_cuda'''
+
+
+def use_cuda(code, cuda="13", **variables):
+    """Run code with the options for CUDA completed."""
+    values = dict(cuda=cuda, cuda_arch="", cuda_home="", python=sys.executable)
+    return bash(f"{CUDA}; {code}", **{**values, **variables})
+
+
+def test_cuda_options_reach_cmake():
+    options = use_cuda('printf "%s\\n" "${CMAKE_OPTIONS[@]}"').stdout.splitlines()
+    assert "-DCPU_ONLY=OFF" in options and "-DCPU_ONLY=ON" not in options
+    assert "-DUSE_CUDNN=ON" in options and "-DUSE_NCCL=ON" in options
+    assert "-DCUDA_ARCH_BIN=75 80 90 100 120" in options and "-DCUDA_ARCH_PTX=120" in options
+    options = use_cuda('printf "%s\\n" "${CMAKE_OPTIONS[@]}"', cuda_arch="90 100 75 90").stdout
+    assert "-DCUDA_ARCH_BIN=75 90 100\n" in options and "-DCUDA_ARCH_PTX=100\n" in options
+    assert "-DCPU_ONLY=ON" in bash('printf "%s\\n" "${CMAKE_OPTIONS[@]}"').stdout.splitlines()
+
+
+def test_recipe_depends_on_cuda(toolkit):
+    cpu = bash("hash_recipe", prefix="/x", python_version="3.11", numpy_version="2.4.6").stdout
+    hashes = [cpu] + [use_cuda("hash_recipe", **options).stdout for options in [
+        {}, {"cuda_arch": "90"}, {"cuda_arch": "80 90"},
+        {"cuda": "12", "cuda_home": str(toolkit)},
+        {"cuda": "12", "cuda_home": str(toolkit), "cuda_arch": "90"}]]
+    assert len(set(hashes)) == len(hashes) and all(hashes)
+    assert use_cuda("hash_recipe", cuda_arch="90 80").stdout == hashes[3]  # the order says nothing
+
+
+def test_cuda_home_is_checked(toolkit, tmp_path):
+    message = one_error(build("--cuda", "13", "--cuda-home", toolkit, "--prefix", tmp_path / "p"))
+    assert f"{toolkit} is not CUDA 13" in message
+    message = one_error(build("--cuda", "12", "--cuda-home", tmp_path, "--prefix", tmp_path / "p"))
+    assert "has no bin/nvcc" in message
+    assert not (tmp_path / "p.build").exists()
+
+
+def test_cuda_12_needs_a_toolkit():
+    done = use_cuda("", cuda="12", PATH=os.environ["PATH"])
+    if list(Path("/usr/local").glob("cuda-12*")):
+        assert done.returncode == 0
+    else:
+        assert "--cuda 12 needs a CUDA 12 toolkit" in one_error(done)
+
+
+def test_architectures_are_asked_of_the_compiler(toolkit, tmp_path):
+    (tmp_path / "cuda").symlink_to(toolkit)
+    code = f'. "$here/cuda.sh"; work="{tmp_path}" cuda_arch="%s"; check_architectures'
+    assert bash(code % "60 90").returncode == 0
+    message = one_error(bash(code % "60 100"))
+    assert "compiles for 60 75 90" in message and "--cuda-arch 100" in message
+
+
+def test_default_architectures_are_lists_that_the_option_takes():
+    tables = bash('. "$here/cuda.sh"; for cuda in "${!CUDA_ARCH[@]}"; do '
+                  'echo "$cuda ${CUDA_ARCH[$cuda]}"; done').stdout.splitlines()
+    assert {line.split()[0] for line in tables} == {
+        re.search(r"cuda(\d+)", path.name).group(1) for path in REQUIREMENTS}
+    for line in tables:
+        numbers = [int(word) for word in line.split()[1:]]
+        assert numbers == sorted(set(numbers)) and numbers[0] >= 50
+
+
+@pytest.mark.parametrize("path", REQUIREMENTS, ids=lambda path: path.stem)
+def test_cuda_wheels_are_pinned_with_checksums(path):
+    lines = [line for line in path.read_text().replace("\\\n", " ").splitlines()
+             if line and not line.startswith("#")]
+    pin = re.compile(r"(nvidia-[a-z0-9-]+)==[0-9.]+ +--hash=sha256:[0-9a-f]{64}")
+    names = [pin.fullmatch(line).group(1) for line in lines]
+    assert len(set(names)) == len(names)
+    assert any(name.startswith("nvidia-cudnn-") for name in names)
+    assert any(name.startswith("nvidia-nccl-") for name in names)
+
+
+def test_toolkit_is_merged_once_and_libraries_get_their_link_names(toolkit, tmp_path):
+    """With pip replaced by what it would leave: a wheel's folders, of cuDNN alone."""
+    (toolkit / "lib64" / "libcudart.so.12").write_text("library")
+    (toolkit / "include" / "cuda.h").write_text("header")
+    pip = tmp_path / "python"
+    pip.write_text("""#!/bin/sh
+while [ "$1" != --target ]; do shift; done
+mkdir -p "$2/nvidia/cudnn/lib" "$2/nvidia/cudnn/include"
+echo 9 > "$2/nvidia/cudnn/lib/libcudnn.so.9"
+echo once >> "%s/fetched"
+""" % tmp_path)
+    pip.chmod(0o755)
+    code = (f'. "$here/cuda.sh"; python="{pip}" work="{tmp_path}/work" log="{tmp_path}/log" cuda=12; '
+            f'cuda_home="{toolkit}"; mkdir -p "$work"; assemble_toolkit; assemble_toolkit')
+    done = bash(code)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "fetched").read_text() == "once\n"
+    merged = tmp_path / "work" / "cuda"
+    assert (merged / "lib64" / "libcudnn.so").read_text() == "9\n"
+    assert (merged / "lib" / "libcudart.so").read_text() == "library"
+    assert (merged / "include" / "cuda.h").read_text() == "header"
+    assert (merged / "bin" / "nvcc").exists() and not (tmp_path / "work" / "wheels").exists()
+
+
+def test_failed_download_leaves_no_toolkit(tmp_path):
+    pip = tmp_path / "python"
+    pip.write_text("#!/bin/sh\necho 'ERROR: no such host'; exit 1\n")
+    pip.chmod(0o755)
+    done = bash(f'. "$here/cuda.sh"; python="{pip}" work="{tmp_path}" log="{tmp_path}/log" cuda=13 '
+                'cuda_home=; assemble_toolkit')
+    assert done.returncode == 1
+    assert "no such host" in done.stderr and "error: pip could not fetch" in done.stderr
+    assert not (tmp_path / "cuda" / "READY").exists()
 
 
 def test_foreign_folder_is_not_replaced(tmp_path):
@@ -205,9 +339,13 @@ def test_patches_apply_to_the_verified_source(tmp_path):
         pytest.skip(f"{tarball}, which a build fetches, is not there")
     done = bash(f'log="{tmp_path}/log"; unpack_and_patch "{tarball}" "{tmp_path}/tree"')
     assert done.returncode == 0, done.stderr
+    tree = tmp_path / "tree"
+    shutil.copytree(tree, tmp_path / "source")
+    done = bash(f'. "$here/cuda.sh"; log="{tmp_path}/log" work="{tmp_path}" patch_for_cuda')
+    assert done.returncode == 0, done.stderr
     log = (tmp_path / "log").read_text()
     assert "fuzz" not in log and "offset" not in log
-    tree = tmp_path / "tree"
+    assert log.count("patching file tools/caffe.cpp") == 2  # by a patch of each series
     (tree / "tools" / "caffe.cpp").unlink()  # a tree that is not that version
     done = bash(f'log="{tmp_path}/log"; unpack_and_patch "{tree}" "{tmp_path}/again"')
     assert done.returncode == 1 and "does not apply" in done.stderr
