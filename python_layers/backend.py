@@ -37,7 +37,7 @@ def candidates(mask):
 
 
 def sum_at(index, size, values=None):
-    """Vector of `size`: the sum of the values at each index, float64; without them its count, int64.
+    """Vector of `size`: the sum of the values at each index, float64; without them its count.
 
     index: whole numbers from 0 to size - 1. On a GPU the order of a sum is not fixed, and so isn't
     the last bit of a sum of three values or more.
@@ -46,7 +46,8 @@ def sum_at(index, size, values=None):
         sums = np.bincount(index, values, minlength=size)
         return sums if values is None else sums.astype(np.float64, copy=False)  # int64 if all empty
     xp = array_module(index)
-    sums = xp.zeros(size, np.int64 if values is None else np.float64)
+    # CuPy adds to 32-bit integers and to floats, not to 64-bit integers.
+    sums = xp.zeros(size, np.int32 if values is None else np.float64)
     xp.add.at(sums, index, xp.ones(index.shape, sums.dtype) if values is None else values)
     return sums
 

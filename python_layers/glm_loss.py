@@ -111,5 +111,6 @@ class GLMLossLayer(MetricLossLayer):
     def backward(self, top, propagate_down, bottom):
         super().backward(top, propagate_down, bottom)
         if self.to_keep:
-            self.memory.keep()
+            with self.arrays.queue:
+                self.memory.keep()
             self.to_keep = False

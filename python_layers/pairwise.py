@@ -134,7 +134,7 @@ def ranked(values, group, groups, kind=None):
     kind: NumPy's, of the sort by value: "stable" lets equal values keep their order.
     """
     xp = array_module(values)
-    if groups <= np.iinfo(np.uint16).max:
+    if on_host(group) and groups <= np.iinfo(np.uint16).max:
         group = group.astype(np.uint16)  # NumPy's stable sort of 16-bit integers is a radix sort
     order = xp.argsort(values, kind=kind)
     order = order[xp.argsort(group[order], kind="stable")]

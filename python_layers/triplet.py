@@ -88,7 +88,7 @@ def _semihard(distances, positive, negative, margin):
     by_distance = order[rows, xp.argsort(~negative[rows, order], axis=1, kind="stable")]
     allowed = positive & (negatives > 0)[:, None]
     a, p = candidates(allowed)
-    n = by_distance[a, xp.clip(xp.minimum(nearer[a, p], negatives[a] - 1), 0, None)]
+    n = by_distance[a, xp.maximum(xp.minimum(nearer[a, p], negatives[a] - 1), 0)]
     return _chosen(distances, margin, a, p, n, allowed[a, p])
 
 
