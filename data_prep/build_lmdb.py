@@ -15,6 +15,10 @@ from data_prep import builder, images
 from data_prep.readers import READERS
 
 
+# Of the command, for the manifest; a reader has its own besides.
+OPTIONS = ("size", "resize", "encoded", "context", "skip_bad", "order", "seed")
+
+
 def _whole(low, high):
     def convert(text):
         value = int(text)
@@ -24,6 +28,16 @@ def _whole(low, high):
 
     convert.__name__ = "whole number"
     return convert
+
+
+def _margin(text):
+    value = float(text)
+    if not 0 <= value <= 10:
+        raise argparse.ArgumentTypeError("a share from 0 to 10 expected")
+    return value
+
+
+_margin.__name__ = "number"  # what argparse calls it
 
 
 def _parse(argv):
@@ -51,7 +65,7 @@ def _parse(argv):
         )
         own.add_argument(
             "--size",
-            type=_whole(16, 4096),
+            type=_whole(16, 2048),
             default=reader.SIZE,
             help="width and height of the stored images (default: %(default)s)",
         )
@@ -67,7 +81,23 @@ def _parse(argv):
             choices=images.ENCODINGS,
             default="jpg",
             help="how images are "
-            f"stored: jpg (quality {images.JPEG_QUALITY}, the default) or png (lossless)",
+            f"stored: jpg (quality {images.JPEG_QUALITY}, the default), png (lossless) or raw "
+            "pixels, which Caffe reads without decoding and which take the most room",
+        )
+        if own.get_default("bbox") is not None:
+            own.add_argument(
+                "--context",
+                type=_margin,
+                default=0.0,
+                metavar="SHARE",
+                help="with --bbox, a margin around the box on each side, of its width and height, "
+                "as far as the image goes (default: 0)",
+            )
+        own.add_argument(
+            "--skip-bad",
+            action="store_true",
+            help="leave out images that can't be used, which manifest.json then lists, instead of "
+            "building nothing; every image is looked at once more",
         )
         own.add_argument(
             "--order",
@@ -82,8 +112,16 @@ def _parse(argv):
             default=len(os.sched_getaffinity(0)),
             help="threads (default: the processors at hand, %(default)s)",
         )
-        own.add_argument("--force", action="store_true", help="build even if nothing has changed")
-    return parser.parse_args(argv)
+        own.add_argument(
+            "--force",
+            action="store_true",
+            help="build even if nothing has changed, from the first image on",
+        )
+    args = parser.parse_args(argv)
+    args.context = getattr(args, "context", 0.0)
+    if args.context and not args.bbox:
+        chosen.choices[args.reader].error("--context is a margin around boxes: it needs --bbox")
+    return args
 
 
 def main(argv=None):
@@ -92,13 +130,13 @@ def main(argv=None):
     name = reader.name(args)
     out = args.out or Path("data") / name
     source = reader.open_source(args)
-    options = {key: getattr(args, key) for key in ("size", "resize", "encoded", "order", "seed")}
+    options = {key: getattr(args, key) for key in OPTIONS}
     manifest = builder.wanted_manifest(name, source, options)
     with builder.locked(out):
         if builder.is_current(out, manifest) and not args.force:
             print(f"{out} is up to date: nothing to do (--force builds it anew)")
             return 0
-        manifest = builder.build(out, source, manifest, args.jobs)
+        manifest = builder.build(out, source, manifest, args.jobs, afresh=args.force)
     counts = ", ".join(f"{entry['images']} {split}" for split, entry in manifest["splits"].items())
     tree = " -> ".join(f"{level['classes']} {level['name']}" for level in manifest["levels"])
     print(

@@ -1,9 +1,10 @@
 """From records to a finished data set folder: decode in threads, write in order, appear at once or
 not at all.
 
-Everything is made in `.<name>.partial` beside the target and renamed when it is complete. A build
-that is killed leaves that folder, which the next build throws away; a finished data set that is
-being replaced stays in place until then.
+Everything is made in `.<name>.partial` beside the target: `data`, which is renamed when it is
+complete, and `state` (data_prep/checkpoint.py). A build that is killed leaves that folder, and the
+next one of the same options and images goes on in it; a finished data set that is being replaced
+stays in place until then.
 """
 
 import fcntl
@@ -11,22 +12,19 @@ import hashlib
 import json
 import os
 import shutil
-from collections import deque
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+import sys
+from contextlib import closing, contextmanager
 
 import cv2
 import lmdb
-import numpy as np
-from tqdm import tqdm
 
-from data_prep import contact_sheet, images, lmdb_io
-from data_prep.cli import UserError
+from data_prep import checkpoint, contact_sheet, lmdb_io, pipeline, progress
+from data_prep.cli import FULL, UserError
 from data_prep.records import SPLITS, check_records, ordered
+from data_prep.split_writer import KINDS, SplitWriter
 
-FORMAT = 1  # of the folder; a data set of another format is built anew
+FORMAT = 2  # of the folder; a data set of another format is built anew
 BAD_SHOWN = 50  # names of unusable files printed
-KINDS = ("images", "labels")  # of the two LMDBs of a split
 CHECKSUMMED = ("hierarchy.tsv", "mean.binaryproto", "train.tsv", "test.tsv")
 
 
@@ -47,12 +45,22 @@ def locked(out):
                 f"another build is writing {out}: wait for it, or choose another --out"
             )
         try:
-            old = _beside(out, "old")
-            if old.exists() and not out.exists():  # killed between the two renames of _publish
-                old.rename(out)
+            _tidy(out)
             yield
         finally:
             path.unlink()
+
+
+def _tidy(out):
+    """Take away what _publish leaves, also one that was killed between or after its renames."""
+    old, partial = _beside(out, "old"), _beside(out, "partial")
+    if old.exists():
+        if out.exists():
+            shutil.rmtree(old)
+        else:
+            old.rename(out)
+    if partial.exists() and not (partial / "data").exists():
+        shutil.rmtree(partial)
 
 
 def is_current(out, wanted):
@@ -92,130 +100,132 @@ def wanted_manifest(name, source, options):
     }
 
 
-def build(out, source, manifest, jobs):
-    """Build the data set folder `out` (held by `locked`). Returns the finished manifest."""
+def build(out, source, manifest, jobs, afresh=False):
+    """Build the data set folder `out` (held by `locked`). Returns the finished manifest.
+
+    Goes on with the remains of a build of the same manifest, unless `afresh`.
+    """
     partial = _beside(out, "partial")
-    if partial.exists():
+    if afresh and partial.exists():
         shutil.rmtree(partial)
     try:
-        manifest = _fill(partial, source, manifest, jobs)
+        try:
+            manifest = _fill(partial, source, manifest, jobs)
+        except checkpoint.Damaged:
+            print(f"what is left of the last build of {out} is damaged: starting anew")
+            shutil.rmtree(partial)
+            manifest = _fill(partial, source, manifest, jobs)
         _publish(partial, out)
-    except BaseException as error:
+    except UserError:  # of the images: other images make another build
         shutil.rmtree(partial, ignore_errors=True)
-        if isinstance(error, (OSError, lmdb.Error)):
-            raise UserError(f"writing {out} failed ({error}): is the disk full?") from error
         raise
+    except KeyboardInterrupt:
+        print("stopped: the same command goes on from here", file=sys.stderr)
+        raise
+    except (OSError, lmdb.Error) as error:
+        if isinstance(error, OSError) and error.errno not in FULL:
+            raise
+        raise UserError(
+            f"writing {out} failed ({error}): make room on the disk, then the same command goes on "
+            f"from here; or delete {partial}"
+        ) from error
     return manifest
 
 
-def _fill(folder, source, manifest, jobs):
-    """Make everything that belongs to a data set in a new folder. Returns the manifest."""
-    work = folder / "work"
-    work.mkdir(parents=True)
-    records = source.prepare(work, jobs)
-    check_records(records, source.hierarchy)
+def _fill(partial, source, manifest, jobs):
+    """Make, or go on making, all of a data set in partial/data. Returns the manifest."""
+    data, state = partial / "data", partial / "state"
+    wanted = json.dumps(manifest).encode()
+    if not (state / "wanted.json").exists() or (state / "wanted.json").read_bytes() != wanted:
+        if partial.exists():
+            shutil.rmtree(partial)
+        state.mkdir(parents=True)
+        data.mkdir()
+        checkpoint.write_whole(state / "wanted.json", wanted)
+    records = _prepared(source, state / "prepared", jobs)
     options, manifest, bad = manifest["options"], {**manifest, "splits": {}}, []
+    if options["skip_bad"]:
+        manifest["skipped"] = _bad_images(state, records, options, jobs)
+        records = _without(records, manifest["skipped"], source.hierarchy)
+    splits = []
     for split in SPLITS:
         part = [record for record in records if record.split == split]
         part = ordered(part, options["order"] if split == "train" else "listed", options["seed"])
-        entry, mean = _write_split(folder, split, part, source.hierarchy, options, jobs, bad)
-        manifest["splits"][split] = entry
-        if split == "train":
-            lmdb_io.write_mean(folder / "mean.binaryproto", mean.transpose(2, 0, 1))
-            manifest["mean_bgr"] = [round(float(value), 3) for value in mean.mean(axis=(0, 1))]
+        splits.append(SplitWriter(partial, split, part, source.hierarchy, options))
+    done, total = (sum(counts) for counts in zip(*((one.done, len(one.records)) for one in splits)))
+    if done:
+        print(f"resuming at {done} of {total} images", flush=True)
+    for one in splits:
+        one.write(jobs, bad)
     if bad:
-        more = [f"... and {len(bad) - BAD_SHOWN} more"] if len(bad) > BAD_SHOWN else []
         raise UserError(
             f"{len(bad)} of {len(records)} images can't be used, nothing was built; replace these "
-            "files:\n  " + "\n  ".join(bad[:BAD_SHOWN] + more)
+            f"files, or leave them out with --skip-bad:{_listed(bad)}"
         )
-    shutil.rmtree(work)
-    (folder / "hierarchy.tsv").write_text(source.hierarchy.text(), encoding="utf-8")
-    contact_sheet.write(folder, source.hierarchy, options["seed"])
-    manifest["checksums"] = {
-        file: hashlib.sha256((folder / file).read_bytes()).hexdigest()
-        for file in CHECKSUMMED
-    }
+    for one in splits:
+        manifest["splits"][one.split] = one.finish()
+    mean = splits[0].mean
+    lmdb_io.write_mean(data / "mean.binaryproto", mean.transpose(2, 0, 1))
+    manifest["mean_bgr"] = [round(float(value), 3) for value in mean.mean(axis=(0, 1))]
+    (data / "hierarchy.tsv").write_text(source.hierarchy.text(), encoding="utf-8")
+    contact_sheet.write(data, source.hierarchy, options["seed"])
+    manifest["checksums"] = {file: _sha256(data / file) for file in CHECKSUMMED}
     text = json.dumps(manifest, indent=1, ensure_ascii=False) + "\n"
-    (folder / "manifest.json").write_text(text, encoding="utf-8")
+    (data / "manifest.json").write_text(text, encoding="utf-8")
     return manifest
 
 
-def _write_split(folder, split, records, hierarchy, options, jobs, bad):
-    """Write both LMDBs and <split>.tsv. Returns the split's manifest entry and the mean image.
+def _prepared(source, folder, jobs):
+    """The source's records. What a reader makes for them, it makes in an empty folder each time."""
+    if folder.exists():
+        shutil.rmtree(folder)
+    folder.mkdir()
+    records = source.prepare(folder, jobs)
+    check_records(records, source.hierarchy)
+    return records
 
-    Unusable files are appended to bad, one line each; from the first on, files are only looked at,
-    so that all of them are named at once.
+
+def _bad_images(state, records, options, jobs):
+    """[{"image": name, "reason": ...}] of the records that can't be used, all looked at once."""
+    known = state / "skipped.json"
+    if not known.exists():
+        found = []
+        with closing(pipeline.loaded(records, options, jobs, encode=False)) as results:
+            for record, result in progress.each(results, "look", "images", len(records)):
+                if result.reason:
+                    found.append({"image": record.name, "reason": result.reason})
+        checkpoint.write_whole(known, json.dumps(found).encode())
+    return json.loads(known.read_bytes())
+
+
+def _without(records, skipped, hierarchy):
+    """The records but for the skipped images. Says which they are and what they leave empty;
+    UserError if that is a split.
     """
-    size = options["size"]
-    total = np.zeros((size, size, 3))
-    writers = [lmdb_io.Writer(folder / f"{split}_{kind}") for kind in KINDS]
-    try:
-        with open(folder / f"{split}.tsv", "w", encoding="utf-8") as listing:
-            levels = "\t".join(f"{level}_id" for level in hierarchy.levels)
-            print(f"key\timage\t{levels}", file=listing)
-            for record, (image, encoded, reason) in _decoded(records, split, options, jobs):
-                if reason:
-                    bad.append(f"{record.path}: {reason}")
-                if bad:
-                    continue
-                key, labels = lmdb_io.KEY.format(writers[0].count), hierarchy.labels[record.label]
-                print(key, record.name, *labels, sep="\t", file=listing)
-                cv2.accumulate(images.centre(image, size), total)
-                writers[0].add(lmdb_io.image_datum(encoded, record.label))
-                writers[1].add(lmdb_io.label_datum(labels))
-        for writer in writers:
-            writer.close()
-    except BaseException:
-        for writer in writers:
-            writer.abandon()
-        raise
-    present = [
-        int(np.unique(hierarchy.labels[[r.label for r in records], j]).size)
-        for j in range(len(hierarchy.levels))
-    ]
-    entry = {
-        "images": len(records),
-        "classes_present": present,
-        "sha256": {"images": writers[0].digest, "labels": writers[1].digest},
-    }
-    return entry, total / len(records)
+    gone = {entry["image"] for entry in skipped}
+    if not gone:
+        return records
+    lines = [f"{entry['image']}: {entry['reason']}" for entry in skipped]
+    print(f"left out: {len(gone)} of {len(records)} images can't be used:{_listed(lines)}")
+    kept = [record for record in records if record.name not in gone]
+    check_records(kept, hierarchy)
+    for split in SPLITS:
+        before, after = ({r.label for r in part if r.split == split} for part in (records, kept))
+        if before - after:
+            names = [hierarchy.names[0][label] for label in sorted(before - after)]
+            print(f"warning: these classes have no {split} images left:{_listed(names)}")
+    return kept
 
 
-def _decoded(records, split, options, jobs):
-    """Yield (record, (image, encoded bytes, None) or (None, None, reason)) in order.
+def _listed(lines):
+    """The lines as a list below a sentence, shortened."""
+    more = [f"... and {len(lines) - BAD_SHOWN} more"] if len(lines) > BAD_SHOWN else []
+    return "\n  " + "\n  ".join(lines[:BAD_SHOWN] + more)
 
-    OpenCV lets go of Python's lock while it works, so threads do. At most 8 images per thread are
-    in memory at a time.
-    """
 
-    def work(record):
-        try:
-            image = images.without_footer(images.read(record.path), record.footer)
-            if record.box:
-                image = images.crop(image, record.box)
-            image = images.resize(image, options["size"], options["resize"])
-            return image, images.encode(image, options["encoded"]), None
-        except images.ImageError as error:
-            return None, None, str(error)
-
-    threads = cv2.getNumThreads()
-    cv2.setNumThreads(1)  # one image per thread, instead of all threads on one image
-    pool = ThreadPoolExecutor(jobs)
-    try:
-        waiting, rest = deque(), iter(records)
-        with tqdm(total=len(records), desc=split, unit=" images") as bar:
-            while True:
-                while len(waiting) < 8 * jobs and (record := next(rest, None)) is not None:
-                    waiting.append((record, pool.submit(work, record)))
-                if not waiting:
-                    break
-                record, future = waiting.popleft()
-                yield record, future.result()
-                bar.update()
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
-        cv2.setNumThreads(threads)
+def _sha256(path):
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _beside(out, what):
@@ -224,15 +234,12 @@ def _beside(out, what):
 
 def _publish(partial, out):
     """Put the finished folder in place of the old one. Its contents reach the disk first."""
-    for path in sorted(partial.rglob("*")) + [partial]:
+    data, old = partial / "data", _beside(out, "old")
+    for path in sorted(data.rglob("*")) + [data]:
         descriptor = os.open(path, os.O_RDONLY)
         os.fsync(descriptor)
         os.close(descriptor)
-    old = _beside(out, "old")
-    if old.exists():
-        shutil.rmtree(old)
     if out.exists():
         out.rename(old)
-    partial.rename(out)
-    if old.exists():
-        shutil.rmtree(old)
+    data.rename(out)
+    _tidy(out)

@@ -17,7 +17,7 @@ def write(folder, hierarchy, seed):
     rows = []
     for split in SPLITS:
         tiles = [
-            _tile(datum, hierarchy, split) for datum in _sample(folder / f"{split}_images", seed)
+            _tile(datum, hierarchy, split) for datum in _sample(folder, split, seed)
         ]
         tiles += [np.full_like(tiles[0], 255)] * (-len(tiles) % COLUMNS)
         rows += [np.hstack(tiles[i : i + COLUMNS]) for i in range(0, len(tiles), COLUMNS)]
@@ -27,16 +27,21 @@ def write(folder, hierarchy, seed):
     )  # unlike cv2.imwrite, says why it fails
 
 
-def _sample(path, seed):
-    count = sum(1 for _ in lmdb_io.items(path))
-    chosen = set(random.Random(seed).sample(range(count), min(count, COLUMNS * ROWS)))
-    for number, (_, value) in enumerate(lmdb_io.items(path)):
-        if number in chosen:
-            yield lmdb_io.parse_datum(value)
+def _sample(folder, split, seed):
+    """Datums of random images, in order of their keys; each image once, however many records."""
+    first = {}
+    with open(folder / f"{split}.tsv", encoding="utf-8") as listing:
+        next(listing)  # the header
+        for line in listing:
+            key, name, _ = line.split("\t", 2)
+            first.setdefault(name, key.encode())
+    chosen = random.Random(seed).sample(list(first.values()), min(len(first), COLUMNS * ROWS))
+    for _, value in lmdb_io.items(folder / f"{split}_images", sorted(chosen)):
+        yield lmdb_io.parse_datum(value)
 
 
 def _tile(datum, hierarchy, split):
-    image = cv2.imdecode(np.frombuffer(datum.data, np.uint8), cv2.IMREAD_COLOR)
+    image = lmdb_io.datum_image(datum)
     tile = np.full((TILE + LINE * (len(hierarchy.levels) + 1) + 4, TILE, 3), 255, np.uint8)
     scale = TILE / max(image.shape[:2])
     image = cv2.resize(image, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)

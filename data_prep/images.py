@@ -1,51 +1,65 @@
 """Image files in, uint8 height x width x 3 BGR arrays out: decode, crop, resize, encode."""
 
-from pathlib import Path
-
 import cv2
 import numpy as np
 
 from data_prep import MAX_PIXELS
+from data_prep.image_files import ImageError
 
 JPEG_QUALITY = 95
 RESIZES = ("squeeze", "shorter")
-ENCODINGS = {"jpg": (".jpg", (cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY)), "png": (".png", ())}
+ENCODINGS = {  # cv2.imencode's arguments; raw is not encoded
+    "jpg": (".jpg", (cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY)),
+    "png": (".png", ()),
+    "raw": None,
+}
+SCALES = {  # of libjpeg's: 1/scale of the width and of the height, averaged while decoding
+    8: cv2.IMREAD_REDUCED_COLOR_8,
+    4: cv2.IMREAD_REDUCED_COLOR_4,
+    2: cv2.IMREAD_REDUCED_COLOR_2,
+    1: cv2.IMREAD_COLOR,
+}
+SPARE = 2  # a JPEG is decoded at a scale that leaves at least so many times the size wanted
 STRIP = 256  # rows
 LONGEST = 1 << 14  # pixels of a stored image's side, which keeps it under MAX_PIXELS at any --size
 BACKGROUND = 255  # where a file with an alpha channel is transparent: white
 
 
-class ImageError(Exception):
-    """Why a file is not an image that can be used, without the file's name."""
+def decode_scale(header, size, box=None):
+    """The scale, a key of SCALES, at which a file (image_files.Header) is decoded for a stored size.
 
-
-def read(path):
-    """Decode a file upright (EXIF orientation applied) whatever its colour space, depth and alpha.
-
-    Returns uint8 height x width x 3, BGR. Raises ImageError for what is missing, empty, cut short,
-    too large or no image.
+    box (x, y, width, height; pixels, upright) is what will be used of the image. Large photographs
+    are decoded some four times as fast that way, in a fraction of the memory.
     """
-    try:
-        data = Path(path).read_bytes()
-    except OSError as error:
-        raise ImageError(error.strerror) from None
-    return decode(data)
+    used = min(header.width, header.height, *(box[2:] if box else ()))
+    if header.format != "JPEG":
+        return 1
+    return next((scale for scale in SCALES if used >= SPARE * size * scale), 1)
 
 
-def decode(data):
-    """As `read`, from the bytes of a file."""
+def decode(data, scale=1):
+    """Decode the bytes of a file upright (EXIF orientation applied) whatever its colour space,
+    depth and alpha, at 1/scale (a key of SCALES) of its width and height.
+
+    Returns uint8 height x width x 3, BGR. Raises ImageError for what is empty, cut short, too large
+    or no image.
+    """
     if not data:
         raise ImageError("the file is empty")
     _check_whole(data)
     buffer = np.frombuffer(data, np.uint8)
-    image = _imdecode(buffer, cv2.IMREAD_COLOR)
-    if not data.startswith(b"\xff\xd8"):  # all but JPEG can have an alpha channel
-        image = _flatten(image, _imdecode(buffer, cv2.IMREAD_UNCHANGED))
-    return image
+    alpha = _alpha(buffer) if _may_have_alpha(data) else None
+    image = _imdecode(buffer, SCALES[scale])
+    if alpha is None:
+        return image
+    stored = _imdecode(buffer, cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
+    if not np.array_equal(image, stored):
+        raise ImageError("both transparent and stored turned (EXIF): save it upright")
+    return _flatten(image, alpha)
 
 
 def _check_whole(data):
-    """Refuse files that end early: decoders fill the rest with grey and say nothing.
+    """Refuse files that end early: decoders may fill the rest with grey and say nothing.
 
     In a JPEG's compressed data every 0xff byte is followed by 0, so the last end-of-image marker
     comes after the last start-of-scan marker exactly if the file is whole.
@@ -62,22 +76,38 @@ def _imdecode(buffer, flags):
     except cv2.error:
         raise ImageError(f"not decodable, or more than {MAX_PIXELS} pixels") from None
     if image is None:
-        raise ImageError("not an image that OpenCV can decode")
+        raise ImageError("damaged, cut short, or not an image that OpenCV can decode")
     if image.shape[0] * image.shape[1] > MAX_PIXELS:  # OpenCV was loaded before its limit was set
         raise ImageError(f"more than {MAX_PIXELS} pixels")
     return image
 
 
-def _flatten(image, raw):
-    """Lay image on BACKGROUND by the alpha channel of raw, the same file as stored."""
-    if raw.ndim != 3 or raw.shape[2] != 4 or raw.shape[:2] != image.shape[:2]:
-        return image
-    flat, most = np.empty_like(image), np.iinfo(raw.dtype).max
+def _may_have_alpha(data):
+    """Whether an image file can have an alpha channel; most have none, and are decoded once."""
+    if data.startswith(b"\x89PNG"):  # by its colour type, or one transparent colour
+        return data[25] in (4, 6) or b"tRNS" in data[: data.find(b"IDAT")]
+    return not data.startswith((b"\xff\xd8", b"BM"))
+
+
+def _alpha(buffer):
+    """uint8 height x width, as stored, 255 opaque; None where nothing is transparent."""
+    raw = _imdecode(buffer, cv2.IMREAD_UNCHANGED)
+    if raw.ndim != 3 or raw.shape[2] != 4:
+        return None
+    alpha = raw[:, :, 3]
+    if alpha.dtype != np.uint8:
+        most = np.iinfo(alpha.dtype).max if alpha.dtype.kind == "u" else 1
+        alpha = cv2.convertScaleAbs(alpha, alpha=255 / most)
+    return None if alpha.min() == 255 else alpha.copy()  # not a view, which would keep raw
+
+
+def _flatten(image, alpha):
+    """Lay image on BACKGROUND, in place."""
     for top in range(0, len(image), STRIP):  # in strips, because floats take four times the memory
         rows = slice(top, top + STRIP)
-        alpha = raw[rows, :, 3:].astype(np.float32) / most
-        flat[rows] = np.rint(image[rows] * alpha + BACKGROUND * (1 - alpha))
-    return flat
+        share = alpha[rows, :, np.newaxis].astype(np.float32) / 255
+        image[rows] = np.rint(image[rows] * share + BACKGROUND * (1 - share))
+    return image
 
 
 def crop(image, box):
@@ -90,6 +120,17 @@ def crop(image, box):
             f"the box {box} lies outside the image ({image.shape[1]} x {image.shape[0]})"
         )
     return part
+
+
+def grown(box, share):
+    """The box (x, y, width, height) with a margin of so many of its widths and heights around it."""
+    x, y, width, height = box
+    return (
+        x - share * width,
+        y - share * height,
+        (1 + 2 * share) * width,
+        (1 + 2 * share) * height,
+    )
 
 
 def without_footer(image, rows):
@@ -124,7 +165,7 @@ def resize(image, size, how):
 
 
 def encode(image, encoding):
-    """The bytes of a file of one of ENCODINGS."""
+    """The bytes of a file of one of ENCODINGS that encodes."""
     suffix, parameters = ENCODINGS[encoding]
     return cv2.imencode(suffix, image, list(parameters))[1].tobytes()
 

@@ -1,27 +1,57 @@
 """Writing and reading Caffe's LMDBs: for each split one of images and one of labels, key by key
 alike.
 
-Key: the record's number as 8 digits. Image: Datum with encoded=true, label = fine class. Labels:
-Datum of h x 1 x 1 float_data (fine class, parent, ...), label = fine class; Caffe's Data layer
-makes of it a blob of n x h x 1 x 1 that a Slice layer cuts into the levels, without any Python.
+Key: the record's number as 8 digits. Image: Datum with label = fine class, of an encoded file
+(encoded=true) or of raw pixels, channel by channel. Labels: Datum of h x 1 x 1 float_data (fine
+class, parent, ...), label = fine class; Caffe's Data layer makes of it a blob of n x h x 1 x 1 that
+a Slice layer cuts into the levels, without any Python.
 """
 
 import hashlib
+import itertools
 from pathlib import Path
 
 import lmdb
 import numpy as np
 from caffe.proto import caffe_pb2
 
+from data_prep import images
 from data_prep.cli import UserError
 
 KEY = "{:08d}"
-BATCH = 256  # records per transaction: some MB, so that memory stays bounded and commits are few
 FIRST_MAP = 64 << 20  # bytes; doubled whenever full, because LMDB wants to know the size beforehand
+# LMDBs are mapped into memory, and pages that were read count as the process's own until they are
+# mapped anew: after so many bytes.
+REMAP = 32 << 20
 
 
-def image_datum(encoded, label):
-    return caffe_pb2.Datum(data=encoded, label=label, encoded=True).SerializeToString()
+def image_datum(image, encoding, label):
+    """The bytes of an image's Datum. image: uint8 height x width x 3, BGR; encoding: one of
+    images.ENCODINGS.
+    """
+    if images.ENCODINGS[encoding] is not None:
+        datum = caffe_pb2.Datum(data=images.encode(image, encoding), encoded=True)
+    else:
+        height, width, channels = image.shape
+        datum = caffe_pb2.Datum(
+            channels=channels,
+            height=height,
+            width=width,
+            data=image.transpose(2, 0, 1).tobytes(),
+            encoded=False,
+        )
+    datum.label = label
+    return datum.SerializeToString()
+
+
+def datum_image(datum):
+    """uint8 height x width x 3, BGR, of an image's Datum; images.ImageError if it has none."""
+    if datum.encoded:
+        return images.decode(datum.data)
+    shape = datum.channels, datum.height, datum.width
+    if shape[0] != 3 or min(shape) < 1 or len(datum.data) != np.prod(shape, dtype=object):
+        raise images.ImageError("neither an encoded image nor raw pixels of 3 channels")
+    return np.frombuffer(datum.data, np.uint8).reshape(shape).transpose(1, 2, 0).copy()
 
 
 def label_datum(labels):
@@ -31,39 +61,69 @@ def label_datum(labels):
 
 
 class Writer:
-    """One LMDB, written in order of keys. `digest`: SHA-256 of all keys and values."""
+    """One LMDB, written in order of keys. `digest`: SHA-256 of all keys and values.
 
-    def __init__(self, path):
-        self.path, self.count, self._batch, self._sha = path, 0, [], hashlib.sha256()
-        # Not synced per transaction: a build that is cut off is thrown away whole; close() syncs.
+    count, sha  of the records there are already, in an LMDB whose build was cut off: their number
+                and what `hashed` gives for them; what follows them is removed
+    """
+
+    def __init__(self, path, count=0, sha=None):
+        self.count, self.pending = count, 0
+        self._batch, self._sha, self._read = [], sha or hashlib.sha256(), 0
+        # Not synced per transaction, but when the caller says.
         self._env = lmdb.open(str(path), map_size=FIRST_MAP, sync=False, metasync=False)
+        self._transact(self._trim)
+
+    def _trim(self, transaction):
+        cursor = transaction.cursor()
+        while cursor.last() and cursor.key() >= KEY.format(self.count).encode():
+            cursor.delete()
 
     def add(self, value):
+        """Append a record; it is kept in memory (`pending` bytes) until commit()."""
         key = KEY.format(self.count).encode()
         add_to_digest(self._sha, key, value)
         self._batch.append((key, value))
+        self.pending += len(value)
         self.count += 1
-        if len(self._batch) == BATCH:
-            self._flush()
 
-    def _flush(self):
-        while self._batch:
+    def value(self, number):
+        """The value (bytes) of a record that was added."""
+        waiting = number - (self.count - len(self._batch))
+        if waiting >= 0:
+            return self._batch[waiting][1]
+        with self._env.begin() as transaction:
+            value = transaction.get(KEY.format(number).encode())
+        self._read += len(value)
+        return value
+
+    def commit(self):
+        """Put the records that wait into the LMDB, in one transaction."""
+        self._transact(self._put)
+        self._batch, self.pending = [], 0
+
+    def _put(self, transaction):
+        for key, value in self._batch:
+            transaction.put(key, value, append=True)
+
+    def _transact(self, write):
+        """write(transaction), with the map doubled until it fits."""
+        if self._read > REMAP:
+            self._env.set_mapsize(self._env.info()["map_size"])
+            self._read = 0
+        while True:
             try:
                 with self._env.begin(write=True) as transaction:
-                    for key, value in self._batch:
-                        transaction.put(key, value, append=True)
-                self._batch = []
+                    return write(transaction)
             except lmdb.MapFullError:
                 self._env.set_mapsize(2 * self._env.info()["map_size"])
 
-    def close(self):
-        """Write the rest and have it on the disk. The lock file goes: readers make their own."""
-        self._flush()
+    def sync(self):
+        """Have all that was committed on the disk."""
         self._env.sync(True)
-        self.abandon()
-        (self.path / "lock.mdb").unlink(missing_ok=True)
 
-    def abandon(self):
+    def close(self):
+        """Let go of the LMDB; records that were not committed are lost."""
         self._env.close()
 
     @property
@@ -76,8 +136,21 @@ def add_to_digest(digest, key, value):
     digest.update(key + len(value).to_bytes(8, "little") + value)
 
 
-def items(path):
-    """Yield (key, value) bytes of an LMDB in order of keys; UserError if it can't be read."""
+def hashed(path, count):
+    """A SHA-256 object of the first `count` records; UserError if there are fewer."""
+    sha, found = hashlib.sha256(), 0
+    for item in itertools.islice(items(path) if count else (), count):
+        add_to_digest(sha, *item)
+        found += 1
+    if found < count:
+        raise UserError(f"{path} has {found} records, not {count}")
+    return sha
+
+
+def items(path, keys=None):
+    """Yield (key, value) bytes of an LMDB in order of keys, or those of some keys (bytes) in the
+    order given, without the keys that aren't there; UserError if it can't be read.
+    """
     try:
         # Without a lock: folders are complete once they have their name, and may be read-only.
         with lmdb.open(str(path), readonly=True, lock=False, create=False) as env:
@@ -85,12 +158,37 @@ def items(path):
             pages = (Path(path) / "data.mdb").stat().st_size // env.stat()["psize"]
             if pages <= env.info()["last_pgno"]:
                 raise lmdb.CorruptedError("the file is cut short")
-            with env.begin() as transaction:
-                yield from transaction.cursor()
+            start = b""
+            while start is not None:
+                found = _some_items(env, start) if keys is None else _chosen_items(env, keys)
+                start = yield from found
+                env.set_mapsize(env.info()["map_size"])
     except lmdb.Error as error:
         raise UserError(
             f"{path} can't be read as an LMDB ({error}): build the data set again"
         ) from None
+
+
+def _some_items(env, start):
+    """Yield some REMAP bytes of records from the key start on. Returns the next key, or None."""
+    read = 0
+    with env.begin() as transaction:
+        cursor = transaction.cursor()
+        if not cursor.set_range(start):
+            return None
+        for key, value in cursor:
+            if read > REMAP:
+                return key
+            yield key, value
+            read += len(value)
+
+
+def _chosen_items(env, keys):
+    with env.begin() as transaction:
+        for key in keys:
+            value = transaction.get(key)
+            if value is not None:
+                yield key, value
 
 
 def parse_datum(value, what="a record"):
@@ -108,7 +206,9 @@ def write_mean(path, mean):
     blob = caffe_pb2.BlobProto(
         num=1, channels=mean.shape[0], height=mean.shape[1], width=mean.shape[2]
     )
-    blob.data.extend(mean.astype("float32").ravel().tolist())
+    for channel in mean.astype("float32"):
+        for row in channel:  # not all at once: as Python's numbers they take eight times the memory
+            blob.data.extend(row.tolist())
     path.write_bytes(blob.SerializeToString())
 
 

@@ -14,13 +14,13 @@ import itertools
 import json
 
 import numpy as np
-from tqdm import tqdm
 
-from data_prep import images, lmdb_io
-from data_prep.builder import CHECKSUMMED, KINDS
+from data_prep import images, lmdb_io, progress
+from data_prep.builder import CHECKSUMMED
 from data_prep.hierarchy import Hierarchy
 from data_prep.near_duplicates import ink, ink_distances
 from data_prep.records import SPLITS
+from data_prep.split_writer import KINDS
 
 SHOWN = 10  # problems printed; one mistake usually shows in thousands of records
 
@@ -47,7 +47,7 @@ def verify(folder, nearest=None):
     distance, and report those nearer than that.
     """
     manifest = _read_manifest(folder / "manifest.json")
-    size = manifest["options"]["size"], manifest["options"]["resize"]
+    options = manifest["options"]
     hierarchy = Hierarchy.read(folder / "hierarchy.tsv")
     found = Findings()
     for file, checksum in manifest["checksums"].items():
@@ -59,7 +59,7 @@ def verify(folder, nearest=None):
         found.add("the levels of manifest.json are not those of hierarchy.tsv")
     for split in SPLITS:
         entry = manifest["splits"][split]
-        _verify_split(folder, split, entry, hierarchy, size, found, nearest is not None)
+        _verify_split(folder, split, entry, hierarchy, options, found, nearest is not None)
     if nearest is not None:
         _compare(found, nearest)
     return found, manifest
@@ -73,7 +73,8 @@ def _read_manifest(path):
         numbers = [manifest["options"]["size"], *(entry["images"] for entry in entries)]
         numbers += [level["classes"] for level in manifest["levels"]]
         numbers += [number for entry in entries for number in entry["classes_present"]]
-        words = [manifest["options"]["resize"], *manifest["checksums"].values()]
+        words = [manifest["options"][key] for key in ("resize", "encoded")]
+        words += manifest["checksums"].values()
         words += [level["name"] for level in manifest["levels"]]
         words += [entry["sha256"][kind] for entry in entries for kind in KINDS]
         if not all(type(number) is int for number in numbers):
@@ -92,10 +93,10 @@ def _read_manifest(path):
     return manifest
 
 
-def _verify_split(folder, split, entry, hierarchy, size, found, keep_inks):
+def _verify_split(folder, split, entry, hierarchy, options, found, keep_inks):
     pairs = itertools.zip_longest(*(lmdb_io.items(folder / f"{split}_{kind}") for kind in KINDS))
     total, count, digests = 0, entry["images"], [hashlib.sha256() for _ in KINDS]
-    for image_item, label_item in tqdm(pairs, total=count, desc=f"verify {split}", unit=" images"):
+    for image_item, label_item in progress.each(pairs, f"verify {split}", "images", count):
         if image_item is None or label_item is None:
             found.add(f"{split}: images and labels differ in number after {total} records")
             break
@@ -116,7 +117,7 @@ def _verify_split(folder, split, entry, hierarchy, size, found, keep_inks):
             found.add(f"{where}: {error}")
             continue
         _verify_labels(image, labels, hierarchy, where, found)
-        _verify_image(image, size, (split, key), found, keep_inks)
+        _verify_image(image, options, (split, key), found, keep_inks)
     if total != count:
         found.add(f"{split}: {total} records, {count} by manifest.json")
     for kind, digest in zip(KINDS, digests):
@@ -136,7 +137,7 @@ def _verify_labels(image, labels, hierarchy, where, found):
         found.add(f"{where}: the labels {row} are no row of hierarchy.tsv")
 
 
-def _verify_image(datum, size, where, found, keep_inks):
+def _verify_image(datum, options, where, found, keep_inks):
     name = " ".join(where)
     digest = hashlib.sha256(datum.data).digest()
     first = found.seen.setdefault(digest, (*where, datum.label))
@@ -144,15 +145,17 @@ def _verify_image(datum, size, where, found, keep_inks):
         found.add(f"{name}: the same image as {first[0]} {first[1]}, in the other split")
     elif first[2] != datum.label:
         found.add(f"{name}: the same image as {first[0]} {first[1]}, with another label")
-    if not datum.encoded:
-        found.add(f"{name}: the image is not marked as encoded")
-        return
+    if datum.encoded != (images.ENCODINGS.get(options["encoded"]) is not None):
+        found.add(
+            f"{name}: the image is {'' if datum.encoded else 'not '}marked as encoded, and "
+            f"manifest.json says {options['encoded']}"
+        )
     try:
-        image = images.decode(datum.data)
+        image = lmdb_io.datum_image(datum)
     except images.ImageError as error:
         found.add(f"{name}: {error}")
         return
-    side, how = size
+    side, how = options["size"], options["resize"]
     height, width = image.shape[:2]
     if (height, width) != (side, side) and (how == "squeeze" or min(height, width) != side):
         found.add(f"{name}: {width} x {height} pixels, not {side} ({how})")
@@ -162,7 +165,10 @@ def _verify_image(datum, size, where, found, keep_inks):
 
 def _compare(found, nearest):
     closest = 1.0
-    for label, tests in tqdm(found.inks["test"].items(), desc="compare", unit=" classes"):
+    tests_by_label = found.inks["test"]
+    for label, tests in progress.each(
+        tests_by_label.items(), "compare", "classes", len(tests_by_label)
+    ):
         others = found.inks["train"].get(label, [])
         if not others:
             continue

@@ -3,12 +3,7 @@
 import fcntl
 import json
 import os
-import resource
 import shutil
-import signal
-import subprocess
-import sys
-import time
 
 import archive
 import cv2
@@ -264,62 +259,6 @@ def test_two_builds_at_once(birds, tmp_path):
         fcntl.flock(lock, fcntl.LOCK_EX)
         refused(build(birds, tmp_path / "cub"), "another build")
     assert build(birds, tmp_path / "cub").returncode == 0
-
-
-def test_killed(tmp_path):
-    """kill -9 in the middle: the old data set stays whole, the remains are no data set, then all
-    is well.
-    """
-    birds = archive.make(tmp_path / "birds", width=1200, height=900)
-    out = tmp_path / "cub"
-    assert build(birds, out).returncode == 0
-    before = files(out)
-    command = [
-        sys.executable,
-        ROOT / "data_prep/build_lmdb.py",
-        "cub",
-        "--root",
-        birds,
-        "--partial",
-        "--out",
-        out,
-        "--size",
-        "1024",
-        "--encoded",
-        "png",
-        "--jobs",
-        "1",
-    ]
-    process = subprocess.Popen([*map(str, command)], stderr=subprocess.DEVNULL)
-    deadline = time.time() + 60
-    while not (tmp_path / ".cub.partial/train_images/data.mdb").exists() and time.time() < deadline:
-        time.sleep(0.005)
-    process.send_signal(signal.SIGKILL)
-    assert process.wait() == -signal.SIGKILL
-    assert files(out) == before
-    refused(run("verify_lmdb.py", tmp_path / ".cub.partial"), "no finished data set")
-    assert "nothing to do" in build(birds, out).stdout
-    assert "wrote" in build(birds, out, "--force").stdout
-    assert files(out) == before and not (tmp_path / ".cub.partial").exists()
-
-
-def test_killed_between_the_renames(birds, built, tmp_path):
-    """The instant in which the old data set has been moved away: the next build puts it back."""
-    subprocess.run(["cp", "-r", built, tmp_path / ".cub.old"], check=True)
-    assert "nothing to do" in build(birds, tmp_path / "cub").stdout
-    assert (tmp_path / "cub/manifest.json").exists() and not (tmp_path / ".cub.old").exists()
-
-
-@pytest.mark.parametrize("limit", [1 << 12, 1 << 15])
-def test_no_room(birds, tmp_path, limit):
-    """A limit on the size of files stands in for a full disk."""
-    done = build(
-        birds,
-        tmp_path / "cub",
-        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)),
-    )
-    refused(done)
-    assert not (tmp_path / "cub").exists() and not (tmp_path / ".cub.partial").exists()
 
 
 @pytest.mark.parametrize(

@@ -71,7 +71,7 @@ SMALL = cv2.imencode(".jpg", np.zeros((16, 32, 3), np.uint8))[1].tobytes()
         ("train_labels", 5, lambda _: None, "the labels have the key 00000006 here"),
         ("train_labels", 11, lambda _: None, "images and labels differ in number"),
         ("test_images", 0, lambda _: b"\xff\xff", "not a Datum"),
-        ("test_images", 2, with_pixels(b"junk"), "test 00000002: not an image"),
+        ("test_images", 2, with_pixels(b"junk"), "test 00000002: damaged, cut short, or not an image"),
         ("test_images", 2, with_pixels(SMALL), "32 x 16 pixels"),
         ("test_images", 2, with_pixels(NOISE), "test_images has not the records that were built"),
     ],
@@ -162,6 +162,7 @@ def test_whole_lmdbs_are_read(tmp_path, records, size):
     writer = lmdb_io.Writer(tmp_path / "lmdb")
     for _ in range(records):
         writer.add(bytes(size))
+    writer.commit()
     writer.close()
     assert sum(1 for _ in lmdb_io.items(tmp_path / "lmdb")) == records
 

@@ -1,0 +1,221 @@
+"""build_lmdb.py when it is killed, stopped, or out of room: nothing half-made, and it goes on."""
+
+import json
+import random
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import archive
+import cv2
+import lmdb
+import numpy as np
+import pytest
+from archive import ROOT, refused, run
+
+from data_prep import lmdb_io
+
+CLASSES = ("herons/egret", "herons/bittern", "owls/barn", "owls/tawny")
+IMAGES = 400  # of which three quarters are for training: more than one transaction
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory):
+    root = tmp_path_factory.mktemp("resume") / "photos"
+    rng = np.random.default_rng(3)
+    for number in range(IMAGES):
+        folder = root / CLASSES[number % len(CLASSES)]
+        folder.mkdir(parents=True, exist_ok=True)
+        cv2.imwrite(str(folder / f"{number}.png"), rng.integers(0, 256, (30, 40, 3), np.uint8))
+    return root
+
+
+def arguments(photos, out, *options):
+    """Of a build that takes some seconds with one thread."""
+    size = ("--size", 128, "--encoded", "png", "--jobs", 1)
+    return ["build_lmdb.py", "folder", "--root", photos, "--out", out, *size, *options]
+
+
+def contents(folder):
+    """All that a data set holds: files as bytes, LMDBs as records."""
+    return {
+        str(path.relative_to(folder)): [*lmdb_io.items(path)] if path.is_dir() else path.read_bytes()
+        for path in folder.iterdir()
+    }
+
+
+@pytest.fixture(scope="module")
+def whole(photos, tmp_path_factory):
+    """What a build makes that nobody disturbs."""
+    out = tmp_path_factory.mktemp("whole") / "birds"
+    done = run(*arguments(photos, out))
+    assert done.returncode == 0 and "resuming" not in done.stdout, done.stderr
+    return contents(out)
+
+
+def stopped(photos, out, when, how=signal.SIGKILL):
+    """Start a build and send a signal when when() is true. Returns its exit status."""
+    name, *rest = arguments(photos, out)
+    process = subprocess.Popen(
+        [sys.executable, ROOT / "data_prep" / name, *map(str, rest)],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    while process.poll() is None and not when():
+        time.sleep(0.001)
+    process.send_signal(how)
+    return process.wait(timeout=60)
+
+
+def partial_of(out):
+    return out.parent / f".{out.name}.partial"
+
+
+@pytest.fixture(scope="module")
+def remains(photos, tmp_path_factory):
+    """A folder with the remains of a build that was killed after its first checkpoint."""
+    out = tmp_path_factory.mktemp("killed") / "birds"
+    point = partial_of(out) / "state/train.checkpoint"
+    assert stopped(photos, out, point.exists) == -signal.SIGKILL
+    refused(run("verify_lmdb.py", partial_of(out) / "data"), "no finished data set")
+    return out.parent
+
+
+@pytest.fixture
+def left(remains, tmp_path):
+    """A copy of these remains; the path of the data set they are of."""
+    shutil.copytree(remains, tmp_path, dirs_exist_ok=True)
+    return tmp_path / "birds"
+
+
+def resumed(done):
+    """How many images the resumed build found done."""
+    (line,) = [line for line in done.stdout.splitlines() if line.startswith("resuming at ")]
+    assert line.endswith(f" of {IMAGES} images"), line
+    return int(line.split()[2])
+
+
+def test_killed_at_random_moments(photos, whole, tmp_path):
+    """Again and again, then left in peace: the same data set as if nothing had happened."""
+    out, generator = tmp_path / "birds", random.Random(5)
+    for _ in range(5):
+        end = time.monotonic() + generator.uniform(0.3, 2)
+        if stopped(photos, out, lambda: time.monotonic() > end) == 0:
+            break
+        assert not out.exists() or contents(out) == whole
+    done = run(*arguments(photos, out))
+    assert done.returncode == 0, done.stderr
+    assert contents(out) == whole
+    assert {path.name for path in tmp_path.iterdir()} <= {"birds"}
+
+
+def test_goes_on(photos, whole, left):
+    """At the checkpoint's record, with records beyond it, and with other threads."""
+    state = json.loads((partial_of(left) / "state/train.checkpoint").read_bytes().split(b"\n")[0])
+    done = run(*arguments(photos, left, "--jobs", 3))
+    assert done.returncode == 0, done.stderr
+    assert resumed(done) == state["count"] >= 128
+    assert contents(left) == whole
+    assert [path.name for path in left.parent.iterdir()] == ["birds"]
+
+
+def test_other_options_start_anew(photos, left):
+    done = run(*arguments(photos, left, "--seed", 1))
+    assert done.returncode == 0 and "resuming" not in done.stdout, done.stderr
+    assert json.loads((left / "manifest.json").read_text())["options"]["seed"] == 1
+    assert run("verify_lmdb.py", left).returncode == 0
+
+
+def test_other_images_start_anew(photos, whole, left):
+    copy = shutil.copytree(photos, left.parent / "photos")
+    path = next(copy.rglob("*.png"))
+    path.write_bytes(path.read_bytes() + b" ")
+    done = run(*arguments(copy, left))
+    assert done.returncode == 0 and "resuming" not in done.stdout, done.stderr
+    assert contents(left)["train_images"] == whole["train_images"]
+
+
+def test_force_starts_anew(photos, whole, left):
+    done = run(*arguments(photos, left, "--force"))
+    assert done.returncode == 0 and "resuming" not in done.stdout, done.stderr
+    assert contents(left) == whole
+
+
+def change_a_record(partial):
+    with lmdb.open(str(partial / "data/train_images"), map_size=1 << 26) as env:
+        with env.begin(write=True) as transaction:
+            transaction.put(b"00000007", b"another")
+
+
+def cut_an_lmdb(partial):
+    with open(partial / "data/train_labels/data.mdb", "r+b") as file:
+        file.truncate(8192)
+
+
+def cut_the_checkpoint(partial):
+    path = partial / "state/train.checkpoint"
+    path.write_bytes(path.read_bytes()[:-1])
+
+
+@pytest.mark.parametrize("harm", [change_a_record, cut_an_lmdb, cut_the_checkpoint])
+def test_damaged_remains_are_not_used(photos, whole, left, harm):
+    """As after a loss of power on a disk that lies about what it has written."""
+    harm(partial_of(left))
+    done = run(*arguments(photos, left))
+    assert done.returncode == 0 and "damaged: starting anew" in done.stdout, done.stderr
+    assert contents(left) == whole
+
+
+def test_interrupted_by_hand(photos, whole, tmp_path):
+    out = tmp_path / "birds"
+    point = partial_of(out) / "state/train.checkpoint"
+    assert stopped(photos, out, point.exists, signal.SIGINT) == 130
+    done = run(*arguments(photos, out))
+    assert resumed(done) >= 128 and contents(out) == whole
+
+
+@pytest.mark.parametrize("share", [1e-4, 0.01, 0.7])
+def test_no_room(photos, whole, tmp_path, share):
+    """A limit on the size of files stands in for a full disk; it is a share of what is needed."""
+    out, needed = tmp_path / "birds", sum(len(value) for _, value in whole["train_images"])
+    limit = int(share * needed)
+    done = run(
+        *arguments(photos, out),
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)),
+    )
+    refused(done, "make room on the disk", partial_of(out))
+    assert not out.exists()
+    if share > 0.5:
+        done = run(*arguments(photos, out))
+        assert resumed(done) >= 128 and contents(out) == whole
+
+
+def test_the_old_data_set_stays(photos, tmp_path):
+    """It is whole after a kill, and in use until the new one is complete."""
+    out = tmp_path / "birds"
+    assert run(*arguments(photos, out, "--size", 32)).returncode == 0
+    before = contents(out)
+    point = partial_of(out) / "state/train.checkpoint"
+    assert stopped(photos, out, point.exists) == -signal.SIGKILL
+    assert contents(out) == before
+    assert "nothing to do" in run(*arguments(photos, out, "--size", 32)).stdout
+    assert resumed(run(*arguments(photos, out))) >= 128
+    assert run("verify_lmdb.py", out).returncode == 0
+
+
+@pytest.mark.parametrize("renamed", [False, True])
+def test_killed_while_it_is_put_in_place(photos, whole, left, renamed):
+    """Between the renames the old data set is put back; after them, only what is left goes."""
+    assert run(*arguments(photos, left)).returncode == 0
+    old, partial = left.with_name(".birds.old"), partial_of(left)
+    (partial / "state").mkdir(parents=True)
+    if renamed:
+        shutil.copytree(left, old)
+    else:
+        left.rename(old)
+    assert "nothing to do" in run(*arguments(photos, left)).stdout
+    assert contents(left) == whole
+    assert [path.name for path in left.parent.iterdir()] == ["birds"]
