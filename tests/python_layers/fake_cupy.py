@@ -6,6 +6,7 @@ and take the parameters that CuPy gives them; functions of CuPy that wait inside
 bincount, repeat ...) are not in the tables. Device.launches counts what would be kernels.
 """
 
+import contextlib
 import ctypes
 import sys
 import types
@@ -55,6 +56,21 @@ class Device:
     def __init__(self):
         self.launches = 0
         self.results = []  # (dtype, shape) of every result that is no view
+        self.closed = False
+
+    @contextlib.contextmanager
+    def no_waiting(self):
+        """Inside, the way to the host and back that the tests have is closed too."""
+        self.closed = True
+        try:
+            yield
+        finally:
+            self.closed = False
+
+    def transfer(self, values):
+        if self.closed:
+            raise Waited("a copy between host and device")
+        return values
 
 
 def make_cupy(monkeypatch):
@@ -72,8 +88,8 @@ def make_cupy(monkeypatch):
     cupy.cuda = types.SimpleNamespace(
         UnownedMemory=_UnownedMemory, MemoryPointer=_MemoryPointer,
         Stream=types.SimpleNamespace(null=_Stream()))
-    cupy.array_of = lambda values: array(np.array(values))  # the test's own way there and back
-    cupy.values_of = lambda wrapped: wrapped._values.copy()
+    cupy.asarray = lambda values: array(device.transfer(np.array(values)))
+    cupy.asnumpy = lambda values: device.transfer(values._values.copy())
     monkeypatch.setitem(sys.modules, "cupy", cupy)
     return cupy, device
 

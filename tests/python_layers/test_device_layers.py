@@ -11,20 +11,11 @@ from types import SimpleNamespace
 import caffe
 import numpy as np
 import pytest
+from device_cases import LAYERS, assert_same_passes, losses_net, passes, pooling_outcome
 from fake_cupy import Waited, make_cupy
-from glm_twin import random_tree
-from layer_nets import make_net, run
 
 from python_layers import blobs
 
-LAYERS = {
-    "glm": ("glm_loss.GLMLossLayer", {"margins": [2, 2]}),
-    "glm-memory": ("glm_loss.GLMLossLayer", {"margins": [2, 2], "memory": 9, "normalize": True}),
-    "contrastive": ("contrastive_loss.ContrastiveLossLayer", {"margin": 3}),
-    "triplet": ("triplet_loss.TripletLossLayer", {}),
-    "minmax": ("minmax_loss.MinMaxLossLayer", {"k1": 2, "k2": 3}),
-    "center": ("center_loss.CenterLossLayer", {"num_classes": 9}),
-}
 each_layer = pytest.mark.parametrize("layer", LAYERS)
 Blob = caffe._caffe.Blob
 
@@ -60,41 +51,11 @@ def on_device(monkeypatch):
     blobs._cupy.cache_clear()
 
 
-def losses_net(tmp_path, layer, **options):
-    name, parameters = LAYERS[layer]
-    levels = 2 if layer.startswith("glm") else 1
-    return make_net(tmp_path, name, parameters, levels=levels, diagnostics=True, loss_weight=2.0,
-                    **options)
-
-
-def passes(net, sizes=(12, 12, 5, 20)):
-    """Loss, diagnostics, gradient and parameters after each of several passes."""
-    results = []
-    rng = np.random.default_rng(0)
-    tree = random_tree(rng, 2, 6)
-    for samples in sizes:
-        features = rng.normal(size=(samples, 4))
-        labels = tree[rng.integers(6, size=samples)].T
-        for name in ("features", "label_1", "label_2"):
-            if name in net.blobs:
-                net.blobs[name].reshape(samples, *list(net.blobs[name].shape)[1:])
-        if "label_2" in net.blobs:
-            net.blobs["label_2"].data[...] = labels[1]
-        loss, gradient = run(net, features, labels[0])
-        results.append([np.array(loss), net.blobs["diagnostics"].data.copy(), gradient,
-                        *(blob.data.copy() for params in net.params.values() for blob in params)])
-    return results
-
-
 @each_layer
 def test_same_as_on_the_host(tmp_path, layer, on_device):
     expected = passes(losses_net(tmp_path, layer))
     on_device()
-    results = passes(losses_net(tmp_path, layer))
-    for actual, host in zip(results, expected, strict=True):
-        for one, other in zip(actual, host, strict=True):
-            assert one == pytest.approx(other, rel=1e-5, abs=1e-6)
-    assert all(gradient.any() for _, _, gradient, *_ in results)
+    assert_same_passes(passes(losses_net(tmp_path, layer)), expected)
 
 
 @each_layer
@@ -119,29 +80,9 @@ def test_features_with_nan_show_in_the_loss(tmp_path, layer, on_device):
 
 @pytest.mark.parametrize("bottoms", [1, 2])
 def test_bilinear_pooling(tmp_path, bottoms, on_device):
-    names = ["a", "b"][:bottoms]
-    (tmp_path / "net.prototxt").write_text("force_backward: true\n" + "".join(
-        f'layer {{ name: "{name}" type: "Input" top: "{name}" '
-        f"input_param {{ shape {{ dim: 2 dim: 3 dim: 4 dim: 4 }} }} }}\n" for name in names) + f"""
-        layer {{ name: "bilinear" type: "Python" top: "bilinear"
-                 {" ".join(f'bottom: "{name}"' for name in names)}
-                 python_param {{ module: "python_layers.bilinear_pooling"
-                                 layer: "BilinearPoolingLayer" }} }}""")
-
-    def outcome():
-        rng = np.random.default_rng(0)
-        net = caffe.Net(str(tmp_path / "net.prototxt"), caffe.TRAIN)
-        for name in names:
-            net.blobs[name].data[...] = rng.normal(size=(2, 3, 4, 4))
-        net.forward()
-        net.blobs["bilinear"].diff[...] = rng.normal(size=(2, 9))
-        net.backward()
-        return [net.blobs["bilinear"].data.copy(), *(net.blobs[n].diff.copy() for n in names)]
-
-    expected = outcome()
+    expected = pooling_outcome(tmp_path, bottoms)
     on_device()
-    for actual, host in zip(outcome(), expected, strict=True):
-        assert actual == pytest.approx(host, rel=1e-5, abs=1e-6) and actual.any()
+    assert_same_passes([pooling_outcome(tmp_path, bottoms)], [expected])
 
 
 def test_a_layer_that_asked_the_host_would_be_caught(tmp_path, on_device, monkeypatch):
