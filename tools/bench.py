@@ -9,15 +9,16 @@ from data_prep.cli import command
 
 import argparse
 
-from tools.benchmarks import losses, step
+from tools.benchmarks import lmdb, losses, step
 
 EXAMPLES = """examples, on an idle machine:
   tools/bench.py losses     metric losses beside matrix products, and beside others' losses
+  tools/bench.py lmdb       build_lmdb.py beside Caffe's convert_imageset
   tools/bench.py step       the part of a training step that each layer of a net takes
 """
 
 # Each has __doc__ (its line in the help), add_options(parser) and run(options), described there.
-BENCHMARKS = {"losses": losses, "step": step}
+BENCHMARKS = {"losses": losses, "lmdb": lmdb, "step": step}
 
 
 def main():

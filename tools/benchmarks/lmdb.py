@@ -1,0 +1,147 @@
+"""Images per second of build_lmdb.py beside Caffe's convert_imageset, and beside a bare loop."""
+
+import csv
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from data_prep import images
+from data_prep.cli import UserError
+
+from .timing import add_runs, alternating_medians, positive
+
+ROOT = Path(__file__).resolve().parents[2]
+SIZE = 256  # pixels, of the stored images
+MADE = (375, 500)  # height and width of photographs that are made, as most of CUB-200-2011's
+CLASSES = 10
+ENDINGS = (".jpg", ".jpeg")
+
+
+def add_options(parser):
+    parser.add_argument("--photos", type=Path, metavar="FOLDER",
+                        help="of JPEG files, at any depth (default: photographs made for it)")
+    parser.add_argument("--count", type=positive, default=1500,
+                        help="photographs: so many are made, or taken from the folder (default: "
+                        "%(default)s)")
+    parser.add_argument("--jobs", type=positive, default=len(os.sched_getaffinity(0)),
+                        help="threads of build_lmdb.py and of the bare loop (default: the "
+                        "processors at hand, %(default)s)")
+    add_runs(parser, 3)
+
+
+def run(options):
+    """build_lmdb.py, convert_imageset and a bare loop, in turn, on the same photographs.
+
+    All squeeze to 256 x 256 and encode as JPEG of quality 95. The commands are timed from their
+    start to their end; build_lmdb.py also writes labels, mean, tables and a picture. The bare loop
+    reads, decodes, resizes and encodes in threads, and throws the results away.
+    """
+    with tempfile.TemporaryDirectory(prefix="bench_lmdb.") as folder:
+        folder = Path(folder)
+        if options.photos is None:
+            options.photos = _make(folder / "photos", options.count)
+        photos = _list(options.photos, options.count)
+        build = Build(options.photos, photos, folder, options.jobs)
+        convert = _converter(options.photos, photos, folder)
+        seconds = alternating_medians(
+            [build, convert, lambda: _bare(photos, options.jobs)], options.runs)
+    ours, caffe, bare = (len(photos) / value for value in seconds)
+    print(f"{len(photos)} photographs to {SIZE} x {SIZE} JPEG; {options.jobs} threads; medians of "
+          f"{options.runs} runs")
+    print(f"{'':18} images/s  ratio of build_lmdb.py to it")
+    print(f"{'build_lmdb.py':18} {ours:8.1f}         at most {build.memory >> 20} MB of memory")
+    print(f"{'convert_imageset':18} {caffe:8.1f} {ours / caffe:6.2f}")
+    print(f"{'bare loop':18} {bare:8.1f} {ours / bare:6.2f}")
+
+
+def _make(folder, count):
+    """Write JPEG files of random shapes at several scales, with the noise of a camera."""
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    for number in range(count):
+        image = sum(
+            cv2.resize(rng.normal(0, 30, (side, side, 3)).astype(np.float32), MADE[::-1],
+                       interpolation=cv2.INTER_CUBIC) for side in (4, 16, 64))
+        image += rng.normal(128, 5, (*MADE, 1)).astype(np.float32)
+        cv2.imwrite(str(folder / f"{number:05d}.jpg"), np.clip(image, 0, 255).astype(np.uint8))
+    return folder
+
+
+def _list(root, count):
+    """The first photographs below a folder, in a shuffled order: reading ahead helps nobody."""
+    if not root.is_dir():
+        raise UserError(f"{root} is no folder: --photos must name the folder of the photographs")
+    found = sorted(path for path in root.rglob("*") if path.suffix.lower() in ENDINGS)[:count]
+    if len(found) < 2 * CLASSES:
+        raise UserError(f"{root} has {len(found)} JPEG files: at least {2 * CLASSES} are needed")
+    return [found[i] for i in np.random.default_rng(0).permutation(len(found))]
+
+
+class Build:
+    """build_lmdb.py table as a function. `memory`: bytes that it had at most in any call."""
+
+    def __init__(self, root, photos, folder, jobs):
+        table = folder / "photos.csv"
+        with open(table, "w", encoding="utf-8", newline="") as file:
+            writer = csv.writer(file)
+            writer.writerow(("path", "class", "split"))
+            for number, path in enumerate(photos):
+                split = "test" if number < CLASSES else "train"
+                writer.writerow((path.relative_to(root), f"class {number % CLASSES}", split))
+        self.memory = 0
+        self._command = [
+            sys.executable, ROOT / "data_prep/build_lmdb.py", "table", "--table", table, "--root",
+            root, "--out", folder / "built", "--size", SIZE, "--jobs", jobs, "--force"]
+
+    def __call__(self):
+        process = subprocess.Popen([*map(str, self._command)], stdout=subprocess.DEVNULL,
+                                   stderr=subprocess.PIPE)
+        said = process.stderr.read().decode(errors="replace")
+        _, status, usage = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+        if process.returncode:
+            raise UserError(f"build_lmdb.py failed: {said.strip().splitlines()[-1]}")
+        self.memory = max(self.memory, 1024 * usage.ru_maxrss)
+
+
+def _converter(root, photos, folder):
+    """A function that runs the convert_imageset of the Caffe that `caffe` belongs to."""
+    caffe = shutil.which("caffe")
+    command = Path(caffe).resolve().with_name("convert_imageset") if caffe else None
+    if command is None or not command.is_file():
+        raise UserError("convert_imageset, one of Caffe's tools, is not beside `caffe`: run `make "
+                        "setup` and activate .venv")
+    listed, made = folder / "photos.txt", folder / "converted"
+    listed.write_text("".join(f"{path.relative_to(root)} {number % CLASSES}\n"
+                              for number, path in enumerate(photos)), encoding="utf-8")
+
+    def convert():
+        shutil.rmtree(made, ignore_errors=True)
+        done = subprocess.run(
+            [command, "--encoded", "--encode_type=jpg", f"--resize_width={SIZE}",
+             f"--resize_height={SIZE}", f"{root}/", listed, made], capture_output=True, text=True)
+        if done.returncode:
+            raise UserError(f"convert_imageset failed: {done.stderr.strip().splitlines()[-1]}")
+
+    return convert
+
+
+def _bare(photos, jobs):
+    """Read, decode, resize and encode, and nothing else."""
+    def one(path):
+        image = cv2.imdecode(np.frombuffer(path.read_bytes(), np.uint8), cv2.IMREAD_COLOR)
+        images.encode(images.resize(image, SIZE, "squeeze"), "jpg")
+
+    threads = cv2.getNumThreads()
+    cv2.setNumThreads(1)
+    with ThreadPoolExecutor(jobs) as pool:
+        for _ in pool.map(one, photos):
+            pass
+    cv2.setNumThreads(threads)
