@@ -1,4 +1,4 @@
-"""A layer's blobs as arrays: NumPy's over host memory or, where Caffe runs on a GPU, CuPy's in place.
+"""A layer's blobs as arrays: NumPy's over host memory, or CuPy's over a GPU's, in place.
 
 `Blob.data` of pycaffe is host memory: in GPU mode Caffe copies the blob from the device before it
 hands it out, and back for the next layer. `Blob._gpu_data_ptr` and `_gpu_diff_ptr` give the address
@@ -57,7 +57,8 @@ class DeviceBlobs:
 
 
 def blobs_of_mode():
-    """HostBlobs in CPU mode, DeviceBlobs in GPU mode; without CuPy, HostBlobs there too, logged once.
+    """HostBlobs in CPU mode, DeviceBlobs in GPU mode; without CuPy HostBlobs there too, with one
+    line in the log.
 
     The mode is that of now: a layer asks in its setup, when its net is made.
     """
@@ -93,7 +94,7 @@ def _gpu_mode():
 
 
 def _is_pinned(address):
-    """Whether host memory belongs to CUDA, by the driver's API, whose binary interface is stable."""
+    """Whether host memory is CUDA's own, by the driver's API, whose binary interface is stable."""
     MEMORY_TYPE, HOST, SUCCESS = 2, 1, 0  # of CUpointer_attribute, CUmemorytype and CUresult
     try:
         driver = ctypes.CDLL("libcuda.so.1")

@@ -124,19 +124,21 @@ class _Pairs:
 
 
 def _nearest_pairs(distances, class_of, classes, k):
-    xp = array_module(distances)
-    ordered = class_of[:, None] < class_of
-    i, j = candidates(ordered)
-    is_pair = ordered[i, j]
+    xp, n = array_module(distances), len(class_of)
+    p_before_q = class_of[:, None] < class_of
     # The two classes' block of the distance matrix; one more for what is no pair.
-    block = xp.where(is_pair, class_of[i] * classes + class_of[j], classes**2)
-    order, rank, sizes = ranked(distances[i, j], block, classes**2 + 1)
+    block = xp.where(p_before_q, class_of[:, None] * classes + class_of, classes**2).ravel()
+    is_pair = p_before_q.ravel()
+    pair, = candidates(is_pair)  # i * n + j
+    block, distance = block[pair], distances.ravel()[pair]
+    order, rank, sizes = ranked(distance, block, classes**2 + 1)
     near = rank < k
     kept, = candidates(near)
     chosen = order[kept]
-    weight = (near[kept] & is_pair[chosen]) / xp.minimum(sizes[block[chosen]], k)
-    i, j = i[chosen], j[chosen]
-    return _Pairs(i, j, class_of[i], class_of[j], distances[i, j], weight, len(class_of), classes)
+    pair, block, distance = pair[chosen], block[chosen], distance[chosen]
+    weight = (near[kept] & is_pair[pair]) / xp.minimum(sizes[block], k)
+    i, j = pair // n, pair % n
+    return _Pairs(i, j, class_of[i], class_of[j], distance, weight, n, classes)
 
 
 @dataclass(frozen=True)
@@ -199,7 +201,8 @@ def _constraint(far, far_class, near, near_class, margin):
     xp = array_module(far)
     # An empty set leaves far = -inf or near = inf: the hinge is 0.
     hinge = xp.maximum(far - near + margin, 0)
-    return _Constraint(far, near, far_class, near_class, hinge, xp.isfinite(far) & xp.isfinite(near))
+    defined = xp.isfinite(far) & xp.isfinite(near)
+    return _Constraint(far, near, far_class, near_class, hinge, defined)
 
 
 def _between_diagnostics(constraints):

@@ -1,4 +1,4 @@
-"""The triplet loss of one batch, with mining inside the batch, and its gradient: NumPy or CuPy, no Caffe.
+"""The triplet loss of one batch, mined inside it, and its gradient: NumPy or CuPy, no Caffe.
 
 A triplet is an anchor a, a positive p of a's class and a negative n of another class. With
 D_ij = |x_i - x_j|^2 (squared, as in FaceNet) and a margin m,

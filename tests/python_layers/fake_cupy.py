@@ -1,9 +1,9 @@
 """A stand-in for CuPy where there is no GPU: NumPy behind a wall.
 
 Its arrays do what CuPy's do, and refuse what makes Python wait for a GPU: float(), bool(), int(),
-iteration, an index by booleans, a mix with NumPy arrays. Its functions are those of the tables below
-and take the parameters that CuPy gives them; functions of CuPy that wait inside (nonzero, unique,
-bincount, repeat ...) are not in the tables. Device.launches counts what would be kernels.
+iteration, an index by booleans, a mix with NumPy arrays. Its functions are those of the tables
+below and take the parameters that CuPy gives them; functions of CuPy that wait inside (nonzero,
+unique, bincount, repeat ...) are not in the tables. Device.launches counts what would be kernels.
 """
 
 import contextlib
@@ -32,8 +32,8 @@ FUNCTIONS = {
     "zeros": "shape dtype order",
     "zeros_like": "a dtype order subok shape",
 }
-UFUNCS = ["abs", "add", "copysign", "divide", "isfinite", "matmul", "maximum", "minimum", "multiply",
-          "sqrt", "subtract"]
+UFUNCS = ["abs", "add", "copysign", "divide", "isfinite", "matmul", "maximum", "minimum",
+          "multiply", "sqrt", "subtract"]
 METHODS = {
     "any": "axis out keepdims",
     "argmax": "axis out dtype keepdims",
@@ -41,7 +41,8 @@ METHODS = {
     "astype": "dtype order casting subok copy",
     "sum": "axis dtype out keepdims",
 }
-VIEWS = {"reshape": "shape", "ravel": "order", "diagonal": "offset axis1 axis2", "transpose": "axes"}
+VIEWS = {"reshape": "shape", "ravel": "order", "diagonal": "offset axis1 axis2",
+         "transpose": "axes"}
 # atomicAdd knows no 64-bit integers.
 ADDED = [np.int32, np.uint32, np.uint64, np.float16, np.float32, np.float64]
 
@@ -201,8 +202,8 @@ def _operator(name):
     return operate
 
 
-for _name in ("add sub mul truediv pow matmul and or radd rsub rmul rtruediv iadd isub imul itruediv "
-              "lt le gt ge eq ne neg invert").split():
+for _name in ("add sub mul truediv floordiv mod pow matmul and or radd rsub rmul rtruediv "
+              "iadd isub imul itruediv lt le gt ge eq ne neg invert").split():
     setattr(_Array, f"__{_name}__", _operator(f"__{_name}__"))
 
 

@@ -98,8 +98,9 @@ def test_duplicate_features_and_ties(device):
 
 @pytest.mark.parametrize("act", [
     float, bool, int, list, np.asarray, np.sum,
-    lambda a: a[a > 0], lambda a: a + np.ones(3), lambda a: np.ones(3) * a, lambda a: a[np.arange(2)],
-    lambda a: np.arange(3)[a], lambda a: max(a, 1), lambda a: a.item(), lambda a: f"{a:.3f}"])
+    lambda a: a[a > 0], lambda a: a + np.ones(3), lambda a: np.ones(3) * a,
+    lambda a: a[np.arange(2)], lambda a: np.arange(3)[a], lambda a: max(a, 1), lambda a: a.item(),
+    lambda a: f"{a:.3f}"])
 def test_the_wall_holds(device, act):
     """So that the tests above mean something."""
     cupy, counter = device

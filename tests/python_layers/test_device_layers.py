@@ -1,4 +1,4 @@
-"""The layers over device memory: real Caffe nets whose blobs' device memory is played by the host's.
+"""The layers over device memory: real Caffe nets, whose blobs' host memory plays the device's.
 
 tests/python_layers/test_gpu.py does the same on a GPU.
 """
@@ -96,7 +96,7 @@ def test_a_layer_that_asked_the_host_would_be_caught(tmp_path, on_device, monkey
 
 @pytest.mark.parametrize("status, kind, pinned", [(0, 1, True), (0, 2, False), (1, 0, False)])
 def test_memory_that_the_driver_knows_is_pinned(monkeypatch, status, kind, pinned):
-    """The driver's answers: host memory of its own, device memory, and an address it doesn't know."""
+    """The driver's answers: host memory of its own, device memory, an address it doesn't know."""
     def pointer_get_attribute(result, attribute, address):
         assert attribute.value == 2 and address.value == 4096  # CU_POINTER_ATTRIBUTE_MEMORY_TYPE
         result._obj.value = kind
