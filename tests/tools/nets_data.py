@@ -22,10 +22,10 @@ def _write(folder, datums):
             transaction.put(f"{number:08d}".encode(), datum.SerializeToString())
 
 
-def build(folder, name, levels, sizes, side, train=8, test=4):
+def build(folder, name, levels, sizes, side, train=8, test=4, seed=0):
     """Write LMDBs, hierarchy.tsv and manifest.json of `side` x `side` images; returns folder."""
     folder.mkdir(parents=True)
-    rng, labels = np.random.default_rng(0), tree(sizes)
+    rng, labels = np.random.default_rng(seed), tree(sizes)
     for split, count in (("train", train), ("test", test)):
         rows = labels[rng.integers(sizes[0], size=count)]
         noise = rng.integers(256, size=(count, side, side, 3), dtype=np.uint8)

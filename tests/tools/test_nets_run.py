@@ -1,5 +1,6 @@
-"""The nets in Caffe itself: what they print, two steps of training, pretrained weights, deploy."""
+"""The nets in Caffe itself: what they print, steps of training, settings and levels, deploy."""
 
+import json
 import os
 import re
 import shutil
@@ -16,23 +17,32 @@ import nets_data
 from tools.nets import tables
 
 ROOT = Path(__file__).resolve().parents[2]
-WEIGHTS = ROOT / "../shared/data/weights/bvlc_googlenet.caffemodel"
 BATCH = 4
 ACCURACIES = ["accuracy_fine", "accuracy_fc9_coarse", "accuracy_fc10_coarse"]
 LOSSES = ["loss_fine", "loss_fc9_coarse", "loss_fc10_coarse"]
 AUXILIARY = {"loss1/loss_fine", "loss2/loss_fine"}
 
-# Shapes of the weights in the published networks (biases: the first number).
-ALEXNET = {"conv1": (96, 3, 11, 11), "conv2": (256, 48, 5, 5), "conv3": (384, 256, 3, 3),
-           "conv4": (384, 192, 3, 3), "conv5": (256, 192, 3, 3), "fc6": (4096, 9216),
-           "fc7": (4096, 4096)}
+
+def tool(name, *arguments):
+    """Run a tool of the repository in the current folder; returns what it prints."""
+    done = subprocess.run([sys.executable, ROOT / f"tools/{name}.py", *map(str, arguments)],
+                          capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
 
 
-def make(folder, name, net):
-    """Nets for data/<name>, in nets/."""
-    subprocess.run([sys.executable, ROOT / "tools/make_prototxt.py", "--data", f"data/{name}",
-                    "--net", net, "--out", "nets", "--train-batch", str(BATCH), "--max-iter", "2"],
-                   cwd=folder, check=True, stdout=subprocess.DEVNULL)
+def make(net, *options, out="nets", batch=BATCH, iterations=2):
+    """Nets and solvers in the current folder; `caffe train` runs the iterations."""
+    tool("make_prototxt", "--net", net, "--out", out, "--train-batch", batch, "--max-iter",
+         iterations, *options)
+
+
+def train(solver):
+    """`caffe train` itself; returns its log."""
+    done = subprocess.run([shutil.which("caffe"), "train", "-solver", solver], text=True,
+                          env=os.environ | {"GLOG_minloglevel": "0"}, capture_output=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    return done.stderr
 
 
 @pytest.fixture(scope="module")
@@ -43,10 +53,11 @@ def folder(tmp_path_factory):
         facts = tables.DATASETS[name]
         nets_data.build(folder / "data" / name, name, facts.levels, facts.sizes, side, 2 * BATCH,
                         BATCH)
-    for name, net in (("cards", "squeezenet"), ("cub", "googlenet"), ("cub", "alexnet")):
-        make(folder, name, net)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
+        make("squeezenet", "--data", "data/cards")
+        for net in ("googlenet", "alexnet"):
+            make(net, "--data", "data/cub", batch=2, iterations=50)
         yield folder
 
 
@@ -55,7 +66,7 @@ def load(name, phase, variant):
 
 
 @pytest.mark.parametrize("name", ["cards_squeezenet", "cub_googlenet"])
-@pytest.mark.parametrize("variant", list(tables.STAGES))
+@pytest.mark.parametrize("variant", tables.STAGES)
 def test_only_losses_and_accuracies_are_printed(folder, name, variant):
     levels = 3 if "csm" in tables.STAGES[variant] else 1
     metric = {f"{stage}_loss" for stage in tables.STAGES[variant] if stage not in ("csm", "skip")}
@@ -70,7 +81,7 @@ def test_other_depths(folder, sizes):
     depth = len(sizes)
     levels, name = [f"level{i}" for i in range(depth)], f"deep{depth}"
     nets_data.build(folder / "data" / name, name, levels, sizes, 227, BATCH, BATCH)
-    make(folder, name, "squeezenet")
+    make("squeezenet", "--data", f"data/{name}")
     for variant, stages in tables.STAGES.items():
         count = depth if "csm" in stages else 1
         net = load(f"{name}_squeezenet", caffe.TEST, variant)
@@ -99,16 +110,14 @@ def test_labels_reach_the_right_level(folder):
 @pytest.mark.parametrize("variant", list(tables.STAGES))
 def test_two_steps_of_training(folder, variant):
     """`caffe train` itself, with the large-margin layer in it: it ends well, and has learnt."""
-    solver = f"nets/cards_squeezenet_{variant}_solver.prototxt"
-    result = subprocess.run([shutil.which("caffe"), "train", "-solver", solver], text=True,
-                            env=os.environ | {"GLOG_minloglevel": "0"}, capture_output=True)
-    assert result.returncode == 0, result.stderr[-2000:]
-    values = dict(re.findall(r"Test net output #\d+: (\w+) = (\S+)", result.stderr))
+    log = train(f"nets/cards_squeezenet_{variant}_solver.prototxt")
+    assert not re.search("upgrad|deprecated", log, re.IGNORECASE)
+    values = dict(re.findall(r"Test net output #\d+: (\w+) = (\S+)", log))
     levels = 3 if "csm" in tables.STAGES[variant] else 1
     assert set(values) == {*LOSSES[:levels], *ACCURACIES[:levels]}
     assert np.isfinite([float(value) for value in values.values()]).all()
     for stage in ("glm", *tables.RIVALS):
-        assert (f"{stage}_loss = " in result.stderr) == (stage in tables.STAGES[variant])
+        assert (f"{stage}_loss = " in log) == (stage in tables.STAGES[variant])
     net = load("cards_squeezenet", caffe.TEST, variant)
     net.copy_from(f"snapshots/cards_squeezenet_{variant}/model_iter_2.caffemodel")
     for layer in net.params:
@@ -117,34 +126,105 @@ def test_two_steps_of_training(folder, variant):
     assert all(np.any(bias) for bias in biases)
 
 
-def test_alexnet_has_the_published_shapes(folder):
-    net = load("cub_alexnet", caffe.TEST, "ours")
-    shapes = {name: tuple(blobs[0].shape) for name, blobs in net.params.items()}
-    assert {name: shapes[name] for name in ALEXNET} == ALEXNET
-    assert all(tuple(net.params[name][1].shape) == shape[:1] for name, shape in ALEXNET.items())
-    assert {name: shapes[name] for name in set(shapes) - set(ALEXNET)} == {
-        "fc8_fine": (200, 4096), "fc9_coarse": (40, 4296), "fc10_coarse": (13, 4336)}
-    assert net.blobs["pool5"].data.shape == (BATCH, 256, 6, 6)
+@pytest.mark.parametrize("name, variant", [
+    *(("cub_googlenet", variant) for variant in tables.STAGES), ("cub_alexnet", "ours")])
+def test_a_step_of_larger_nets(folder, name, variant):
+    """Two iterations of the solver through pycaffe, of 50: no test, no snapshot."""
+    solver = caffe.SGDSolver(f"nets/{name}_{variant}_solver.prototxt")
+    first, head = next(iter(solver.net.params)), "fc8_fine"
+    before = {layer: solver.net.params[layer][0].data.copy() for layer in (first, head)}
+    solver.step(2)
+    for layer, weights in before.items():
+        now = solver.net.params[layer][0].data
+        assert np.isfinite(now).all() and np.any(now != weights)
+    losses = [blob for blob in solver.net.outputs if "loss" in blob]
+    assert all(np.isfinite(solver.net.blobs[blob].data).all() for blob in losses)
 
 
-@pytest.mark.skipif(not WEIGHTS.exists(), reason=f"{WEIGHTS.name} is not in ../shared/data/weights")
-def test_imagenet_weights_fill_googlenet(folder):
-    """All of BVLC GoogLeNet but its classifiers has a place of the same name and shape."""
-    pretrained = caffe.proto.caffe_pb2.NetParameter.FromString(WEIGHTS.read_bytes())
-    stored = {layer.name: layer.blobs for layer in [*pretrained.layer, *pretrained.layers]
-              if layer.blobs}
-    net = load("cub_googlenet", caffe.TRAIN, "ours")
-    new = {name for name in net.params if name.startswith(("fc", "loss1/", "loss2/"))}
-    assert set(net.params) - new == set(stored) - {"loss3/classifier"}
-    assert {name for name in new if name.startswith("fc")} == {
-        "fc8_fine", "fc9_coarse", "fc10_coarse"}
-    net.copy_from(str(WEIGHTS))  # ends the process where a shape differs
-    for name in set(net.params) - new:
-        for blob, kept in zip(net.params[name], stored[name], strict=True):
-            assert np.array_equal(blob.data.ravel(), np.array(kept.data, np.float32)), name
+def test_boxes_from_training_to_evaluation(folder):
+    """One net file reads either setting: solver, snapshot, check, evaluation, drawing of _bbox."""
+    facts = tables.DATASETS["cub"]
+    nets_data.build(folder / "data/cub_bbox", "cub_bbox", facts.levels, facts.sizes, 256, BATCH,
+                    BATCH, seed=1)
+    make("squeezenet", "--dataset", "cub", "--bbox", "--variant", "sm_glm", out="boxes")
+    path = Path("boxes/cub_bbox_squeezenet_sm_glm_solver.prototxt")
+    assert sorted(os.listdir("boxes")) == [path.name, "cub_squeezenet_deploy.prototxt",
+                                           "cub_squeezenet_train_val.prototxt"]
+    # a test of all 5794 images that CUB has is too long here
+    path.write_text(re.sub(r"test_iter: \d+", "test_iter: 1", path.read_text()))
+    log = train(path)
+    assert set(re.findall(r"Opened lmdb (\S+)", log)) == {
+        f"data/cub_bbox/{split}_{kind}" for split in ("train", "test")
+        for kind in ("images", "labels")}
+    assert "data/cub_bbox/test_labels" in tool("check_env", "--solver", path)
+    tool("evaluate", "--solver", path, "--out", "boxes/result.json")
+    result = json.loads(Path("boxes/result.json").read_text())
+    assert (result["data"], result["images"]) == ("data/cub_bbox", BATCH)
+    assert result["experiment"] == "cub_bbox_squeezenet_sm_glm"
+    tool("draw_net", path, "--out", "boxes/head.png")
 
 
-@pytest.mark.parametrize("name, side", [("cards_squeezenet", 144), ("cub_googlenet", 224)])
+@pytest.mark.parametrize("options, chosen", [
+    (("--levels", "2"), (0, 1)), (("--levels", "card"), (0,)),
+    (("--levels", "colour, card"), (0, 2)), (("--levels", "3"), (0, 1, 2))])
+def test_some_levels_of_a_tree(folder, options, chosen):
+    """The label LMDB has three levels; the net classifies some, and prints nothing of the rest."""
+    name = f"levels{len(chosen)}{chosen[-1]}"
+    make("squeezenet", "--data", "data/cards", "--name", name, *options)
+    sizes = [tables.DATASETS["cards"].sizes[level] for level in chosen]
+    for variant, stages in tables.STAGES.items():
+        net = load(f"{name}_squeezenet", caffe.TEST, variant)
+        count = len(chosen) if "csm" in stages else 1
+        assert set(net.outputs) == {*LOSSES[:count], *ACCURACIES[:count]}
+    net = load(f"{name}_squeezenet", caffe.TRAIN, "ours")
+    net.forward()
+    assert set(net.outputs) == {*LOSSES[:len(chosen)], "glm_loss"}
+    heads = ["fc8_fine", "fc9_coarse", "fc10_coarse"][:len(chosen)]
+    assert [net.blobs[head].shape[1] for head in heads] == sizes
+    of = {layer: list(net.bottom_names[layer]) for layer in net.bottom_names}
+    for head, loss, level in zip(heads, LOSSES, chosen):
+        label = net.blobs[of[loss][1]].data.ravel()
+        assert np.array_equal(label, net.blobs["label"].data[:, level].ravel())
+    assert np.isfinite(net.blobs["glm_loss"].data).all()
+    deploy = caffe.Net(f"nets/{name}_squeezenet_deploy.prototxt", caffe.TEST)
+    assert set(deploy.outputs) == {"prob_fine", *(f"prob_{head}" for head in heads[1:])}
+
+
+def test_levels_from_training_to_evaluation(folder):
+    """fc9_coarse of `--levels card,colour` is scored on the tree's third level."""
+    make("squeezenet", "--data", "data/cards", "--name", "skipped", "--levels", "card,colour",
+         "--variant", "ours")
+    solver = "nets/skipped_squeezenet_ours_solver.prototxt"
+    train(solver)
+    tool("evaluate", "--solver", solver, "--out", "skipped.json")
+    card, suit, colour = json.loads(Path("skipped.json").read_text())["levels"]
+    assert "head" in card and "head" not in suit and "head" in colour and "from_fine" in suit
+
+
+STEP = """
+import resource, sys, caffe, numpy
+solver = caffe.SGDSolver(sys.argv[1])
+solver.step(1)
+assert all(numpy.isfinite(solver.net.blobs[name].data).all() for name in solver.net.outputs)
+assert numpy.any(solver.net.params["conv1_1"][0].diff)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
+"""
+
+
+@pytest.mark.parametrize("net, side", [("vgg16", 224), ("bcnn", 448)])
+def test_a_step_of_the_heaviest_nets(folder, net, side):
+    """OURS with one image, in a process of its own: it fits into 4 GB."""
+    facts = tables.DATASETS["aircraft"]
+    nets_data.build(folder / "data" / net, "aircraft", facts.levels, facts.sizes, side, 1, 1)
+    make(net, "--data", f"data/{net}", "--variant", "ours", batch=1, iterations=50)
+    done = subprocess.run([sys.executable, "-c", STEP, f"nets/aircraft_{net}_ours_solver.prototxt"],
+                          capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) < 4000, "MiB"
+
+
+@pytest.mark.parametrize("name, side", [("cards_squeezenet", 144), ("cub_googlenet", 224),
+                                        ("cub_alexnet", 227)])
 def test_opencv_agrees_with_caffe(folder, name, side):
     """Random weights, the deploy file, one image: the same probabilities in Caffe and OpenCV."""
     deploy, weights = f"nets/{name}_deploy.prototxt", f"{name}.caffemodel"
@@ -152,7 +232,8 @@ def test_opencv_agrees_with_caffe(folder, name, side):
     rng = np.random.default_rng(0)
     for blobs in net.params.values():  # scaled to keep the size of activations through ReLUs
         values = blobs[0].data
-        values[...] = rng.normal(0, np.sqrt(2 / values[0].size), values.shape)
+        rng.standard_normal(values.shape, np.float32, values)
+        values *= np.sqrt(2 / values[0].size)
         blobs[1].data[...] = rng.normal(0, 0.1, blobs[1].data.shape)
     net.save(weights)
     image = rng.normal(0, 50, (1, 3, side, side)).astype(np.float32)
