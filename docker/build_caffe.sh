@@ -33,6 +33,7 @@ Builds Caffe and installs it into DIR; does nothing where DIR already holds this
   --cuda 13|12          build for GPUs, with cuDNN 9 and NCCL 2; it runs on the CPU as well. CUDA 13
                         (Turing and later, driver 580 and later) comes from NVIDIA's Python wheels,
                         1.3 GB; CUDA 12 (Pascal and later, driver 525 and later) needs its toolkit
+                        (default: what DIR holds already, else the CPU)
   --cuda-arch LIST      GPU architectures to compile for, as in '75 80 90' (default: those of
                         docker/cuda.sh)
   --cuda-home DIR       the machine's own CUDA toolkit, in place of the wheels (default for CUDA 12:
@@ -318,7 +319,8 @@ build() {
 # install_stage: the finished build takes the place of what is at the prefix
 install_stage() {
   printf '%s\n' "recipe: $recipe" "source: $(source_id "$tree_or_tarball")" "version: $VERSION" \
-    "mode: $mode" "python: $python_version" "numpy: $numpy_version" >"$work/stage$prefix/BUILD"
+    "mode: $mode" "python: $python_version" "numpy: $numpy_version" "cuda: $cuda" \
+    "cuda_arch: $cuda_arch" "cuda_home: $cuda_home" >"$work/stage$prefix/BUILD"
   rm -rf "$prefix.old"
   [ ! -e "$prefix" ] || mv "$prefix" "$prefix.old"
   mv "$work/stage$prefix" "$prefix"
@@ -366,6 +368,9 @@ main() {
     [ -x "$python" ] ||
       die "there is no $python to build pycaffe for: run 'make setup', or name one with --python"
   fi
+  if [ -z "$cuda" ] && [ -f "$prefix/BUILD" ]; then  # a folder stays what it is
+    cuda=$(built cuda) cuda_arch=$(built cuda_arch) cuda_home=$(built cuda_home)
+  fi
   local facts python_version python_include python_library numpy_version packages_missing
   facts=$(python_facts "$python") || die "$python does not run"
   { read -r python_version; read -r python_include; read -r python_library
@@ -401,16 +406,16 @@ main() {
   if [ $test = yes ] || ! up_to_date; then
     : >"$log"
     say "building Caffe $VERSION for ${mode/CPU/the CPU} (log: $log)"
-    if [ -n "$cuda" ]; then
-      "$python" -m pip --version >/dev/null 2>&1 || die "$python has no pip to fetch CUDA's wheels"
-      assemble_toolkit
-      check_architectures
-    fi
     if [ -z "$tree_or_tarball" ]; then
       tree_or_tarball=$work/$TARBALL
       [ -f "$tree_or_tarball" ] || fetch_with_apt "$tree_or_tarball"
     fi
     start_or_resume "$tree_or_tarball"
+    if [ -n "$cuda" ]; then
+      "$python" -m pip --version >/dev/null 2>&1 || die "$python has no pip to fetch CUDA's wheels"
+      assemble_toolkit
+      check_architectures
+    fi
     build
     [ -z "$cuda" ] || install_cuda_libraries "$work/stage$prefix"
     install_stage

@@ -163,6 +163,15 @@ def test_architectures_are_asked_of_the_compiler(toolkit, tmp_path):
     assert "compiles for 60 75 90" in message and "--cuda-arch 100" in message
 
 
+@pytest.mark.parametrize("left, kind", [
+    ("cuda: 13\ncuda_arch: 75 90\ncuda_home: \n", "CUDA 13 (sm_75 sm_90)"), ("", "the CPU")])
+def test_a_folder_stays_what_it_was_built_for(built, tmp_path, left, kind):
+    (built / "BUILD").write_text("recipe: 0\n" + left)
+    (tmp_path / "tree").mkdir()  # no Caffe in it: the attempt ends there
+    done = build("--prefix", built, "--source", tmp_path / "tree")
+    assert f"for {kind} (log: " in done.stdout and "holds no Caffe source" in done.stderr
+
+
 def test_default_architectures_are_lists_that_the_option_takes():
     tables = bash('. "$here/cuda.sh"; for cuda in "${!CUDA_ARCH[@]}"; do '
                   'echo "$cuda ${CUDA_ARCH[$cuda]}"; done').stdout.splitlines()
