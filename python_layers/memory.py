@@ -19,9 +19,6 @@ class SampleMemory:
         self.capacity = capacity
         self._features = None
 
-    def __len__(self):
-        return 0 if self._features is None else self._filled
-
     def behind(self, features, labels):
         """(features, labels) of a batch and, behind it, of the kept samples.
 
