@@ -18,6 +18,7 @@ import argparse
 import re
 from dataclasses import replace
 
+from caffe import TRAIN
 from tools import caffemodel, files
 from tools.nets import cut, foreign, graph, grafted, tables
 from tools.nets.datasets import built_dataset, restrict
@@ -231,7 +232,7 @@ def _list(options, nodes):
 def _tell_statistics(backbone):
     """Say which statistics BatchNorm layers use in training."""
     layers = [layer for layer in backbone.layers if layer.type == "BatchNorm"
-              and (not layer.include or layer.include[0].phase == grafted.TRAIN)]
+              and (not layer.include or layer.include[0].phase == TRAIN)]
     stored = sum(layer.batch_norm_param.use_global_stats for layer in layers)
     if layers and stored:
         _say("BatchNorm", f"{stored} of {len(layers)} layers use the stored statistics in training "
@@ -263,6 +264,8 @@ def _tell(options, nodes, net, images):
         classifier = nodes[cut.find_classifier(nodes)].layer.name
         why = f", what {classifier} reads; --feature names another"
     _say("feature", f"{net.feature} ({shape}){why}")
+    for blob in grafted.activations(nodes, net.feature):
+        _say("", f"before ReLU: the paper's is behind it, here --feature {blob}")
     _say("dropout", f"{net.dropped}, behind the feature" if net.dropped != net.feature else
          "none behind the feature")
     mean = net.transform.get("mean_value")

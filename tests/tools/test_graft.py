@@ -1,5 +1,7 @@
 """tools/graft.py on small nets: all kinds of features, inputs, and layers behind the feature."""
 
+import json
+import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -177,6 +179,21 @@ def test_the_new_head_is_that_of_our_nets(run):
 
     assert head("nets/cars_mini_train_val.prototxt") == replaced(
         head(ROOT / "prototxt/cars_alexnet_train_val.prototxt"), "std: 0.01", "std: 0.25")
+
+
+def test_the_other_tools_read_it(repository, run):
+    """Trained by caffe, scored, checked and drawn through its solver."""
+    written(run(MINI, *ONE))
+    solver = "nets/mine_mini_ours_solver.prototxt"
+    subprocess.run(["caffe", "train", "-solver", solver], check=True, capture_output=True)
+    for tool, *options in (("evaluate", "--solver", solver), ("check_env", "--solver", solver),
+                           ("draw_net", solver, "--out", "head.svg")):
+        done = subprocess.run([ROOT / f"tools/{tool}.py", *options], capture_output=True, text=True)
+        assert done.returncode == 0, done.stdout + done.stderr
+    result = json.loads(Path("results/mine_mini_ours.json").read_text())
+    assert [level["classes"] for level in result["levels"]] == [12, 4] and result["images"] == 4
+    assert all("head" in level for level in result["levels"])
+    assert "fc9_coarse" in Path("head.svg").read_text()
 
 
 def test_dropout_in_place_gets_a_blob_of_its_own(run):
@@ -418,6 +435,7 @@ layer { name: "sum" type: "Eltwise" bottom: "conv" bottom: "info" top: "sum" }
 
 @pytest.mark.parametrize("text, options, status, says", [
     (MINI, ("--feature", "fc11"), 1, "the net has no blob fc11: did you mean fc1"),
+    (MINI, ("--feature", "data"), 1, "data is an input of the net"),
     (MINI, ("--feature", "relu1"), 1, "relu1 is a layer, no blob; the blob that it writes is fc1"),
     (MINI, ("--feature", "conv"), 1, "--map pool"),
     (INPUT + CONV, (), 1, "name a --feature"),
@@ -453,6 +471,20 @@ def test_refusals(repository, run, text, options, status, says):
 def test_incomplete_commands(run, options, says):
     done = run(MINI, *options)
     assert done.returncode == 2 and says in done.stderr
+
+
+def test_images_are_larger_than_crops(run):
+    """The command that builds the data set names a size that large crops fit into."""
+    done = run(replaced(MINI, "dim: 16 dim: 16", "dim: 299 dim: 299"), *ONE[2:], "--dataset", "cars")
+    written(done, "nets/cars_mini_train_val.prototxt")
+    text = Path("nets/cars_mini_ours_solver.prototxt").read_text()
+    assert "--size 352 --out data/cars_352" in text
+
+
+def test_a_feature_before_relu_is_told(run):
+    text = replaced(MINI, 'bottom: "fc1" top: "fc1" }', 'bottom: "fc1" top: "r" }')
+    text = replaced(text, 'Dropout" bottom: "fc1"', 'Dropout" bottom: "r"')
+    assert "--feature r\n" in run(text, *ONE, "--feature", "fc1").stdout
 
 
 def test_levels_of_no_known_data_set(run):

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from google.protobuf import text_format
 
+import caffe
 from caffe.proto import caffe_pb2
 from data_prep.cli import UserError
 from tools import files
@@ -36,13 +37,12 @@ def _last_words(log):
 
 
 def _upgrade_tool():
-    """Path of Caffe's own upgrade program: beside the caffe binary, or on PATH."""
-    caffe = shutil.which("caffe")
-    beside = Path(caffe).resolve().parent / UPGRADE if caffe else None
-    found = beside if beside and beside.is_file() else shutil.which(UPGRADE)
+    """Path of Caffe's own upgrade program: installed with pycaffe, or on PATH."""
+    installed = Path(caffe.__file__).resolve().parents[2] / "bin" / UPGRADE
+    found = installed if installed.is_file() else shutil.which(UPGRADE)
     if not found:
-        raise UserError(f"{UPGRADE}, one of Caffe's programs, is not beside the caffe binary: run "
-                        "`make setup` once, then `. .venv/bin/activate` in this shell")
+        raise UserError(f"Caffe's program {UPGRADE} is neither at {installed} nor on PATH: run "
+                        "`make setup`, which builds it")
     return str(found)
 
 

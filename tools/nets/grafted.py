@@ -113,6 +113,17 @@ def layers_before(nodes, feature):
             sorted(graph.upstream(nodes, [feature.blob], TEST, feature.stop)[0])]
 
 
+def activations(nodes, blob):
+    """Blobs that a ReLU of its own kind makes of this blob, not in place."""
+    return [node.layer.top[0] for node in nodes if node.layer.type in ("ReLU", "PReLU", "ELU")
+            and node.layer.bottom[0] == blob != node.layer.top[0]]
+
+
+def _stored(crop):
+    """Side of the images that crops of this side are taken from: 256 for 224, as the zoo's."""
+    return max(256, -(-crop * 8 // (7 * 32)) * 32)
+
+
 def _reserved():
     """Names of layers and blobs of the head, its data and its deploy file."""
     proto = caffe_pb2.NetParameter()
@@ -152,8 +163,8 @@ def graft(nodes, feature, images, name, weights, *, how=None, auxiliary=True):
         name=name, title=name, column=None, crop=images.crop, feature=backbone.feature,
         dropped=backbone.dropped, weights=weights,
         filler=classifier_filler(nodes) or FILLER, weight_decay=0.0005,
-        origin="usual in fine-tuning; the original's solver may know better",
+        origin="usual in fine-tuning",
         policy=(("lr_policy", "poly", "down to 0 at max_iter, linearly"), ("power", 1.0, None)),
-        schedule=SCHEDULE, test_batch=50, pooled=len(backbone.shape) == 3,
+        schedule=SCHEDULE, test_batch=50, pooled=len(backbone.shape) == 3, stored=_stored(images.crop),
         transform=images.transform, written_by="tools/graft.py", backbone=backbone,
         notes=dict.fromkeys(backbone.auxiliary, auxiliary_note))
