@@ -13,7 +13,7 @@ SHELL := /bin/bash
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 unexport PYTHONPATH PYTHONHOME
 
-.PHONY: help setup check test test-caffe demo clean
+.PHONY: help setup check test test-caffe demo image image-cpu test-image clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' Makefile
@@ -23,8 +23,7 @@ setup: .venv/requirements.txt  ## system packages, Caffe and .venv; does nothing
 	@printf '%s\n' '$(CURDIR)' '$(CAFFE_PREFIX)/python' \
 	    > "$$(echo .venv/lib/python3*/site-packages)/repository.pth"
 	@ln -sfn '$(CAFFE_PREFIX)/bin/caffe' .venv/bin/caffe
-	@sed -n 's|^snapshot_prefix: *"\([^"]*\)/[^"]*".*|\1|p' prototxt/*_solver.prototxt 2>/dev/null \
-	    | xargs -r mkdir -p
+	@docker/snapshot_folders.sh
 	@echo "ready: '. .venv/bin/activate' in each new shell gives caffe and python"
 
 # Debian's python3, whatever other python3 comes first on PATH: Boost.Python is built for that one.
@@ -49,6 +48,22 @@ test-caffe: setup  ## Caffe's own C++ and Python tests (10 minutes the first tim
 
 demo: setup  ## plain softmax beside OURS on playing cards (10 minutes)
 	@.venv/bin/python tools/demo.py
+
+# Docker images. IMAGE_OPTIONS: anything else for `docker build`.
+IMAGE ?= hierarchical-caffe
+CUDA_ARCH ?=
+DOCKER_BUILD = docker build $(IMAGE_OPTIONS) \
+    --build-arg REVISION="$$(git describe --always --dirty 2>/dev/null || echo unknown)" \
+    $(foreach name,CA_CERTIFICATES PIP_INDEX_URL,$(if $(value $(name)),--build-arg $(name)))
+
+image:  ## the Docker image for GPUs, hierarchical-caffe:cuda (docker/README.md)
+	$(DOCKER_BUILD) -f docker/Dockerfile -t $(IMAGE):cuda --build-arg CUDA_ARCH='$(CUDA_ARCH)' .
+
+image-cpu:  ## the Docker image for the CPU, hierarchical-caffe:cpu
+	$(DOCKER_BUILD) -f docker/Dockerfile.cpu -t $(IMAGE):cpu .
+
+test-image:  ## builds and tests both images; no GPU needed, one GPU architecture only
+	@docker/test_image.sh
 
 clean:  ## removes .venv and caches; keeps data/, weights/, snapshots/, results/ and Caffe
 	rm -rf .venv .pytest_cache

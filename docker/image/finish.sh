@@ -1,0 +1,17 @@
+#!/usr/bin/env bash
+# Final stage, when all files are there: the folders to write to, the list of what is inside, a user.
+#
+# Usage: docker/image/finish.sh REVISION
+set -euo pipefail
+
+# any user may write here (docker run -u); what is mounted takes their place
+mkdir -p data weights snapshots results prototxt/mine
+chmod 1777 data weights snapshots results prototxt/mine
+# NVRTC looks for a library of its own by name alone, where the loader looks
+if [ -d /opt/caffe/cuda/lib ]; then
+  echo /opt/caffe/cuda/lib >/etc/ld.so.conf.d/caffe.conf
+  ldconfig
+fi
+docker/image/versions.sh /opt/caffe "$1" >docker/versions.txt
+.venv/bin/python -m compileall -q data_prep python_layers tools
+useradd --uid 1000 --no-create-home --home-dir /tmp --shell /bin/bash caffe

@@ -1,0 +1,280 @@
+#!/usr/bin/env bash
+# Builds the images by `make image-cpu` and `make image`, and tests what they promise. No GPU needed.
+set -euo pipefail
+
+here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+root=$(dirname "$here")
+
+usage() {
+  cat <<END
+Usage: docker/test_image.sh [--data-root DIR] [--cuda-arch "ARCH..."] [cpu] [cuda]
+
+Builds the images named (default: both) and tests them, each check a line. Without a GPU.
+
+  --data-root DIR       where a Docker daemon of its own keeps images and layers, which a second run
+                        uses again (default: /var/tmp/hierarchical-caffe-docker); such a daemon is
+                        started, by root, where none answers, and stopped at the end
+  --cuda-arch "ARCH..." GPU architectures that the CUDA image is compiled for (default: 90, to save
+                        time; "" for all of docker/build_caffe.sh's)
+
+Where no registry has the base image, debootstrap makes it, from the Debian mirror that the
+environment variable DEBIAN_MIRROR names (default: http://deb.debian.org).
+
+Example: docker/test_image.sh cpu
+END
+}
+
+say() { printf '%s\n' "$*"; }
+die() { printf 'error: %s\n' "$*" >&2; exit 1; }
+
+# --- A daemon and a base image
+
+stop_daemon() {
+  local pid
+  pid=$(cat "$data_root/pid" 2>/dev/null) || return 0
+  kill "$pid"
+  while kill -0 "$pid" 2>/dev/null; do sleep 0.2; done
+}
+
+start_daemon() {
+  local i
+  command -v dockerd >/dev/null || die "no Docker here: apt-get install docker.io iptables"
+  [ "$(id -u)" -eq 0 ] ||
+    die "no Docker daemon answers ($(docker info 2>&1 | tail -n 1)), and only root can start one"
+  mkdir -p "$data_root"
+  say "starting a Docker daemon of its own (data: $data_root, log: $data_root/log)"
+  dockerd --data-root "$data_root/data" --exec-root "$data_root/exec" --pidfile "$data_root/pid" \
+    --storage-driver overlay2 --host "unix://$data_root/socket" >"$data_root/log" 2>&1 &
+  trap stop_daemon EXIT
+  # no BuildKit: Debian's docker.io brings none
+  export DOCKER_HOST=unix://$data_root/socket DOCKER_BUILDKIT=0
+  for ((i = 0; i < 150; i++)); do
+    ! docker info >/dev/null 2>&1 || return 0
+    sleep 0.2
+  done
+  tail -n 3 "$data_root/log" >&2
+  die "the Docker daemon did not start: see $data_root/log"
+}
+
+# make_base NAME: what the registry's image of that name is: Debian's essential packages and apt
+make_base() {
+  local mirror=${DEBIAN_MIRROR:-http://deb.debian.org} suite=bookworm
+  command -v debootstrap >/dev/null ||
+    die "no registry has $1, and debootstrap is not there to make it: apt-get install debootstrap"
+  [ "$(id -u)" -eq 0 ] || die "no registry has $1, and only root can make it with debootstrap"
+  say "no registry has $1: making it with debootstrap"
+  debootstrap --variant=minbase $suite "$work/base" "$mirror/debian" >"$work/debootstrap.log" ||
+    die "debootstrap: $(tail -n 1 "$work/debootstrap.log")"
+  rm -rf "$work"/base/etc/apt/sources.list "$work"/base/var/{lib/apt/lists,cache/apt}/* \
+    "$work"/base/usr/share/{doc,man,locale}/*
+  sed "s|^URIs: |&$mirror/|; s|SUITE|$suite|" >"$work/base/etc/apt/sources.list.d/debian.sources" \
+    <<'END'
+Types: deb
+URIs: debian
+Suites: SUITE SUITE-updates
+Components: main
+Signed-By: /usr/share/keyrings/debian-archive-keyring.gpg
+
+Types: deb
+URIs: debian-security
+Suites: SUITE-security
+Components: main
+Signed-By: /usr/share/keyrings/debian-archive-keyring.gpg
+END
+  tar -C "$work/base" -c . | docker import --change 'CMD ["bash"]' - "$1" >/dev/null
+  rm -rf "$work/base"
+}
+
+# --- Checks. Each is a function of its name, run in a shell of its own; what it prints is shown
+# when it fails.
+
+check() {  # TEXT FUNCTION [ARGUMENT...]
+  local text=$1 start=$SECONDS status
+  shift
+  set +e  # and no condition: in one, bash would go on after a failure inside the function
+  (set -eE; trap 'echo "at line $LINENO"' ERR; "$@") >"$work/check.log" 2>&1
+  status=$?
+  set -e
+  if [ $status -eq 0 ]; then
+    passed=$((passed + 1))
+    say "ok      $text ($((SECONDS - start)) s)"
+  else
+    failed=$((failed + 1))
+    say "FAILED  $text:"
+    tail -n 25 "$work/check.log"
+  fi
+}
+
+# inside [DOCKER OPTION...] IMAGE COMMAND...: without network
+inside() { docker run --rm --network none "$@"; }
+
+# as_stranger [DOCKER OPTION...] IMAGE COMMAND...: as one whom the image does not know, for whom nothing but /tmp and mounts can be written
+as_stranger() {
+  inside --read-only --tmpfs /tmp --user "$owner" \
+    -v "$mounts/photos:/photos" -v "$mounts/mine:$workdir/prototxt/mine" \
+    -v "$mounts/data:$workdir/data" -v "$mounts/snapshots:$workdir/snapshots" \
+    -v "$mounts/results:$workdir/results" "$@"
+}
+
+ordinary_user() {
+  [ "$(inside "$image" id -u)" = 1000 ]
+}
+
+no_compilers() {
+  local found
+  # shellcheck disable=SC2016
+  found=$(inside "$image" bash -c '
+    for name in cc gcc g++ c++ cpp clang ld as ar make cmake git nvcc ptxas cicc; do
+      command -v $name || true
+    done
+    dpkg-query -W -f "\${Package}\n" | grep -E -- "(-dev|^gcc|^g\+\+.*|^binutils)$" || true')
+  [ -z "$found" ] || { say "$found"; return 1; }
+}
+
+libraries_found() {
+  # shellcheck disable=SC2016
+  inside "$image" bash -c '
+    ! ldd /opt/caffe/bin/caffe /opt/caffe/lib/libcaffe.so /opt/caffe/python/caffe/_caffe.so |
+      grep "not found"'
+}
+
+# nothing of the machine that built the image: no certificates, no index, no package lists
+nothing_left() {
+  local found
+  found=$(inside "$image" find /usr/local/share/ca-certificates /var/lib/apt/lists \
+    /etc/pip.conf /etc/apt/auth.conf -type f 2>/dev/null || true)
+  [ -z "$found" ] || { say "$found"; return 1; }
+  ! { docker history --no-trunc "$image"; docker inspect "$image"; } |
+    grep -E 'BEGIN CERTIFICATE|PIP_INDEX_URL'
+}
+
+versions_listed() {
+  inside "$image" cat docker/versions.txt >"$work/versions"
+  local package version
+  while IFS='=' read -r package _ version; do
+    grep -qxF "python	$package	$version" "$work/versions"
+  done < <(sed -n 's/^\([A-Za-z0-9_.-]*==[0-9.]*\).*/\1/p' "$here/requirements.txt")
+  grep -q "^debian	libc6	" "$work/versions"
+  grep -qE "^caffe	source	[0-9a-f]{64}$" "$work/versions"
+}
+
+healthy() {
+  local container i status=starting
+  container=$(docker run -d --network none --health-interval 1s "$image" sleep 120)
+  for ((i = 0; i < 60; i++)); do
+    status=$(docker inspect -f '{{.State.Health.Status}}' "$container")
+    [ "$status" = starting ] || break
+    sleep 1
+  done
+  docker inspect -f '{{range .State.Health.Log}}{{.Output}}{{end}}' "$container"
+  docker rm -f "$container" >/dev/null
+  [ "$status" = healthy ]
+}
+
+# a user's own photographs: data, nets, training, evaluation, on mounted folders, by a strange user
+trains() {
+  rm -rf "$mounts"
+  mkdir -p "$mounts"/{photos,mine,data,snapshots,results}
+  [ "$(id -u)" -ne 0 ] || chown -R "$owner" "$mounts"
+  as_stranger "$image" tests/docker/draw_photos.py /photos
+  as_stranger "$image" data_prep/build_lmdb.py folder --root /photos --out data/mine
+  as_stranger "$image" tools/make_prototxt.py --data data/mine --net squeezenet \
+    --out prototxt/mine --train-batch 4 --max-iter 3
+  local solver=prototxt/mine/mine_squeezenet_ours_solver.prototxt
+  as_stranger "$image" caffe train -solver $solver 2>&1 | tee "$work/train.log"
+  grep -q 'Optimization Done' "$work/train.log"
+  as_stranger "$image" tools/evaluate.py --solver $solver --out results/mine.json
+  grep -q '"top1"' "$mounts/results/mine.json"
+  [ -z "$(find "$mounts" -not -user "${owner%:*}")" ]
+}
+
+# What the CUDA image does on a machine without a GPU, beside `trains`, which went by the wrapper
+no_gpu_is_named() {
+  grep -q 'caffe: on the CPU: this container has no GPU' "$work/train.log"
+  local arguments status
+  for arguments in "time -gpu 0 -model prototxt/cub_squeezenet_deploy.prototxt" "device_query -gpu 0"
+  do
+    status=0
+    # shellcheck disable=SC2086
+    inside "$image" caffe $arguments >"$work/gpu.log" 2>&1 || status=$?
+    cat "$work/gpu.log"
+    [ $status -eq 1 ] && grep -qi 'no .*GPU' "$work/gpu.log"
+  done
+}
+
+# The gradient checker is compiled, for which the image has no compiler.
+tests_pass() {
+  inside --user "$owner" "$image" python -m pytest -q -p no:cacheprovider \
+    --ignore tests/python_layers/test_gradient_check.py "$@"
+}
+
+# --- One image
+
+build_image() {  # KIND
+  local start=$SECONDS target=(image-cpu)
+  [ "$1" = cpu ] || target=(image CUDA_ARCH="$cuda_arch")
+  make -C "$root" "${target[@]}" >"$work/build_$1.log" 2>&1 || {
+    tail -n 15 "$work/build_$1.log" >&2
+    die "hierarchical-caffe:$1 was not built"
+  }
+  say "hierarchical-caffe:$1 built in $(((SECONDS - start) / 60)) min $(((SECONDS - start) % 60)) s"
+}
+
+test_image() {  # KIND
+  local image=hierarchical-caffe:$1 mounts=$work/mounts owner=12345:12345 workdir
+  [ "$(id -u)" -eq 0 ] || owner=$(id -u):$(id -g)
+  workdir=$(docker inspect -f '{{.Config.WorkingDir}}' "$image")
+  say "$image: $(($(docker inspect -f '{{.Size}}' "$image") / 1000000)) MB"
+  check "runs as an ordinary user" ordinary_user
+  check "no compilers" no_compilers
+  check "every library of caffe and pycaffe is found" libraries_found
+  check "nothing is left of the machine that built it" nothing_left
+  check "docker/versions.txt lists what is inside" versions_listed
+  check "tools/check_env.py finds it healthy" healthy
+  check "trains and evaluates: any user, mounted folders, no network, read-only" trains
+  if [ "$1" = cpu ]; then
+    check "the tests pass" tests_pass
+  else
+    check "without a GPU: the CPU is used and named, -gpu 0 refused in a sentence" no_gpu_is_named
+    check "CuPy's libraries are found, and it compiles kernels" \
+      inside "$image" tests/docker/check_cupy.py
+    check "the tests of layers and nets pass" \
+      tests_pass tests/python_layers tests/tools/test_nets_run.py
+  fi
+}
+
+main() {
+  local data_root=/var/tmp/hierarchical-caffe-docker cuda_arch=90 kinds=() kind
+  while [ $# -gt 0 ]; do
+    case $1 in
+      --data-root|--cuda-arch)
+        [ $# -ge 2 ] || { say "error: $1 needs a value" >&2; exit 2; }
+        printf -v "$(tr - _ <<<"${1#--}")" %s "$2"; shift 2 ;;
+      cpu|cuda) kinds+=("$1"); shift ;;
+      --help|-h) usage; return ;;
+      *) say "error: unknown argument $1 (--help shows the options)" >&2; exit 2 ;;
+    esac
+  done
+  work=$(mktemp -d) passed=0 failed=0
+  docker info >/dev/null 2>&1 || start_daemon
+  [ ${#kinds[@]} -gt 0 ] || kinds=(cpu cuda)
+  local base
+  base=$(sed -n 's/^ARG BASE=//p' "$here/Dockerfile.cpu")
+  docker image inspect "$base" >/dev/null 2>&1 || docker pull -q "$base" 2>/dev/null ||
+    make_base "$base"
+  # certificates that were added to this machine by hand
+  CA_CERTIFICATES=${CA_CERTIFICATES-$(cat /usr/local/share/ca-certificates/*.crt 2>/dev/null || true)}
+  export CA_CERTIFICATES
+  for kind in "${kinds[@]}"; do
+    build_image "$kind"
+    test_image "$kind"
+  done
+  rm -rf "$work"
+  say "$passed passed, $failed failed"
+  [ "$failed" -eq 0 ]
+}
+
+if [ "${BASH_SOURCE[0]}" = "$0" ]; then
+  main "$@"
+  exit  # bash reads a script as it goes
+fi
