@@ -19,7 +19,6 @@ SCALES = {  # of libjpeg's: 1/scale of the width and of the height, averaged whi
     2: cv2.IMREAD_REDUCED_COLOR_2,
     1: cv2.IMREAD_COLOR,
 }
-SPARE = 2  # a JPEG is decoded at a scale that leaves at least so many times the size wanted
 STRIP = 256  # rows
 LONGEST = 1 << 14  # pixels of a stored image's side, which keeps it under MAX_PIXELS at any --size
 BACKGROUND = 255  # where a file with an alpha channel is transparent: white
@@ -28,13 +27,14 @@ BACKGROUND = 255  # where a file with an alpha channel is transparent: white
 def decode_scale(header, size, box=None):
     """The scale, a key of SCALES, at which a file (image_files.Header) is decoded for a stored size.
 
-    box (x, y, width, height; pixels, upright) is what will be used of the image. Large photographs
-    are decoded some four times as fast that way, in a fraction of the memory.
+    box (x, y, width, height; pixels, upright) is what will be used of the image, of which at least
+    the size wanted is left. Large photographs are decoded some four times as fast that way, in a
+    fraction of the memory.
     """
     used = min(header.width, header.height, *(box[2:] if box else ()))
     if header.format != "JPEG":
         return 1
-    return next((scale for scale in SCALES if used >= SPARE * size * scale), 1)
+    return next((scale for scale in SCALES if used >= size * scale), 1)
 
 
 def decode(data, scale=1):
@@ -52,6 +52,8 @@ def decode(data, scale=1):
     image = _imdecode(buffer, SCALES[scale])
     if alpha is None:
         return image
+    if data.startswith((b"II", b"MM")):  # OpenCV has multiplied some by their alpha, others not
+        raise ImageError("a transparent TIFF file: save it as PNG, or without transparency")
     stored = _imdecode(buffer, cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
     if not np.array_equal(image, stored):
         raise ImageError("both transparent and stored turned (EXIF): save it upright")
@@ -146,7 +148,8 @@ def resize(image, size, how):
 
     Raises ImageError where the longer side would exceed LONGEST.
 
-    Shrinking averages areas, enlarging interpolates linearly; a squeeze may do either per axis.
+    Shrinking to less than half averages areas; else interpolation between the nearest 2 x 2 pixels,
+    several times as fast, leaves none out. A squeeze may do either per axis.
     """
     height, width = image.shape[:2]
     if how == "squeeze":
@@ -156,7 +159,7 @@ def resize(image, size, how):
         new_width, new_height = max(size, round(width * scale)), max(size, round(height * scale))
         if max(new_width, new_height) > LONGEST:
             raise ImageError(f"{width} x {height} pixels: too long and narrow for that size")
-    if new_width < width or new_height < height:
+    if 2 * new_width < width or 2 * new_height < height:
         shape = min(width, new_width), min(height, new_height)
         image = cv2.resize(image, shape, interpolation=cv2.INTER_AREA)
     if image.shape[:2] != (new_height, new_width):

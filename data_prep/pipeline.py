@@ -13,7 +13,9 @@ import numpy as np
 
 from data_prep import image_files, images, lmdb_io
 
-AHEAD = 8  # images per thread that are in flight or wait to be taken
+# Images per thread that are in flight or wait to be taken, as far as memory allows: enough to keep
+# the threads at work while the taker waits for the disk.
+AHEAD = 64
 
 
 class Loaded(NamedTuple):
@@ -71,7 +73,7 @@ def loaded(records, options, jobs, encode=True):
     def work(number, record):
         try:
             plan = _Plan(record, options)
-        except images.ImageError as error:
+        except (images.ImageError, OSError) as error:
             turnstile.enter(number, 0)
             return Loaded(reason=str(error)), 0
         turnstile.enter(number, plan.memory)
@@ -106,29 +108,34 @@ class _Plan:
 
     def __init__(self, record, options):
         self._record, self._options = record, options
-        with image_files.open_plain(record.path) as file:
-            header = image_files.header(file)
         self._box = record.box and images.grown(record.box, options["context"])
-        self._scale = images.decode_scale(header, options["size"], self._box)
-        self.memory = header.memory(self._scale)
-        if self.memory > image_files.MEMORY:
-            raise images.ImageError(
-                f"{header.width} x {header.height} pixels: decoding takes {self.memory >> 20} MB, "
-                f"and at most {image_files.MEMORY >> 20} are allowed"
-            )
+        self._file = image_files.open_plain(record.path)
+        try:
+            header = image_files.header(self._file)
+            self._scale = images.decode_scale(header, options["size"], self._box)
+            self.memory = header.memory(self._scale)
+            if self.memory > image_files.MEMORY:
+                raise images.ImageError(
+                    f"{header.width} x {header.height} pixels: decoding takes "
+                    f"{self.memory >> 20} MB, and at most {image_files.MEMORY >> 20} are allowed"
+                )
+        except BaseException:
+            self._file.close()
+            raise
 
     def load(self, encode):
         record, options, scale = self._record, self._options, self._scale
         try:
-            with image_files.open_plain(record.path) as file:
-                image = images.decode(file.read(), scale)
+            with self._file:
+                image = images.decode(self._file.read(), scale)
             # Rounded up: a part of a row of the footer is not left.
             image = images.without_footer(image, -(-record.footer // scale))
             if self._box:
                 image = images.crop(image, [edge / scale for edge in self._box])
             image = images.resize(image, options["size"], options["resize"])
-        except images.ImageError as error:
+        except (images.ImageError, OSError) as error:
             return Loaded(reason=str(error))
         datum = lmdb_io.image_datum(image, options["encoded"], record.label) if encode else b""
-        # A copy, because a view would keep the whole of a long image.
-        return Loaded(images.centre(image, options["size"]).copy(), datum)
+        pixels = images.centre(image, options["size"])
+        # A view would keep the whole of a long image.
+        return Loaded(pixels if pixels.size == image.size else pixels.copy(), datum)
