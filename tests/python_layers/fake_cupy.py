@@ -58,6 +58,7 @@ class Device:
         self.launches = 0
         self.results = []  # (dtype, shape) of every result that is no view
         self.closed = False
+        self.queue = None  # if given, the stream that kernels have to be on
 
     @contextlib.contextmanager
     def no_waiting(self):
@@ -109,6 +110,7 @@ def _unwrap(value):
 
 def _launch(array, function, *arguments, **options):
     """The function's result as an array of the device; one kernel."""
+    assert array.device.queue is None or array.device.queue.entered, "a kernel on another stream"
     array.device.launches += 1
     with np.errstate(all="ignore"):  # a GPU has no warnings
         result = function(*_unwrap(arguments), **_unwrap(options))

@@ -24,8 +24,8 @@ Blob = caffe._caffe.Blob
 def on_device(monkeypatch):
     """A function; from its call on, nets are made as in GPU mode: returns the fake cupy."""
     def begin():
-        cupy, _ = make_cupy(monkeypatch)
-        stream = cupy.cuda.Stream.null
+        cupy, device = make_cupy(monkeypatch)
+        device.queue = stream = cupy.cuda.Stream.null
         host = {name: getattr(Blob, name) for name in ("data", "diff")}
 
         def of_host(name):
