@@ -19,11 +19,12 @@ import re
 from dataclasses import replace
 
 from caffe import TRAIN
-from tools import caffemodel, files
+from tools import caffemodel
 from tools.nets import cut, foreign, graph, grafted, tables
 from tools.nets.datasets import built_dataset, restrict
-from tools.nets.files import file_texts
-from tools.nets.options import glm_parameters, positive
+from tools.nets.files import file_texts, write
+from tools.nets.options import (add_data_options, add_run_options, check_boxes, file_name, positive,
+                                run_values)
 
 EXAMPLES = """examples, from the repository's root:
   tools/graft.py --net ResNet-50-deploy.prototxt --list-features
@@ -58,64 +59,40 @@ def _parse(arguments):
     parser.add_argument("--cut-auxiliary", action="store_true", help="leave out auxiliary "
                         "classifiers (default: keep them in training, with the fine labels)")
     data = parser.add_argument_group("data set: a folder, or a name, or a known set of sizes")
-    source = data.add_mutually_exclusive_group()
-    source.add_argument("--data", type=Path, metavar="FOLDER",
-                        help="that data_prep/build_lmdb.py made")
-    source.add_argument("--dataset", choices=list(tables.DATASETS), help="with its official counts")
-    data.add_argument("--bbox", action="store_true", help="solvers for the images cut to their "
-                      "ground-truth boxes (a folder of --data has them or not)")
+    add_data_options(data)
     data.add_argument("--levels", metavar="N,N,...", help="classes per level, fine to coarse, or "
                       "names of levels: those of the label tree to use (default: all)")
     pixels = parser.add_argument_group("images, where the prototxt doesn't say it")
-    number, rate = positive(int, "number above 0"), positive(float, "number above 0")
-    pixels.add_argument("--crop", type=number, metavar="N", help="side of the input")
+    pixels.add_argument("--crop", type=positive(int, "number above 0"), metavar="N",
+                        help="side of the input")
     pixels.add_argument("--mean", type=_colour, metavar="B,G,R", help="subtracted, 0..255 "
                         "(default: ImageNet's; 0: nothing)")
-    pixels.add_argument("--scale", type=rate, help="times what is left (default: 1)")
+    pixels.add_argument("--scale", type=positive(float, "number above 0"),
+                        help="times what is left (default: 1)")
     run = parser.add_argument_group("what is written")
-    run.add_argument("--out", type=Path, metavar="FOLDER",
-                     help="of the files, relative to the repository's root")
-    run.add_argument("--variant", choices=list(tables.STAGES), action="append",
-                     help="repeatable (default: all)")
+    add_run_options(run)
     run.add_argument("--net-name", metavar="NAME", help="the network's in file names (default: the "
                      "prototxt's)")
-    run.add_argument("--name", help="the data set's in file names and snapshot folders (default: "
-                     "its own)")
     run.add_argument("--weights", type=Path, metavar="FILE", help="the network's caffemodel: named "
                      "in the files and, if it is there, compared with the net")
-    run.add_argument("--train-batch", type=number, metavar="N", help="images per iteration "
-                     f"(default: {grafted.SCHEDULE.batch})")
-    run.add_argument("--max-iter", type=number, metavar="N", help="iterations (default: "
-                     f"{grafted.SCHEDULE.epochs} times the training images)")
-    run.add_argument("--base-lr", type=rate, metavar="RATE", help="learning rate (default: "
-                     f"{grafted.SCHEDULE.base_lr})")
-    run.add_argument("--glm-json", metavar="JSON", default="",
-                     help="""parameters of the large-margin loss, e.g. '{"margins": [1, 0.5]}'""")
-    run.add_argument("--diagnostics", action="store_true", help="let the metric losses print their "
-                     "diagnostics at each display; tools/plot_log.py draws them")
     options = parser.parse_args(arguments)
     if not options.list_features:
         if not (options.data or options.dataset or options.levels):
             parser.error("which data set? --data, --dataset or --levels")
         if not options.out:
             parser.error("--out is needed: the folder of the files")
+    check_boxes(parser, options)
     return options
-
-
-def _file_name(text, option):
-    if not re.fullmatch(r"\w[\w.-]*", text):
-        raise UserError(f"{text!r} can't be part of a file name: give {option} letters, digits, _ "
-                        "- and . only")
-    return text
 
 
 def _net_name(options, proto):
     """The network's name: as given, or the file's, or, where all files are called so, the net's."""
     if options.net_name:
-        return _file_name(options.net_name, "--net-name")
+        return file_name(options.net_name, "--net-name")
     said = re.sub(r"[._-]*(train_val|trainval|train_test|train|deploy|test|val)$", "",
                   options.net.stem)
-    return re.sub(r"[^\w.-]+", "_", said or proto.name or options.net.resolve().parent.name)
+    said = said or proto.name or options.net.resolve().parent.name
+    return re.sub(r"[^\w.-]+", "_", said).strip(".-") or "net"
 
 
 def _feature(options, nodes):
@@ -185,12 +162,6 @@ def _dataset(options, net):
         return _by_sizes(sizes)
     dataset = built_dataset(options.data, net) if options.data else tables.DATASETS[options.dataset]
     return _levels(dataset, options.levels) if options.levels else dataset
-
-
-def _check_boxes(options, dataset):
-    if options.bbox and not dataset.boxes:
-        raise UserError(f"--bbox: {options.data or dataset.title} is no data set with boxes of the "
-                        "tables")
 
 
 def _say(title, text):
@@ -294,20 +265,10 @@ def main():
     net = grafted.graft(nodes, feature, images, name, weights.as_posix(), how=options.how,
                         auxiliary=not options.cut_auxiliary)
     dataset = _dataset(options, net)
-    _check_boxes(options, dataset)
     _tell(options, nodes, net, images)
     _tell_weights(options.weights, net)
-    texts = file_texts(dataset, net, options.out.as_posix(),
-                       options.variant or tuple(tables.STAGES),
-                       name=_file_name(options.name or dataset.name, "--name"),
-                       chosen=(tables.BBOX,) if options.bbox else (),
-                       batch=options.train_batch, max_iter=options.max_iter,
-                       base_lr=options.base_lr, diagnostics=options.diagnostics,
-                       glm=glm_parameters(options.glm_json, len(dataset.sizes)))
-    for path, text in texts.items():
-        files.write_whole(options.out / path, text)
-        for prefix in re.findall(r'(?m)^snapshot_prefix: "(.*)/', text):
-            Path(prefix).mkdir(parents=True, exist_ok=True)  # Caffe doesn't
+    texts = file_texts(dataset, net, options.out.as_posix(), **run_values(options, dataset))
+    write({options.out / name: text for name, text in texts.items()})
     print(f"wrote {len(texts)} files into {options.out}/")
 
 

@@ -435,7 +435,7 @@ layer { name: "sum" type: "Eltwise" bottom: "conv" bottom: "info" top: "sum" }
 
 @pytest.mark.parametrize("text, options, status, says", [
     (MINI, ("--feature", "fc11"), 1, "the net has no blob fc11: did you mean fc1"),
-    (MINI, ("--feature", "data"), 1, "data is an input of the net"),
+    (MINI, ("--feature", "data"), 1, "data is an input, no feature"),
     (MINI, ("--feature", "relu1"), 1, "relu1 is a layer, no blob; the blob that it writes is fc1"),
     (MINI, ("--feature", "conv"), 1, "--map pool"),
     (INPUT + CONV, (), 1, "name a --feature"),
@@ -451,7 +451,7 @@ layer { name: "sum" type: "Eltwise" bottom: "conv" bottom: "info" top: "sum" }
     ("", (), 1, "has no layers"),
     (MINI, ("--crop", 32), 1, "larger --size"),
     (MINI, ("--levels", "12,5"), 1, "have 12, 4 classes"),
-    (MINI, ("--bbox",), 1, "no data set with boxes"),
+    (MINI, ("--bbox",), 2, "--bbox needs a --dataset with boxes: "),
     (MINI, ("--name", "../x"), 1, "file name"),
     (MINI, ("--glm-json", "nonsense"), 1, "not JSON"),
     (MINI, ("--mean", "1,2"), 2, "--mean"),
@@ -475,8 +475,8 @@ def test_incomplete_commands(run, options, says):
 
 def test_images_are_larger_than_crops(run):
     """The command that builds the data set names a size that large crops fit into."""
-    done = run(replaced(MINI, "dim: 16 dim: 16", "dim: 299 dim: 299"), *ONE[2:], "--dataset", "cars")
-    written(done, "nets/cars_mini_train_val.prototxt")
+    large = replaced(MINI, "dim: 16 dim: 16", "dim: 299 dim: 299")
+    written(run(large, *ONE[2:], "--dataset", "cars"), "nets/cars_mini_train_val.prototxt")
     text = Path("nets/cars_mini_ours_solver.prototxt").read_text()
     assert "--size 352 --out data/cars_352" in text
 

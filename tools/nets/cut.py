@@ -94,7 +94,7 @@ def _unknown(graph, blob):
     """UserError that names the nearest blobs."""
     for node in graph:
         if node.source and blob in node.layer.top:
-            raise UserError(f"{blob} is an input of the net, no feature (--list-features shows all)")
+            raise UserError(f"{blob} is an input, no feature (--list-features shows all)")
         if node.layer.name == blob and node.layer.top:
             raise UserError(f"{blob} is a layer, no blob; the blob that it writes is "
                             f"{node.layer.top[0]}")

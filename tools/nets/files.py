@@ -1,6 +1,10 @@
-"""Every file of one (data set, network): names and text."""
+"""Every file of one (data set, network): names, text, writing."""
 
+import re
 from dataclasses import replace
+from pathlib import Path
+
+from tools.files import write_whole
 
 from . import deploy, head, solver, tables, text
 from .train_val import train_val
@@ -111,3 +115,11 @@ def file_texts(dataset, net, folder, variants=tuple(tables.STAGES), *, chosen=No
         f"{pair}_deploy.prototxt": text.net_text(
             trained, _deploy_header(dataset, net, trained), {}),
     }
+
+
+def write(texts):
+    """Write {path: text}, and make the folders of the snapshots that the solvers name."""
+    for path, text in texts.items():
+        write_whole(path, text)
+        for prefix in re.findall(r'(?m)^snapshot_prefix: "(.*)/', text):
+            Path(prefix).mkdir(parents=True, exist_ok=True)  # Caffe doesn't

@@ -165,6 +165,7 @@ def graft(nodes, feature, images, name, weights, *, how=None, auxiliary=True):
         filler=classifier_filler(nodes) or FILLER, weight_decay=0.0005,
         origin="usual in fine-tuning",
         policy=(("lr_policy", "poly", "down to 0 at max_iter, linearly"), ("power", 1.0, None)),
-        schedule=SCHEDULE, test_batch=50, pooled=len(backbone.shape) == 3, stored=_stored(images.crop),
+        schedule=SCHEDULE, test_batch=50, pooled=len(backbone.shape) == 3,
+        stored=_stored(images.crop),
         transform=images.transform, written_by="tools/graft.py", backbone=backbone,
         notes=dict.fromkeys(backbone.auxiliary, auxiliary_note))
