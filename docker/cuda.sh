@@ -12,7 +12,7 @@
 declare -grA CUDA_ARCH=([13]="75 80 90 100 120" [12]="60 70 75 80 90")
 
 # the libraries that Caffe, cuDNN and CuPy load
-readonly CUDA_LIBRARIES=(cudart cublas cublasLt curand 'cudnn*' nccl 'nvrtc*')
+readonly CUDA_LIBRARIES=(cudart cublas cublasLt curand 'cudnn*' nccl nvrtc nvrtc-builtins)
 
 # use_cuda: checks the options for CUDA and completes them
 use_cuda() {
