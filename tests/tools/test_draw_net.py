@@ -26,8 +26,8 @@ def draw(*options):
 
 
 @pytest.mark.parametrize("name, feature, dropout", [
-    ("cub_alexnet", "fc7", 0.5), ("cub_googlenet", "pool5/7x7_s1", 0.4),
-    ("cub_squeezenet", "pool9", 0.5)])
+    ("cub_alexnet", "fc7", 0.5), ("cub_googlenet", "pool5/7x7_s1", 0.4), ("cub_vgg16", "fc7", 0.5),
+    ("cub_bcnn", "bilinear", 0), ("cub_squeezenet", "pool9", 0.5)])
 @pytest.mark.parametrize("variant", list(tables.STAGES))
 def test_diagram(name, feature, dropout, variant):
     stages = tables.STAGES[variant]
@@ -40,12 +40,13 @@ def test_diagram(name, feature, dropout, variant):
     heads = ("fc8_fine", "fc9_coarse", "fc10_coarse")[:3 if "csm" in stages else 1]
     assert tuple(classifier.name for classifier in shown.classifiers) == heads
     assert [classifier.classes for classifier in shown.classifiers] == [200, 40, 13][:len(heads)]
+    assert [classifier.level for classifier in shown.classifiers] == [1, 2, 3][:len(heads)]
     for level, classifier in enumerate(shown.classifiers):
         below = (feature, *heads[:level])
         assert classifier.reads == (below if "skip" in stages else below[-1:])
 
 
-@pytest.mark.parametrize("prototxt", ["cars_alexnet_ours_solver", "cub_googlenet_sm_solver",
+@pytest.mark.parametrize("prototxt", ["cars_bbox_bcnn_ours_solver", "cub_googlenet_sm_solver",
                                       "cards_squeezenet_train_val"])
 def test_png(tmp_path, prototxt):
     out = tmp_path / "new/head.png"

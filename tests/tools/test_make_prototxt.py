@@ -1,5 +1,6 @@
 """tools/make_prototxt.py and what it writes: complete, in order, refused in clear words."""
 
+import argparse
 import json
 import re
 import shutil
@@ -7,13 +8,15 @@ import subprocess
 import sys
 from pathlib import Path
 
+import caffe
 import pytest
 from caffe.proto import caffe_pb2
 from google.protobuf import text_format
 
 import nets_data
+from data_prep import readers
 from data_prep.hierarchy import TABLES, Hierarchy
-from tools.nets import solver, tables
+from tools.nets import rules, solver, tables
 
 ROOT = Path(__file__).resolve().parents[2]
 COMMITTED = sorted((ROOT / "prototxt").glob("*.prototxt"))
@@ -75,6 +78,7 @@ def test_every_pair_has_net_deploy_and_a_solver_per_setting_and_variant():
 def test_nets_parse(path):
     net = read(path, caffe_pb2.NetParameter())
     assert net.layer and not net.layers and not net.input  # nothing that Caffe has to upgrade
+    assert not any(layer.type == "BatchNorm" for layer in net.layer)
     if path.stem.endswith("deploy"):
         assert net.layer[0].type == "Input"
         assert not any(layer.include or layer.exclude for layer in net.layer)
@@ -194,6 +198,85 @@ def test_cards_of_either_size(tmp_path, side, crop):
     assert [layer.transform_param.crop_size for layer in images] == [crop, crop]
 
 
+@pytest.mark.parametrize("dataset, net, box, folder", [
+    ("cars", "alexnet", "", "cars"), ("cars", "bcnn", "_bbox", "cars_bbox_512"),
+    ("aircraft", "squeezenet", "_bbox", "aircraft_bbox"), ("cards", "vgg16", "", "cards_256")])
+def test_any_pair_and_setting(tmp_path, dataset, net, box, folder):
+    """Also those that are not committed; the solver names the setting's stage, the net has both."""
+    result = make(tmp_path, "--dataset", dataset, "--net", net, "--out", "nets", "--variant", "csm",
+                  *(["--bbox"] if box else []))
+    assert result.returncode == 0, result.stderr
+    path = tmp_path / f"nets/{dataset}{box}_{net}_csm_solver.prototxt"
+    assert {file.name for file in path.parent.iterdir()} == {
+        path.name, f"{dataset}_{net}_train_val.prototxt", f"{dataset}_{net}_deploy.prototxt"}
+    values = read(path, caffe_pb2.SolverParameter())
+    assert list(values.train_state.stage) == ["csm"] + ["bbox"] * bool(box)
+    proto = read(tmp_path / values.net, caffe_pb2.NetParameter())
+    for phase in ("train", "test"):
+        kept = rules.select(proto, getattr(caffe, phase.upper()), values.train_state.stage).layer
+        assert [layer.data_param.source for layer in kept if layer.type == "Data"] == [
+            f"data/{folder}/{phase}_{kind}" for kind in ("images", "labels")]
+    # the command beside `caffe train` makes that folder
+    command = next(line for line in path.read_text().splitlines() if "build_lmdb.py" in line)
+    assert ("--bbox" in command) == bool(box)
+    assert f"--out data/{folder}" in command or folder == f"{dataset}{box}"
+
+
+def test_the_committed_folders_are_those_that_the_builder_names():
+    """Without --out the builder writes data/<reader's name>, which has _bbox with --bbox."""
+    for name in ("cars", "aircraft", "cub"):
+        plain, boxed = tables.DATASETS[name].settings()
+        for setting, box in ((plain, False), (boxed, True)):
+            built = readers.READERS[name].name(argparse.Namespace(bbox=box))
+            assert setting.for_net(tables.NETS["alexnet"]).folder == f"data/{built}"
+    for dataset in tables.DATASETS.values():
+        assert dataset.size == readers.READERS[dataset.name].SIZE
+
+
+def test_a_folder_cut_to_boxes(tmp_path):
+    """Built with --bbox, the folder is one setting: no stage, and its name is in the files'."""
+    nets_data.build(tmp_path / "data", "cub_bbox", ("species", "family"), (8, 2), 227, 1, 1)
+    result = make(tmp_path, "--data", "data", "--net", "squeezenet", "--out", "nets")
+    assert result.returncode == 0, result.stderr
+    text = (tmp_path / "nets/cub_bbox_squeezenet_train_val.prototxt").read_text()
+    assert 'stage: "bbox"' not in text and 'source: "data/train_images"' in text
+
+
+@pytest.mark.parametrize("levels, labels, sizes", [
+    ("1", [1], [12]), ("2", [1, 2], [12, 6]), ("plant,tribe", [1, 3], [12, 3]),
+    ("tribe, plant", [1, 3], [12, 3]), ("4", [1, 2, 3, 4], [12, 6, 3, 2])])
+def test_levels(tmp_path, levels, labels, sizes):
+    nets_data.build(tmp_path / "data", "mine", ("plant", "genus", "tribe", "order"), (12, 6, 3, 2),
+                    227, 1, 1)
+    result = make(tmp_path, "--data", "data", "--net", "squeezenet", "--out", "nets", "--levels",
+                  levels)
+    assert result.returncode == 0, result.stderr
+    net = read(tmp_path / "nets/mine_squeezenet_train_val.prototxt", caffe_pb2.NetParameter())
+    layers = {layer.name: layer for layer in net.layer}
+    heads = ["fc8_fine", "fc9_coarse", "fc10_coarse", "fc11_coarse"]
+    assert [layers[head].inner_product_param.num_output for head in heads if head in layers] == sizes
+    assert list(layers["labels"].top) == ["label_1", "label_2", "label_3", "label_4"]
+    assert list(layers["glm"].bottom)[1:] == [f"label_{label}" for label in labels]
+    losses = [layer.bottom[1] for layer in net.layer if layer.type == "SoftmaxWithLoss"]
+    assert losses == [f"label_{label}" for label in labels]
+    others = layers["other_labels"].bottom if "other_labels" in layers else ()
+    assert {*others, *(f"label_{label}" for label in labels)} == set(layers["labels"].top)
+
+
+def test_diagnostics(built):
+    """Second tops, which Caffe prints and which weigh nothing; none without the option."""
+    for options, tops in (((), 1), (("--diagnostics",), 2)):
+        result = make(built, *ONE[:4], "--out", f"tops{tops}", *options)
+        assert result.returncode == 0, result.stderr
+        net = read(built / f"tops{tops}/mine_squeezenet_train_val.prototxt",
+                   caffe_pb2.NetParameter())
+        losses = {layer.name: layer for layer in net.layer if layer.type == "Python"}
+        assert set(losses) == {"glm", *tables.RIVALS}
+        for name, layer in losses.items():
+            assert list(layer.top) == [f"{name}_loss", f"{name}_diagnostics"][:tops]
+            assert list(layer.loss_weight)[1:] == [0] * (tops - 1) and layer.loss_weight[0] > 0
+
+
 ONE = ("--data", "data/mine", "--net", "squeezenet", "--out", "refused")
 
 
@@ -212,6 +295,15 @@ ONE = ("--data", "data/mine", "--net", "squeezenet", "--out", "refused")
     (("--net", "squeezenet"), 2, "--dataset"),
     (("--dataset", "cub"), 2, "--net"),
     (("--dataset", "cub", "--data", "data/mine"), 2, "not allowed"),
+    (ONE + ("--levels", "0"), 1, "has 2 levels"),
+    (ONE + ("--levels", "3"), 1, "has 2 levels"),
+    (ONE + ("--levels", "genus"), 1, "finest level, plant"),
+    (ONE + ("--levels", "plant,suit"), 1, "no level 'suit', only plant, genus"),
+    (ONE + ("--levels", ","), 1, "no level ''"),
+    (ONE + ("--bbox",), 2, "--bbox needs a --dataset"),
+    (("--dataset", "cards", *ONE[2:], "--bbox"), 2, "cars, aircraft, cub"),
+    (("--levels", "2"), 2, "--dataset or --data"),
+    (("--bbox",), 2, "--dataset or --data"),
 ])
 def test_refusals(built, options, status, says):
     result = make(built, *options)

@@ -174,7 +174,8 @@ def test_rules_choose_as_caffe_does(tmp_path):
     cases = [
         dict(), dict(include=[dict(phase=0)]), dict(include=[dict(phase=1, stage=["a"])]),
         dict(include=[dict(stage=["a", "b"])]), dict(include=[dict(stage=["a"], not_stage=["b"])]),
-        dict(include=[dict(not_stage=["a", "b"])]),
+        dict(include=[dict(not_stage=["a", "b"])]), dict(include=[dict(min_level=1)]),
+        dict(include=[dict(max_level=-1)]), dict(include=[dict(min_level=-1, max_level=0)]),
         dict(include=[dict(stage=["a"]), dict(phase=1)]),
         dict(exclude=[dict(phase=0)]), dict(exclude=[dict(stage=["b"]), dict(not_stage=["a"])])]
     for number, case in enumerate(cases):

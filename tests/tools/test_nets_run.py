@@ -207,27 +207,33 @@ solver = caffe.SGDSolver(sys.argv[1])
 solver.step(1)
 assert all(numpy.isfinite(solver.net.blobs[name].data).all() for name in solver.net.outputs)
 assert numpy.any(solver.net.params["conv1_1"][0].diff)
+deploy = caffe.Net(sys.argv[2], caffe.TEST)
+deploy.share_with(solver.net)
+deploy.blobs["data"].data[...] = solver.net.blobs["data"].data
+del solver  # its activations
+for name, values in deploy.forward().items():
+    assert numpy.isclose(values.sum(), 1) and numpy.ptp(values) > 0, name
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
 """
 
 
 @pytest.mark.parametrize("net, side", [("vgg16", 224), ("bcnn", 448)])
 def test_a_step_of_the_heaviest_nets(folder, net, side):
-    """OURS with one image, in a process of its own: it fits into 4 GB."""
+    """OURS with one image, then its deploy file: together they fit into 4 GB."""
     facts = tables.DATASETS["aircraft"]
     nets_data.build(folder / "data" / net, "aircraft", facts.levels, facts.sizes, side, 1, 1)
     make(net, "--data", f"data/{net}", "--variant", "ours", batch=1, iterations=50)
-    done = subprocess.run([sys.executable, "-c", STEP, f"nets/aircraft_{net}_ours_solver.prototxt"],
-                          capture_output=True, text=True)
+    files = [f"nets/aircraft_{net}_{kind}.prototxt" for kind in ("ours_solver", "deploy")]
+    done = subprocess.run([sys.executable, "-c", STEP, *files], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert int(done.stdout) < 4000, "MiB"
 
 
 @pytest.mark.parametrize("name, side", [("cards_squeezenet", 144), ("cub_googlenet", 224),
-                                        ("cub_alexnet", 227)])
-def test_opencv_agrees_with_caffe(folder, name, side):
+                                        ("cub_alexnet", 227), ("cub_vgg16", 224)])
+def test_opencv_agrees_with_caffe(tmp_path, name, side):
     """Random weights, the deploy file, one image: the same probabilities in Caffe and OpenCV."""
-    deploy, weights = f"nets/{name}_deploy.prototxt", f"{name}.caffemodel"
+    deploy, weights = str(ROOT / f"prototxt/{name}_deploy.prototxt"), str(tmp_path / "weights")
     net = caffe.Net(deploy, caffe.TEST)
     rng = np.random.default_rng(0)
     for blobs in net.params.values():  # scaled to keep the size of activations through ReLUs
@@ -236,10 +242,11 @@ def test_opencv_agrees_with_caffe(folder, name, side):
         values *= np.sqrt(2 / values[0].size)
         blobs[1].data[...] = rng.normal(0, 0.1, blobs[1].data.shape)
     net.save(weights)
-    image = rng.normal(0, 50, (1, 3, side, side)).astype(np.float32)
+    image = rng.standard_normal((1, 3, side, side), np.float32)
     net.blobs["data"].data[...] = image
     ours = net.forward()
     theirs = cv2.dnn.readNetFromCaffe(deploy, weights)
+    os.remove(weights)  # up to 550 MB
     theirs.setInput(image)
     assert sorted(ours) == ["prob_fc10_coarse", "prob_fc9_coarse", "prob_fine"]
     for output in ours:
