@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from python_layers.backend import array_module, candidates, diagonal, on_host, vector
+from python_layers.backend import array_module, candidates, diagonal, on_host, sum_at, vector
 from python_layers.labels import check_labels, number_classes
 from python_layers.pairwise import LossTerms, Pairwise, ranked, symmetric
 
@@ -73,24 +73,21 @@ def forward(features, labels, margins, k=1, within_gradient="paper", normalize=F
     pairs = _nearest_pairs(batch.distances, fine.of, numbers, k)
     between = pairs.mean_distances()
 
-    constraints = _constraints(within, between, [level[fine.first] for level in labels], margins,
-                               anchor[:, None] & fine.present)
+    ancestors = xp.stack([level[fine.first] for level in labels])
+    constraints = _constraints(within, between, ancestors, margins, anchor[:, None] & fine.present)
     averaged_over = anchored if classes is None else classes
-    loss = sum(c.hinge.sum() for c in constraints) / averaged_over
+    loss = constraints.hinge.sum(axis=1).sum() / averaged_over
 
-    # dM / dD_W(c) and dM / dD_B(p, q), the latter for the ordered pair (anchor class, other class).
-    on_within = xp.zeros(numbers)
-    on_between = xp.zeros((numbers, numbers))
-    for constraint in constraints:
-        constraint.add_weights(on_within, on_between)
+    on_within, on_between = constraints.weights()
     share = 1 - 1 / count if within_gradient == "paper" else xp.ones_like(count)
     affinity = pairs.affinity(on_between / averaged_over)
     affinity += member.T @ ((on_within * share / count**2 / averaged_over)[:, None] * member)
 
     def diagnostics():
         means = [(within * anchor).sum() / anchored] + _between_diagnostics(constraints)
-        shares = [c.active.sum() / anchored for c in constraints]
-        shares += [1 - c.defined.sum() / anchored for c in constraints]
+        active = constraints.active.sum(axis=1) / anchored
+        skipped = 1 - constraints.defined.sum(axis=1) / anchored
+        shares = [share[j] for share in (active, skipped) for j in range(len(labels))]
         return vector([loss] + means + shares, features)
 
     return LossTerms(loss, batch.coefficients(affinity), diagnostics)
@@ -142,12 +139,12 @@ def _nearest_pairs(distances, class_of, classes, k):
 
 
 @dataclass(frozen=True)
-class _Constraint:
-    """One of M1..Mh for every class c.
+class _Constraints:
+    """M1..Mh for every class c: arrays h x C.
 
-    far:   the smaller side: D_W(c) for M1 (far_class is None), max D_B over far_class for the rest.
+    far:   the smaller side: D_W(c) for M1, max D_B, reached at far_class, for the rest.
     near:  the side that must be larger by the margin: min D_B, reached at near_class.
-    hinge: the constraint's value, 0 where satisfied or where a set is empty.
+    hinge: the constraints' values, 0 where satisfied or where a set is empty.
     defined, active: booleans; active is the paper's delta, Eqs. (22), (23), (30).
     """
 
@@ -156,60 +153,62 @@ class _Constraint:
     far_class: Any
     near_class: Any
     hinge: Any
-    defined: Any
 
     @property
     def active(self):
         return self.hinge > 0
 
-    def add_weights(self, on_within, on_between):
-        """Adds d(sum_c hinge_c)/dD_W and /dD_B, by Eqs. (20), (21), (29)."""
-        each = array_module(on_within).arange(len(on_within))
-        on_between[each, self.near_class] -= self.active
-        if self.far_class is None:
-            on_within += self.active
-        else:
-            on_between[each, self.far_class] += self.active
+    @property
+    def defined(self):
+        isfinite = array_module(self.far).isfinite
+        return isfinite(self.far) & isfinite(self.near)
+
+    def weights(self):
+        """(on_within, on_between): d(sum hinge)/dD_W, C, and /dD_B(c, q), C x C, for the anchor
+        class c in the row and the other in the column.  Eqs. (20), (21), (29)"""
+        xp, classes = array_module(self.hinge), self.hinge.shape[1]
+        active = self.active.astype(np.float64)
+        other = xp.concatenate([self.near_class, self.far_class[1:]])
+        index = xp.arange(classes) * classes + other
+        weight = xp.concatenate([-active, active[1:]])
+        on_between = sum_at(index.ravel(), classes**2, weight.ravel())
+        return active[0], on_between.reshape(classes, classes)
 
 
 def _constraints(within, between, ancestors, margins, other):
-    """other: C x C booleans, which classes are compared with c, before the tree parts them."""
+    """ancestors: h x C labels; other: C x C, which classes c is compared with, before the tree
+    parts them."""
     diagonal(other)[...] = False
-    same = [level[:, None] == level for level in ancestors]
-    siblings = same[1] & other if len(same) > 1 else other
-    nearest, near_class = _extreme(between, siblings, np.inf)
-    constraints = [_constraint(within, None, nearest, near_class, margins[0])]
-    for shared, margin in zip(same[1:], margins[1:]):
-        farthest, far_class = _extreme(between, shared & other, -np.inf)
-        nearest, near_class = _extreme(between, ~shared & other, np.inf)
-        constraints.append(_constraint(farthest, far_class, nearest, near_class, margin))
-    return constraints
+    same = ancestors[:, :, None] == ancestors[:, None]
+    apart = ~same
+    if len(same) > 1:
+        apart[0] = same[1]  # M1 holds c's siblings apart, the others c's relatives and the rest
+    near, near_class = _extreme(between, apart & other, np.inf)
+    far, far_class = _extreme(between, same & other, -np.inf)
+    far[0] = within
+    # An empty set leaves far = -inf or near = inf: the hinge is 0.
+    hinge = array_module(far).maximum(far - near + vector(margins, far)[:, None], 0)
+    return _Constraints(far, near, far_class, near_class, hinge)
 
 
 def _extreme(between, allowed, empty):
     """Smallest (empty = inf) or largest (empty = -inf) D_B over the allowed classes, and where.
 
-    An empty set yields `empty` itself. Ties go to the lowest class, so results are repeatable.
+    allowed: h x C x C. An empty set yields `empty` itself. Ties go to the lowest class, so results
+    are repeatable.
     """
-    xp = array_module(between)
-    masked = xp.where(allowed, between, empty)
-    where = masked.argmin(axis=1) if empty > 0 else masked.argmax(axis=1)
-    return masked[xp.arange(len(masked)), where], where
-
-
-def _constraint(far, far_class, near, near_class, margin):
-    xp = array_module(far)
-    # An empty set leaves far = -inf or near = inf: the hinge is 0.
-    hinge = xp.maximum(far - near + margin, 0)
-    defined = xp.isfinite(far) & xp.isfinite(near)
-    return _Constraint(far, near, far_class, near_class, hinge, defined)
+    masked = array_module(between).where(allowed, between, empty)
+    if empty > 0:
+        return masked.min(axis=2), masked.argmin(axis=2)
+    return masked.max(axis=2), masked.argmax(axis=2)
 
 
 def _between_diagnostics(constraints):
     """Means of min D_B over SP, max D_B over SP, min D_B over notSP (parent level)."""
-    parent = constraints[1] if len(constraints) > 1 else None
-    sides = constraints[0].near, parent and parent.far, parent and parent.near
-    return [0.0 if side is None else _finite_mean(side) for side in sides]
+    sides = [constraints.near[0]]
+    if len(constraints.near) > 1:
+        sides += [constraints.far[1], constraints.near[1]]
+    return [_finite_mean(side) for side in sides] + [0.0] * (3 - len(sides))
 
 
 def _finite_mean(side):

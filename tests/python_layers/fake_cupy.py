@@ -17,6 +17,7 @@ import numpy as np
 FUNCTIONS = {
     "arange": "start stop step dtype",
     "argsort": "a axis kind",
+    "concatenate": "tup axis out dtype casting",
     "cumsum": "a axis dtype out",
     "einsum": "operands kwargs",
     "empty": "shape dtype order",
@@ -27,6 +28,7 @@ FUNCTIONS = {
     "outer": "a b out",
     "partition": "a kth axis",
     "searchsorted": "a v side sorter",
+    "stack": "tup axis out dtype casting",
     "vdot": "a b",
     "where": "condition x y",
     "zeros": "shape dtype order",
@@ -39,6 +41,8 @@ METHODS = {
     "argmax": "axis out dtype keepdims",
     "argmin": "axis out dtype keepdims",
     "astype": "dtype order casting subok copy",
+    "max": "axis out keepdims",
+    "min": "axis out keepdims",
     "sum": "axis dtype out keepdims",
 }
 VIEWS = {"reshape": "shape", "ravel": "order", "diagonal": "offset axis1 axis2",
