@@ -11,7 +11,7 @@ root=$(dirname "$(dirname "$here")")
 
 printf 'kind\tname\tversion\n'
 printf 'repository\t%s\t%s\n' "$(basename "$root")" "$2"
-sed -n 's/^\([a-z]*\): /caffe\t\1\t/p' "$1/BUILD"
+sed -n 's/^\([a-z_]*\): \(.\)/caffe\t\1\t\2/p' "$1/BUILD"
 cuda=$(sed -n 's/^mode: CUDA \([0-9]*\).*/\1/p' "$1/BUILD")
 if [ -n "$cuda" ]; then
   sed -n 's/^\([a-z0-9-]*\)==\([0-9.]*\).*/nvidia\t\1\t\2/p' "$here/../requirements-cuda$cuda.txt"
