@@ -3,11 +3,12 @@
 A GPU works off a queue of kernels, while Python runs ahead of it. Python must wait for the queue
 and copy a value to the host wherever it wants to know one: for float(), bool() and int(), for an
 index by booleans, and in nonzero, unique and bincount, whose result has a size that depends on
-values. So the maths takes its shapes from the batch alone. Where the host picks the few entries that matter, a
-GPU, for which some more entries cost nothing, keeps them all, and a mask says which count.
+values. So the maths takes its shapes from the batch alone. Where the host picks the few entries
+that matter, a GPU, for which some more entries cost nothing, keeps them all, and a mask says which
+count.
 
 What the host refuses with an error, a value that nobody looks at can't be refused for: on a GPU
-features with nan or inf make the loss nan, and labels are taken as they come, as Caffe's own
+features with nan or inf make the loss nan or inf, and labels are taken as they come, as Caffe's own
 SoftmaxWithLoss takes them there.
 """
 

@@ -70,7 +70,7 @@ class CenterLossLayer(MetricLossLayer):
     The labels' gradient is zero. Without a `loss_weight` line Caffe takes no Python layer for a
     loss, and nothing is learnt here. Raises ValueError, in one sentence, for wrong parameters,
     labels that are no classes or not one per sample, features with nan or inf, and features whose
-    size is not that of the centres.
+    size is not that of the centres. On a GPU values are not checked: MetricLossLayer.
     """
 
     MAX_LEVELS = 1

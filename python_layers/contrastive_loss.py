@@ -46,7 +46,8 @@ class ContrastiveLossLayer(MetricLossLayer):
     A pair of different classes at the same point, where the hinge has no derivative, has none.
     Without a `loss_weight` line Caffe takes no Python layer for a loss, and nothing is learnt here.
     Raises ValueError, in one sentence, for wrong parameters, labels that are no whole numbers or
-    not one per sample, and features with nan or inf.
+    not one per sample, and features with nan or inf. On a GPU values are not checked:
+    MetricLossLayer.
     """
 
     MAX_LEVELS = 1

@@ -85,7 +85,7 @@ class GLMLossLayer(MetricLossLayer):
     Backward multiplies by the top's diff, which carries loss_weight; the labels' gradient is zero.
     Without a `loss_weight` line Caffe takes no Python layer for a loss, and nothing is learnt here.
     Raises ValueError, in one sentence, for wrong parameters, labels that are no tree or not one per
-    sample, and features with nan or inf.
+    sample, and features with nan or inf. On a GPU values are not checked: MetricLossLayer.
     """
 
     forward_pass = staticmethod(glm.forward)

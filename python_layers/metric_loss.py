@@ -12,8 +12,8 @@ class MetricLossLayer(caffe.Layer):
     """A loss of one batch's features and of their labels, whose maths is a module without Caffe.
 
     Bottoms: features n x ... (flattened to n x d), then the labels, n values each, of any shape.
-    Tops: the loss, one value; and, if the loss has diagnostics, optionally these. A second top needs a
-    second `loss_weight: 0`, since Caffe wants one weight per top.
+    Tops: the loss, one value; and, if the loss has diagnostics, optionally these. A second top needs
+    a second `loss_weight: 0`, since Caffe wants one weight per top.
 
     A subclass has
       PARAMETERS                    its table of parameters, which are the settings; or else
@@ -24,14 +24,15 @@ class MetricLossLayer(caffe.Layer):
       extended(features, labels)    the samples that the loss is taken over, if not the batch alone
 
     Backward multiplies by the top's diff, which carries loss_weight; the labels' gradient is zero.
-    Without a `loss_weight` line Caffe takes no Python layer for a loss, and nothing is learnt from it.
+    Without a `loss_weight` line Caffe takes no Python layer for a loss, and nothing is learnt here.
     A batch without samples, as Caffe's Filter layer may leave one, has loss 0.
     Raises ValueError, in one sentence that begins with the layer's name.
 
-    Where Caffe runs on a GPU and CuPy is there, all is done in the blobs' device memory, nothing is
-    copied to the host, and Python doesn't wait for the GPU. What a label or a feature holds is then
-    not checked: features with nan or inf make the loss nan, and labels that are wrong do what they
-    do. An iteration without -gpu tells what is wrong with them.
+    Where Caffe is in GPU mode when the net is made, and CuPy is there, all is done in the blobs'
+    device memory, nothing is copied to the host, and Python doesn't wait for the GPU. What a label
+    or a feature holds is then not checked, as in Caffe's own SoftmaxWithLoss: features with nan or
+    inf make the loss nan or inf, wrong labels make wrong classes. An iteration in CPU mode tells
+    what is wrong with them.
     """
 
     MAX_LEVELS = None

@@ -46,7 +46,8 @@ class MinMaxLossLayer(MetricLossLayer):
     Backward multiplies by the top's diff, which carries loss_weight; the labels' gradient is zero.
     Without a `loss_weight` line Caffe takes no Python layer for a loss, and nothing is learnt here.
     Raises ValueError, in one sentence, for wrong parameters, labels that are no whole numbers or
-    not one per sample, and features with nan or inf.
+    not one per sample, and features with nan or inf. On a GPU values are not checked:
+    MetricLossLayer.
     """
 
     MAX_LEVELS = 1

@@ -52,7 +52,8 @@ class TripletLossLayer(MetricLossLayer):
     Which triplets are mined, and N, count as constants in it.
     Without a `loss_weight` line Caffe takes no Python layer for a loss, and nothing is learnt here.
     Raises ValueError, in one sentence, for wrong parameters, labels that are no whole numbers or
-    not one per sample, and features with nan or inf.
+    not one per sample, and features with nan or inf. On a GPU values are not checked:
+    MetricLossLayer.
     """
 
     MAX_LEVELS = 1
