@@ -1,6 +1,5 @@
 """The maths on arrays of a device, behind a wall that no value comes through: fake_cupy.py."""
 
-import contextlib
 import inspect
 
 import device_cases
@@ -118,8 +117,7 @@ def test_the_wall_has_no_gate(device):
 def test_the_tables_are_cupys_own():
     cupy = pytest.importorskip("cupy", reason="CuPy, whose functions these are, isn't installed")
     for name, parameters in FUNCTIONS.items():
-        with contextlib.suppress(ValueError):  # some have no signature
-            assert list(inspect.signature(getattr(cupy, name)).parameters) == parameters.split()
+        assert list(inspect.signature(getattr(cupy, name)).parameters) == parameters.split()
     for name in UFUNCS:
         assert "ufunc" in type(getattr(cupy, name)).__name__.lower()
     for name, parameters in {**METHODS, **VIEWS}.items():
