@@ -12,10 +12,10 @@ import argparse
 import io
 
 import matplotlib
-from google.protobuf import text_format
 
 from caffe.proto import caffe_pb2
-from tools.files import existing, write_whole
+from tools import prototxt
+from tools.files import write_whole
 from tools.nets import tables
 from tools.nets.diagram import diagram
 
@@ -39,26 +39,14 @@ def _parse(arguments):
     return parser.parse_args(arguments)
 
 
-def _message(path):
-    """The SolverParameter or NetParameter in a prototxt."""
-    text = existing(path, "prototxt").read_text(encoding="utf-8", errors="replace")
-    reasons = []
-    for message in (caffe_pb2.SolverParameter(), caffe_pb2.NetParameter()):
-        try:
-            return text_format.Parse(text, message)
-        except text_format.ParseError as error:
-            reasons.append(str(error))
-    raise UserError(f"{path} is neither a solver ({reasons[0]}) nor a net ({reasons[1]})")
-
-
 def _net_and_stages(path, variant):
-    message = _message(path)
+    message = prototxt.read(path, caffe_pb2.SolverParameter(), caffe_pb2.NetParameter())
     if isinstance(message, caffe_pb2.NetParameter):
         return message, tables.STAGES[variant]
-    net = _message(Path(message.net)) if message.net else None
-    if not isinstance(net, caffe_pb2.NetParameter):
+    if not message.net:
         raise UserError(f"{path} does not name a net: it needs a line `net: \"....prototxt\"`")
-    return net, tuple(message.train_state.stage)
+    return (prototxt.read(message.net, caffe_pb2.NetParameter()),
+            tuple(message.train_state.stage))
 
 
 def _titles(shown):
@@ -174,7 +162,8 @@ def main():
         raise UserError(f"{options.prototxt} {error}") from None
     form = options.out.suffix[1:].lower()
     # The same net gives the same bytes: no random ids and no date; letters stay letters in SVG.
-    same = {"metadata": {{"svg": "Date", "pdf": "CreationDate"}[form]: None}} if form != "png" else {}
+    date = {"svg": "Date", "pdf": "CreationDate"}.get(form)
+    same = {"metadata": {date: None}} if date else {}
     picture = io.BytesIO()
     with matplotlib.rc_context({"svg.hashsalt": shown.name, "svg.fonttype": "none"}):
         draw(shown).savefig(picture, format=form, dpi=160, facecolor="white", **same)

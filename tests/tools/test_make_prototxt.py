@@ -129,6 +129,17 @@ def test_variants_differ_by_stages_and_snapshots_only(setting):
     assert all(values(variant) == values("sm", "cars") for variant in tables.STAGES)
 
 
+def test_the_readme_names_what_is_there():
+    """prototxt/README.md: every data set, network, variant and stage, and only files that exist."""
+    text = (ROOT / "prototxt/README.md").read_text()
+    for word in (*tables.NETS, *tables.DATASETS, *tables.STAGES, *tables.RIVALS, "csm", "skip",
+                 "glm", tables.BBOX):
+        assert f"`{word}`" in text, word
+    for name in re.findall(r"[\w.]+\.(?:svg|prototxt)", text):
+        assert (ROOT / "prototxt" / name).exists(), name
+    assert f"{len(COMMITTED)} files" in text
+
+
 def test_a_solver_says_what_its_variant_adds():
     text = (ROOT / "prototxt/cars_alexnet_ours_solver.prototxt").read_text()
     comments = [line for line in text.splitlines() if line.startswith("#")]
@@ -253,8 +264,8 @@ def test_levels(tmp_path, levels, labels, sizes):
     assert result.returncode == 0, result.stderr
     net = read(tmp_path / "nets/mine_squeezenet_train_val.prototxt", caffe_pb2.NetParameter())
     layers = {layer.name: layer for layer in net.layer}
-    heads = ["fc8_fine", "fc9_coarse", "fc10_coarse", "fc11_coarse"]
-    assert [layers[head].inner_product_param.num_output for head in heads if head in layers] == sizes
+    heads = [layers.get(head) for head in ("fc8_fine", "fc9_coarse", "fc10_coarse", "fc11_coarse")]
+    assert [head.inner_product_param.num_output for head in heads if head] == sizes
     assert list(layers["labels"].top) == ["label_1", "label_2", "label_3", "label_4"]
     assert list(layers["glm"].bottom)[1:] == [f"label_{label}" for label in labels]
     losses = [layer.bottom[1] for layer in net.layer if layer.type == "SoftmaxWithLoss"]

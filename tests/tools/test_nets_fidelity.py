@@ -1,7 +1,8 @@
-"""The backbones against the published networks: shapes, settings, BVLC's own files, their caffemodel.
+"""The backbones against the published networks: shapes, settings, BVLC's own files and weights.
 
 Sources of the tables: Krizhevsky et al. 2012 with BVLC's models/bvlc_alexnet (AlexNet); Simonyan &
-Zisserman 2015, table 1, configuration D, with the model zoo's names (VGG-16); Lin et al. 2015 (B-CNN).
+Zisserman 2015, table 1, configuration D, with the model zoo's names (VGG-16); Lin et al. 2015
+(bilinear CNN).
 """
 
 import functools

@@ -68,13 +68,14 @@ def solver_text(dataset, net, variant, folder, *, batch, test_batch, base_lr, ma
         ("test_interval", max_iter // tests,
          "each test takes time and teaches nothing; the last is at the end"),
         ("test_initialization", False, "an untrained head is at chance"),
-        ("base_lr", base_lr, "small, since most layers are pretrained; new ones take 10 x this"),
+        ("base_lr", base_lr, "as Caffe's fine-tuning example (flickr style); new layers take 10 x"),
         *((field, value(max_iter) if callable(value) else value, reason)
           for field, value, reason in net.policy),
         ("momentum", 0.9, f"this and the next: {net.origin}"),
         ("weight_decay", net.weight_decay, None),
-        ("max_iter", max_iter, f"x {batch} per batch = {max_iter * batch / dataset.train:.3g} "
-                               f"times the {dataset.train} training images"),
+        ("max_iter", max_iter,
+         f"x {batch} per batch = {max_iter * batch / dataset.train:.3g} times the {dataset.train} "
+         "training images; the paper says neither"),
         ("display", 20, None),
         ("average_loss", 20, "the loss of one batch is noise"),
         ("snapshot", max_iter // tests, "with each test; -snapshot ....solverstate resumes"),

@@ -212,7 +212,7 @@ NETS = {n.name: n for n in [
         origin="VGG-16's (Simonyan & Zisserman 2015, 3.1)",
         policy=_step("Gao et al. 2016 lower the classifier's rate in steps"),
         schedule=Schedule(batch=16, epochs=60, why=dict(
-            base_lr="as Lin et al. 2015; new layers take 10 x this, fc8_fine 1000 x")),
+            base_lr="as Lin et al. 2015; new layers take 10 x, fc8_fine 1000 x")),
         test_batch=16, pooled=False, stored=512,
         fine_param=backbones.OF_UNIT_LENGTH, notes=_BILINEAR),
     Net("squeezenet", "SqueezeNet v1.1", backbones.squeezenet, 227, "pool9", "drop9",
