@@ -135,7 +135,7 @@ def test_the_readme_names_what_is_there():
     for word in (*tables.NETS, *tables.DATASETS, *tables.STAGES, *tables.RIVALS, "csm", "skip",
                  "glm", tables.BBOX):
         assert f"`{word}`" in text, word
-    for name in re.findall(r"[\w.]+\.(?:svg|prototxt)", text):
+    for name in re.findall(r"\b[a-z]\w*\.(?:svg|prototxt)", text):
         assert (ROOT / "prototxt" / name).exists(), name
     assert f"{len(COMMITTED)} files" in text
 
