@@ -10,13 +10,35 @@ from data_prep.cli import command
 
 import argparse
 import os
+import tempfile
 
-from data_prep import builder, images
+import numpy as np
+
+from data_prep import builder, images, order
 from data_prep.readers import READERS
+from data_prep.records import SPLITS, check_records, read_listing
 
 
 # Of the command, for the manifest; a reader has its own besides.
-OPTIONS = ("size", "resize", "encoded", "context", "skip_bad", "order", "seed")
+OPTIONS = ("size", "resize", "encoded", "context", "skip_bad", "order", "seed", "batches")
+# Of --order hierarchical: option, default, smallest value, meaning.
+BATCHES = (
+    ("groups", 8, 1, "groups of a batch (siblings: classes of one parent), C/G classes of each"),
+    ("classes", 32, 2, "classes of a batch"),
+    ("images", 4, 2, "different images of each class of a batch"),
+    ("epochs", 1, 1, "passes over the images, each with other batches; the LMDB has them all"),
+    ("workers", 1, 1, "batches are right for so many workers (GPUs), and any divisor of the number"),
+)
+ORDER_HELP = """\
+--order shuffled writes the training images in one random order. --order hierarchical writes batches
+that the large-margin loss can learn from: every C x I records, from the first on, are C classes of
+I different images, with siblings wherever the label tree has any, and of two groups or more. Short
+groups are topped up from others; a group with more than 1/G of the images comes more than once in a
+batch. Each image is written E or E + 1 times; where a class has more images than all its siblings,
+this comes first. Classes with fewer than I images are refused by name. Train with batches of C x I:
+tools/make_prototxt.py --data ... --train-batch 128.
+
+"""
 
 
 def _whole(low, high):
@@ -55,7 +77,7 @@ def _parse(argv):
             help=reader.DESCRIPTION,
             description=reader.DESCRIPTION,
             formatter_class=argparse.RawDescriptionHelpFormatter,
-            epilog="It writes, in the folder of --out: {train,test}_{images,labels}/ (LMDBs),\n"
+            epilog=ORDER_HELP + "It writes, in the folder of --out: {train,test}_{images,labels}/ (LMDBs),\n"
             "hierarchy.tsv, mean.binaryproto, manifest.json, contact_sheet.png,\n"
             "{train,test}.tsv (key, image, labels)",
         )
@@ -101,11 +123,31 @@ def _parse(argv):
         )
         own.add_argument(
             "--order",
-            choices=("shuffled", "listed"),
+            choices=order.ORDERS,
             default="shuffled",
-            help="of the training images (default: shuffled); test images stay as listed",
+            help="of the training images (default: shuffled; see below); test images stay as "
+            "listed",
         )
-        own.add_argument("--seed", type=int, default=0, help="of the shuffling (default: 0)")
+        for option, default, least, meaning in BATCHES:
+            own.add_argument(
+                f"--{option}",
+                type=_whole(least, 100_000),
+                metavar=option[0].upper(),
+                help=f"with --order hierarchical, {meaning} (default: {default})",
+            )
+        own.add_argument("--seed", type=int, default=0, help="of the order (default: 0)")
+        own.add_argument(
+            "--report-batch",
+            type=_whole(2, 100_000),
+            metavar="N",
+            help="say for batches of N images how much of the large-margin loss is defined (default: "
+            f"C x I with --order hierarchical, otherwise {order.REPORTED})",
+        )
+        own.add_argument(
+            "--dry-run",
+            action="store_true",
+            help="write nothing; say what would be written and what --report-batch says",
+        )
         own.add_argument(
             "--jobs",
             type=_whole(1, 256),
@@ -121,7 +163,44 @@ def _parse(argv):
     args.context = getattr(args, "context", 0.0)
     if args.context and not args.bbox:
         chosen.choices[args.reader].error("--context is a margin around boxes: it needs --bbox")
+    given = [option for option, *_ in BATCHES if getattr(args, option) is not None]
+    if given and args.order != "hierarchical":
+        chosen.choices[args.reader].error(f"--{given[0]} needs --order hierarchical")
+    args.batches = None
+    if args.order == "hierarchical":
+        args.batches = {
+            option: default if getattr(args, option) is None else getattr(args, option)
+            for option, default, *_ in BATCHES
+        }
     return args
+
+
+def _report(name, records, options, hierarchy, batch):
+    """Say what the (image, fine label) of each split's records are, and their batches."""
+    images = len({image for image, _ in records["train"]})
+    again = f" (of {images} images)" if images < len(records["train"]) else ""
+    tree = " -> ".join(
+        f"{size} {level}" for size, level in zip(hierarchy.sizes, hierarchy.levels)
+    )
+    counts = f"{len(records['train'])} train{again} and {len(records['test'])} test records"
+    print(f"{name}: {counts}, {tree}")
+    labels = np.array([label for _, label in records["train"]])
+    print(*order.lines(order.facts(labels, options, hierarchy, batch)), sep="\n")
+    if options["batches"]:
+        print(
+            f"train with batches of {order.batch_size(options)} (tools/make_prototxt.py --train-batch "
+            f"{order.batch_size(options)}): with others, classes and batches don't fall together"
+        )
+
+
+def _dry_run(name, source, options, args):
+    with tempfile.TemporaryDirectory() as folder:
+        records = source.prepare(Path(folder), args.jobs)
+    check_records(records, source.hierarchy)
+    parts = {split: [record for record in records if record.split == split] for split in SPLITS}
+    parts["train"], _ = order.ordered(parts["train"], options, source.hierarchy)
+    pairs = {split: [(r.name, r.label) for r in part] for split, part in parts.items()}
+    _report(f"dry run of {name}", pairs, options, source.hierarchy, args.report_batch)
 
 
 def main(argv=None):
@@ -131,18 +210,23 @@ def main(argv=None):
     out = args.out or Path("data") / name
     source = reader.open_source(args)
     options = {key: getattr(args, key) for key in OPTIONS}
+    if args.dry_run:
+        _dry_run(name, source, options, args)
+        return 0
     manifest = builder.wanted_manifest(name, source, options)
     with builder.locked(out):
-        if builder.is_current(out, manifest) and not args.force:
-            print(f"{out} is up to date: nothing to do (--force builds it anew)")
-            return 0
-        manifest = builder.build(out, source, manifest, args.jobs, afresh=args.force)
-    counts = ", ".join(f"{entry['images']} {split}" for split, entry in manifest["splits"].items())
-    tree = " -> ".join(f"{level['classes']} {level['name']}" for level in manifest["levels"])
-    print(
-        f"wrote {out}: {counts} images, {tree}; mean BGR {manifest['mean_bgr']}; look at "
-        f"{out / 'contact_sheet.png'}, prove it with data_prep/verify_lmdb.py {out}"
-    )
+        current = builder.is_current(out, manifest) and not args.force
+        if not current:
+            manifest = builder.build(out, source, manifest, args.jobs, afresh=args.force)
+        records = {split: read_listing(out / f"{split}.tsv") for split in SPLITS}
+    if current:
+        print(f"{out} is up to date: nothing to do (--force builds it anew)")
+    _report(out, records, options, source.hierarchy, args.report_batch)
+    if not current:
+        print(
+            f"wrote {out}: mean BGR {manifest['mean_bgr']}; look at {out / 'contact_sheet.png'}, "
+            f"prove it with data_prep/verify_lmdb.py {out}"
+        )
     return 0
 
 

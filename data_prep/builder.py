@@ -20,7 +20,8 @@ import lmdb
 
 from data_prep import checkpoint, contact_sheet, lmdb_io, pipeline, progress
 from data_prep.cli import FULL, UserError
-from data_prep.records import SPLITS, check_records, ordered
+from data_prep.order import ordered
+from data_prep.records import SPLITS, check_records
 from data_prep.split_writer import KINDS, SplitWriter
 
 FORMAT = 2  # of the folder; a data set of another format is built anew
@@ -150,7 +151,8 @@ def _fill(partial, source, manifest, jobs):
     splits = []
     for split in SPLITS:
         part = [record for record in records if record.split == split]
-        part = ordered(part, options["order"] if split == "train" else "listed", options["seed"])
+        if split == "train":
+            part, facts = ordered(part, options, source.hierarchy)
         splits.append(SplitWriter(partial, split, part, source.hierarchy, options))
     done, total = (sum(counts) for counts in zip(*((one.done, len(one.records)) for one in splits)))
     if done:
@@ -164,6 +166,7 @@ def _fill(partial, source, manifest, jobs):
         )
     for one in splits:
         manifest["splits"][one.split] = one.finish()
+    manifest["splits"]["train"]["order"] = facts
     mean = splits[0].mean
     lmdb_io.write_mean(data / "mean.binaryproto", mean.transpose(2, 0, 1))
     manifest["mean_bgr"] = [round(float(value), 3) for value in mean.mean(axis=(0, 1))]

@@ -1,6 +1,5 @@
 """What a reader hands over: images with their labels, before anything is decoded."""
 
-import hashlib
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Callable
@@ -38,17 +37,6 @@ class Source:
     versions: dict = field(default_factory=dict)  # of programs the images depend on
 
 
-def ordered(records, order, seed):
-    """The records in the order in which they are written.
-
-    "listed" keeps the reader's order. "shuffled" sorts by a hash of seed and name: the same seed
-    gives the same order on every machine and version, whatever other records there are.
-    """
-    if order == "listed":
-        return list(records)
-    return sorted(records, key=lambda r: hashlib.sha256(f"{seed} {r.name}".encode()).digest())
-
-
 def inside(folder, name):
     """folder/name, refused (UserError) where it leads out of the folder, by `..` or by a link."""
     path = folder / name
@@ -61,6 +49,15 @@ def inside(folder, name):
     if Path(name).is_absolute() or not within:
         raise UserError(f"{name} leads out of {folder}: such a path is not followed")
     return path
+
+
+def read_listing(path):
+    """[(image's name, fine label)] of a built data set's train.tsv or test.tsv, record by record."""
+    try:
+        rows = [line.split("\t") for line in path.read_text(encoding="utf-8").splitlines()[1:]]
+        return [(row[1], int(row[2])) for row in rows]
+    except (OSError, ValueError, IndexError):
+        raise UserError(f"{path} is missing or damaged: build the data set again") from None
 
 
 def check_records(records, hierarchy):

@@ -1,0 +1,298 @@
+"""Batches of P classes x K images that the large-margin loss can learn from (`--order hierarchical`).
+
+A class has made `passes` = its records so far / its images, and its next appearance is due at a
+random moment of the K images that it takes. A batch is filled with packs of up to P/G classes of
+one group (classes with one parent): the class whose appearance is due first, the sibling that is
+due first, and further siblings that are due. Groups that have fewer are topped up with further
+packs, and a group that has more than 1/G of the images gives several. A class that is alone in its
+group gets a cousin beside it, of the lowest level where it has one. A batch has classes of two
+groups or more, on every level where equal use of the images allows it.
+
+Equal use comes first. After E passes each image has been written E or E + 1 times: a class that is
+more than one pass ahead of the average has to wait. So where a class has more images than all its
+siblings together, it is without them when they have had their turn.
+
+For W workers the order is made of blocks of W batches, as a grid of W x W cells of P/W classes;
+record i of a block belongs to row i // (P K), column i mod W. For every divisor d of W, what a Data
+layer deals to one of d workers as one batch (a "run") is W cells, which have no class in common.
+So the order is right for 1 worker, for W, and for the numbers between that divide W.
+"""
+
+import random
+from dataclasses import dataclass
+
+import numpy as np
+
+from data_prep.cli import UserError
+
+TINY = 1e-9  # of a pass, for the rounding of floating-point numbers
+
+@dataclass(frozen=True)
+class Plan:
+    """--groups, --classes and --images of a batch (G, P, K), --epochs (E) and --workers (W)."""
+
+    groups: int
+    classes: int
+    images: int
+    epochs: int
+    workers: int
+
+    @property
+    def batch(self):
+        return self.classes * self.images
+
+
+def hierarchical(labels, tree, names, plan, seed):
+    """Positions of images in the order in which they are written: whole blocks, W P K records each.
+
+    labels: fine class of each image; tree: classes x h, Hierarchy.labels; names: of fine classes.
+    UserError, naming the reason, where there are no such batches of these images.
+    """
+    counts = np.bincount(labels, minlength=len(tree))
+    classes = np.flatnonzero(counts)
+    _check(counts[classes], tree[classes], [names[c] for c in classes], plan)
+    chance = random.Random(f"order {seed}")  # its random() is the same in every version of Python
+    by_class = np.split(np.argsort(labels, kind="stable"), np.cumsum(counts)[:-1])
+    decks = [_Deck(by_class[c].tolist(), chance) for c in classes]
+    composer = _Composer(tree[classes], counts[classes], [names[c] for c in classes], plan, chance)
+    blocks = []
+    while not composer.done().all():
+        cells = composer.block()
+        block = np.empty((plan.workers, plan.batch // plan.workers, plan.workers), np.int64)
+        for (row, column), cell in cells.items():
+            block[row, :, column] = [i for c in cell for i in decks[c].draw(plan.images)]
+        blocks.append(block.ravel())
+    return np.concatenate(blocks)
+
+
+def runs(workers):
+    """Lists of the cells (row, column) that one worker takes as one batch, for each divisor of
+    `workers` as the number of workers, in the order in which the cells are filled.
+    """
+    return [
+        [(r, c) for r in range(first, first + d) for c in range(worker, workers, d)]
+        for d in range(1, workers + 1)
+        if workers % d == 0
+        for first in range(0, workers, d)
+        for worker in range(d)
+    ]
+
+
+def _check(counts, tree, names, plan):
+    """UserError where the options don't fit each other or the images."""
+    groups, cell = len(np.unique(_parents(tree))), plan.classes // plan.workers
+    few = int(counts.argmin())
+    if plan.classes % plan.groups or plan.classes < 2 * plan.groups:
+        problem = f"--classes {plan.classes} must be a multiple of --groups {plan.groups}, 2 x or more"
+    elif plan.classes % plan.workers or cell < 2:
+        problem = (
+            f"--classes {plan.classes} must be a multiple of --workers {plan.workers}, 2 x or more"
+        )
+    elif plan.groups == 1 < groups:
+        problem = "a batch needs --groups 2 or more"
+    elif plan.groups > groups:
+        problem = f"the training images are of {groups} groups: --groups {groups} is the most"
+    elif plan.classes > len(counts):
+        problem = f"the training images are of {len(counts)} classes: choose fewer --classes"
+    elif _cells_apart(plan.workers) * cell > len(counts):
+        problem = (
+            f"for {plan.workers} workers, {len(counts)} classes are too few to make batches of "
+            f"{plan.classes}: choose fewer --classes or --workers"
+        )
+    elif counts[few] < plan.images:
+        problem = (
+            f"{names[few]} has {counts[few]} training images, and a batch holds {plan.images} "
+            f"different ones of a class: choose --images {counts[few]}"
+            if counts[few] > 1
+            else f"{names[few]} has 1 training image: each class needs 2 or more"
+        )
+    else:
+        return
+    raise UserError(f"--order hierarchical: {problem}")
+
+
+def _cells_apart(workers):
+    """The largest number of cells of a block that must not have a class in common with one of
+    them, which is counted too.
+    """
+    lines = runs(workers)
+    return max(len({c for line in lines if cell in line for c in line}) for cell in sum(lines, []))
+
+
+def _parents(tree):
+    return tree[:, 1] if tree.shape[1] > 1 else np.zeros(len(tree), np.int64)
+
+
+class _Deck:
+    """The images of a class: each is drawn once before any is drawn again."""
+
+    def __init__(self, images, chance):
+        self._images, self._chance, self._left = images, chance, []
+
+    def draw(self, number):
+        """`number` different images."""
+        hand = self._left[:number]
+        self._left = self._left[number:]
+        if len(hand) < number:
+            mixed = sorted(self._images, key=lambda _: self._chance.random())
+            fresh = [image for image in mixed if image not in hand]  # what is held comes later
+            need = number - len(hand)
+            self._left = fresh[need:] + [image for image in mixed if image in hand]
+            hand = hand + fresh[:need]
+        return hand
+
+
+class _Composer:
+    """Chooses the classes of one block after another. Classes are rows of `tree`."""
+
+    def __init__(self, tree, counts, names, plan, chance):
+        self.names, self.plan, self.chance, self.counts = names, plan, chance, counts
+        self.pack = plan.classes // plan.groups
+        self.step = plan.images / counts  # passes of a class per appearance
+        self.passes = 0.0  # of all images so far, on the average
+        self.used = np.zeros(len(tree))  # appearances so far
+        self.due = np.array([chance.random() for _ in counts]) * self.step  # in passes
+        self.parent = np.unique(_parents(tree), return_inverse=True)[1]
+        self.split_levels = [level for level in tree.T[:0:-1] if np.ptp(level)]  # coarse to fine
+        self.ancestors, self.home, self.cost = self._homes(tree)
+        self.lines = runs(plan.workers)
+
+    @staticmethod
+    def _homes(tree):
+        """ancestors: classes x (h - 1), one number per node of the tree above the fine classes;
+        home: the node of the lowest level where a class has siblings or cousins, -1 if none has
+        any; cost: the most classes that it takes to have one beside it, itself included.
+        """
+        classes, levels = tree.shape
+        ancestors = np.zeros((classes, levels - 1), np.int64)
+        home, cost, first = np.full(classes, -1), np.ones(classes, np.int64), 0
+        for level in range(1, levels):
+            _, node = np.unique(tree[:, level], return_inverse=True)
+            ancestors[:, level - 1] = node + first
+            settled = (home < 0) & (np.bincount(node)[node] > 1)
+            home[settled], cost[settled] = node[settled] + first, level + 1
+            first += node.max() + 1
+        return ancestors, home, cost
+
+    def done(self):
+        """Per class: whether it has made its E passes."""
+        return self.used * self.step >= self.plan.epochs - TINY
+
+    def block(self):
+        """{cell: list of its classes}"""
+        cells, workers = {}, self.plan.workers
+        for row in range(workers):
+            self.passes = self.used.sum() * self.plan.images / self.counts.sum()
+            allowed = self.used * self.step <= self.passes + 1
+            allowed &= (self.used + 1) * self.step <= self.plan.epochs + 1 + TINY
+            for column in range(workers):
+                cells[row, column] = self._fill((row, column), cells, allowed)
+        return cells
+
+    def _fill(self, cell, cells, allowed):
+        """The classes of a cell, given those before it and whether a class may come."""
+        taken, ending = [], []
+        for line in self.lines:
+            if cell in line:
+                others = [c for other in line for c in cells.get(other, ())]
+                taken += others
+                if line[-1] == cell:
+                    ending.append(others)
+        state = _Cell(self, allowed, taken, ending)
+        while room := self.plan.classes // self.plan.workers - len(state.chosen):
+            candidates, size = state.candidates(room)
+            if not candidates.any():
+                self._give_up()
+            head = self._first_due(candidates, 1)[0]
+            state.add(head)
+            siblings = state.free & (self.parent == self.parent[head])
+            siblings = self._first_due(siblings, min(size, room) - 1)
+            late = self.late(1)
+            for sibling in siblings[:1] + [c for c in siblings[1:] if late[c]]:
+                state.add(sibling)
+        for c in state.chosen:
+            self.used[c] += 1
+            self.due[c] = (self.used[c] + self.chance.random()) * self.step[c]
+        return state.chosen
+
+    def late(self, intervals):
+        """Per class: whether it has to come again, by now or so many of its intervals later."""
+        return (self.due <= self.passes + intervals * self.step) & ~self.done()
+
+    def _first_due(self, candidates, number):
+        found = np.flatnonzero(candidates)
+        return found[np.argsort(self.due[found], kind="stable")[:number]].tolist()
+
+    def _give_up(self):
+        behind = int((self.used * self.step).argmin())
+        raise UserError(
+            f"--order hierarchical: the training images are too unequally spread for batches of "
+            f"{self.plan.classes} classes in which each is used equally often: {self.names[behind]} "
+            f"has {self.counts[behind]} of {self.counts.sum()}, and comes once in a batch: choose "
+            "fewer --classes, or --order shuffled"
+        )
+
+
+class _Cell:
+    """A cell that is being filled.
+
+    allowed: whether a class is not too far ahead; taken: those of other cells of the same runs;
+    ending: for each run that ends with this cell, the classes of its other cells.
+    """
+
+    def __init__(self, composer, allowed, taken, ending):
+        self.composer, self.free, self.chosen = composer, allowed.copy(), []
+        self.free[taken] = False
+        self.company = np.zeros(composer.ancestors.max(initial=0) + 2, np.int64)  # -1: no home
+        self.company[-1] = 1
+        self.groups = np.zeros(len(composer.parent), bool)  # with a class here
+        self.kin = self._with_kin(allowed) if taken else None
+        self.ending = [list(others) for others in ending]
+
+    def add(self, c):
+        self.chosen.append(c)
+        self.free[c] = False
+        self.groups[self.composer.parent[c]] = True
+        self.company[self.composer.ancestors[c]] += 1
+        for others in self.ending:
+            others.append(c)
+
+    def candidates(self, room):
+        """(the classes among which the next pack's first is, the number of classes of that pack)"""
+        composer = self.composer
+        for c in self.chosen[::-1]:
+            if self.company[composer.home[c]] == 1 and composer.home[c] >= 0:
+                cousins = self.free & (composer.ancestors == composer.home[c]).any(axis=1)
+                if cousins.any():
+                    return cousins, composer.pack
+        if room <= (composer.pack + 1) * len(self.ending):
+            others = self._of_another_group(room)
+            if others is not None:
+                return others, 2
+        settled = self.company[composer.home] > 0
+        affordable = self.free & (settled | (composer.cost <= room))
+        if self.kin is not None:  # siblings come in another cell of the same runs: so can the class
+            affordable &= settled | ~self.kin | self._with_kin(self.free)
+        new = affordable & composer.late(1) & ~self.groups[composer.parent]
+        for wanted in (affordable & composer.late(-1), new, affordable, self.free):
+            if wanted.any():
+                break
+        return wanted, composer.pack
+
+    def _of_another_group(self, room):
+        """The classes that end the uniformity of a run that ends here and has one group only, as
+        high in the tree as may be; None where all runs have two, can't have, or there is time.
+        """
+        for level in self.composer.split_levels:
+            groups = [set(level[classes].tolist()) for classes in self.ending]
+            uniform = [group.pop() for group in groups if len(group) == 1]
+            if uniform and room <= (self.composer.pack + 1) * len(uniform):
+                others = self.free & (level != uniform[0])
+                if others.any():
+                    return others
+        return None
+
+    def _with_kin(self, classes):
+        """Per class: whether two or more of `classes`, itself included, have its home above them."""
+        nodes = self.composer.ancestors[classes].ravel()
+        return np.bincount(nodes, minlength=len(self.company))[self.composer.home] > 1
