@@ -33,6 +33,8 @@ import shutil
 import subprocess
 import tempfile
 
+from tools import prototxt
+
 SETUP = "make setup"
 ACTIVATE = ". .venv/bin/activate"
 SETUP_ACTIVATE = f"`{SETUP}`, then `{ACTIVATE}`"
@@ -156,22 +158,11 @@ def check_pycaffe(report):
     return True
 
 
-def read_prototxt(path, message):
-    """Parse a prototxt into a message; ValueError with one sentence where that fails."""
-    from google.protobuf import text_format
-    try:
-        return text_format.Parse(Path(path).read_text(encoding="utf-8"), message)
-    except OSError as error:
-        raise ValueError(f"{path} cannot be read ({error.strerror})") from None
-    except (text_format.ParseError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is no prototxt of a {message.DESCRIPTOR.name}: {error}") from None
-
-
 @functools.cache  # many solvers share one net
 def read_net(path):
-    """NetParameter of a prototxt; ValueError as read_prototxt."""
+    """NetParameter of a prototxt; ValueError as prototxt.parse."""
     from caffe.proto import caffe_pb2
-    return read_prototxt(path, caffe_pb2.NetParameter())
+    return prototxt.parse(path, caffe_pb2.NetParameter())
 
 
 def inputs_of(solver_path):
@@ -183,7 +174,7 @@ def inputs_of(solver_path):
     import caffe
     from caffe.proto import caffe_pb2
     from tools.nets import rules
-    solver = read_prototxt(solver_path, caffe_pb2.SolverParameter())
+    solver = prototxt.parse(solver_path, caffe_pb2.SolverParameter())
     path = solver.net or solver.train_net
     if not path:
         raise ValueError(f"{solver_path} names no net: give it `net: \"...\"`")

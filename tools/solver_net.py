@@ -11,7 +11,7 @@ from google.protobuf import text_format
 
 from data_prep import lmdb_io
 from data_prep.cli import UserError
-from tools import caffemodel, files
+from tools import caffemodel, prototxt
 from tools.check_env import build_command
 from tools.nets import head, rules
 
@@ -35,19 +35,10 @@ class ScoringNet:
     batch: int
 
 
-def _read_text(path, message, what):
-    """Parse a prototxt into a protobuf message; UserError says where it is no `what`."""
-    try:
-        text = files.existing(path, what).read_text(encoding="utf-8")
-        return text_format.Parse(text, message)
-    except (text_format.ParseError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} is no {what}: {error}") from None
-
-
 def read_solver(path):
     """caffe_pb2.SolverParameter of a file."""
     from caffe.proto import caffe_pb2
-    solver = _read_text(path, caffe_pb2.SolverParameter(), "solver")
+    solver = prototxt.read(path, caffe_pb2.SolverParameter())
     if not solver.net:
         raise UserError(f"solver {path} names no net: it needs a line `net: \"....prototxt\"`")
     return solver
@@ -56,8 +47,7 @@ def read_solver(path):
 def read_net(solver):
     """caffe_pb2.NetParameter of a solver's net file, all stages in it."""
     from caffe.proto import caffe_pb2
-    return _read_text(solver.net, caffe_pb2.NetParameter(),
-                      "net (its path is relative to the repository root)")
+    return prototxt.read(solver.net, caffe_pb2.NetParameter())
 
 
 def newest_snapshot(solver):

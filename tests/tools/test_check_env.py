@@ -79,9 +79,9 @@ def test_solver_with_everything_there(tmp_path):
 
 
 @pytest.mark.parametrize("text, sentence", [
-    ('net: "none.prototxt"', "none.prototxt cannot be read (No such file or directory)"),
+    ('net: "none.prototxt"', "net none.prototxt is not there"),
     ("base_lr: 0.1", "solver.prototxt names no net"),
-    ("base_lr: [", "solver.prototxt is no prototxt of a SolverParameter"),
+    ("base_lr: [", "solver.prototxt is no solver"),
 ])
 def test_solver_that_cannot_be_used(tmp_path, text, sentence):
     status, output = solver(tmp_path, text)

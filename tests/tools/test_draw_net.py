@@ -66,7 +66,7 @@ def test_svg(tmp_path):
 
 
 @pytest.mark.parametrize("content, out, says", [
-    (None, "a.png", "is not there"), ("what", "a.png", "neither a solver"),
+    (None, "a.png", "is not there"), ("what", "a.png", "is no solver"),
     ("base_lr: 1", "a.png", "does not name a net"), ("net: 'no.prototxt'", "a.png", "is not there"),
     ("layer { name: 'a' type: 'Input' top: 'data' }", "a.png", "fc8_fine"),
     ("", "a.txt", "--out")])

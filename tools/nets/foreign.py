@@ -17,7 +17,7 @@ from google.protobuf import text_format
 import caffe
 from caffe.proto import caffe_pb2
 from data_prep.cli import UserError
-from tools import files
+from tools import prototxt
 
 UPGRADE = "upgrade_net_proto_text"
 _SHAPES = """
@@ -46,21 +46,13 @@ def _upgrade_tool():
     return str(found)
 
 
-def _parse(path):
-    text = files.existing(path, "net").read_text(encoding="utf-8", errors="replace")
-    try:
-        return text_format.Parse(text, caffe_pb2.NetParameter())
-    except text_format.ParseError as error:
-        raise UserError(f"{path} is no net that BVLC Caffe reads: {error}") from None
-
-
 def read(path):
     """NetParameter of a prototxt in any format that Caffe has had, upgraded by Caffe itself.
 
     Fields `input`, `layers` (V0, V1) and the data layers' old parameters are then gone.
     """
     path = Path(path)
-    net = _parse(path)
+    net = prototxt.read(path, caffe_pb2.NetParameter())
     if net.layer or net.layers:
         with tempfile.TemporaryDirectory() as folder:
             new = Path(folder, "net.prototxt")
@@ -68,7 +60,7 @@ def read(path):
                                   capture_output=True, text=True, errors="replace")
             if done.returncode or not new.is_file():
                 raise UserError(f"{path} can't be upgraded by Caffe: {_last_words(done.stderr)}")
-            net = _parse(new)
+            net = prototxt.read(new, caffe_pb2.NetParameter())
     if not net.layer:
         raise UserError(f"{path} has no layers: it is no net")
     return net
