@@ -313,6 +313,14 @@ def test_layers_of_stages_and_levels_are_left_out(tmp_path):
     assert names(found.layers) == ["conv", "relu", "fc1", "relu1", "drop1"]
 
 
+def test_layers_in_place_behind_the_reader_are_left_out(tmp_path):
+    """The feature depends on conv as it was before the later layer."""
+    late = 'layer { name: "late" type: "TanH" bottom: "conv" top: "conv" }\n'
+    found = backbone(tmp_path, replaced(MINI, CLASSIFIER, late + CLASSIFIER))
+    assert names(found.layers) == ["conv", "relu", "fc1", "relu1", "drop1"]
+    assert found.left_out == ("late", "fc2", "prob")
+
+
 def test_weights_without_filler_start_random(tmp_path):
     found = backbone(tmp_path, MINI)
     layers = {layer.name: layer for layer in found.layers}
@@ -366,7 +374,8 @@ def test_auxiliary(tmp_path):
         pytest.approx(0.3)]
     assert [layer.include[0].phase for layer in (classifier, loss)] == [caffe.TRAIN] * 2
     assert not layers["conv"].include
-    assert net.layers(5, SIDE)[2].inner_product_param.num_output == 5  # not changed by use
+    assert net.layers(5, SIDE)[2].inner_product_param.num_output == 5
+    assert classifier.inner_product_param.num_output == 12  # each call makes its own
     without = backbone(tmp_path, text, auxiliary=False)
     assert not without.auxiliary and "aux/fc" in without.left_out
 
@@ -439,6 +448,8 @@ layer { name: "sum" type: "Eltwise" bottom: "conv" bottom: "info" top: "sum" }
     (MINI, ("--feature", "relu1"), 1, "relu1 is a layer, no blob; the blob that it writes is fc1"),
     (MINI, ("--feature", "conv"), 1, "--map pool"),
     (INPUT + CONV, (), 1, "name a --feature"),
+    (MINI + 'layer { name: "sum" type: "Eltwise" bottom: "fc2" bottom: "fc2" top: "sum" }', (), 1,
+     "name a --feature"),
     (TWO, (), 1, "depends on several inputs (data, info)"),
     (replaced(MINI, "dim: 3", "dim: 1"), (), 1, "input data is 1 x 1 x 16 x 16"),
     (replaced(MINI, "dim: 16 }", "dim: 20 }"), (), 1, "1 x 3 x 16 x 20"),
