@@ -8,9 +8,10 @@ packs, and a group that has more than 1/G of the images gives several. A class t
 group gets a cousin beside it, of the lowest level where it has one. A batch has classes of two
 groups or more, on every level where equal use of the images allows it.
 
-Equal use comes first. After E passes each image has been written E or E + 1 times: a class that is
-more than one pass ahead of the average has to wait. So where a class has more images than all its
-siblings together, it is without them when they have had their turn.
+Equal use comes first. After E passes each image has been written E or E + 1 times (a bit more often
+where all images together are less than two blocks, see below): a class that is more than one pass
+ahead of the average has to wait. So where a class has more images than all its siblings together,
+it is without them when they have had their turn.
 
 For W workers the order is made of blocks of W batches, as a grid of W x W cells of P/W classes;
 record i of a block belongs to row i // (P K), column i mod W. For every divisor d of W, what a Data
@@ -154,7 +155,12 @@ class _Composer:
         self.due = np.array([chance.random() for _ in counts]) * self.step  # in passes
         self.parent = np.unique(_parents(tree), return_inverse=True)[1]
         self.split_levels = [level for level in tree.T[:0:-1] if np.ptp(level)]  # coarse to fine
-        self.ancestors, self.home, self.cost = self._homes(tree)
+        self.ancestors, self.home, cost = self._homes(tree)
+        self.cell = plan.classes // plan.workers  # classes of a cell
+        self.cost = np.minimum(cost, self.cell)
+        # Passes that a class may be ahead. Where a block is more than half a pass, one is too few
+        # to fill it.
+        self.ahead = max(1, 2 * plan.workers * plan.batch / counts.sum())
         self.lines = runs(plan.workers)
 
     @staticmethod
@@ -183,8 +189,8 @@ class _Composer:
         cells, workers = {}, self.plan.workers
         for row in range(workers):
             self.passes = self.used.sum() * self.plan.images / self.counts.sum()
-            allowed = self.used * self.step <= self.passes + 1
-            allowed &= (self.used + 1) * self.step <= self.plan.epochs + 1 + TINY
+            allowed = self.used * self.step <= self.passes + self.ahead
+            allowed &= (self.used + 1) * self.step <= self.plan.epochs + self.ahead + TINY
             for column in range(workers):
                 cells[row, column] = self._fill((row, column), cells, allowed)
         return cells
@@ -199,7 +205,7 @@ class _Composer:
                 if line[-1] == cell:
                     ending.append(others)
         state = _Cell(self, allowed, taken, ending)
-        while room := self.plan.classes // self.plan.workers - len(state.chosen):
+        while room := self.cell - len(state.chosen):
             candidates, size = state.candidates(room)
             if not candidates.any():
                 self._give_up()
@@ -265,29 +271,31 @@ class _Cell:
                 cousins = self.free & (composer.ancestors == composer.home[c]).any(axis=1)
                 if cousins.any():
                     return cousins, composer.pack
-        if room <= (composer.pack + 1) * len(self.ending):
-            others = self._of_another_group(room)
-            if others is not None:
-                return others, 2
         settled = self.company[composer.home] > 0
         affordable = self.free & (settled | (composer.cost <= room))
         if self.kin is not None:  # siblings come in another cell of the same runs: so can the class
             affordable &= settled | ~self.kin | self._with_kin(self.free)
+        if room <= (composer.pack + 1) * len(self.ending):
+            for classes in (affordable, self.free):
+                others = self._of_another_group(classes, room)
+                if others is not None:
+                    return others, 2
         new = affordable & composer.late(1) & ~self.groups[composer.parent]
-        for wanted in (affordable & composer.late(-1), new, affordable, self.free):
-            if wanted.any():
-                break
-        return wanted, composer.pack
+        for classes in (affordable & composer.late(-1), new, affordable):
+            if classes.any():
+                return classes, composer.pack
+        return self.free, composer.pack
 
-    def _of_another_group(self, room):
-        """The classes that end the uniformity of a run that ends here and has one group only, as
-        high in the tree as may be; None where all runs have two, can't have, or there is time.
+    def _of_another_group(self, classes, room):
+        """Those of the classes that end the uniformity of a run that ends here and has one group
+        only, as high in the tree as may be; None where all runs have two, can't have, or there is
+        time.
         """
         for level in self.composer.split_levels:
-            groups = [set(level[classes].tolist()) for classes in self.ending]
+            groups = [set(level[chosen].tolist()) for chosen in self.ending]
             uniform = [group.pop() for group in groups if len(group) == 1]
             if uniform and room <= (self.composer.pack + 1) * len(uniform):
-                others = self.free & (level != uniform[0])
+                others = classes & (level != uniform[0])
                 if others.any():
                     return others
         return None
