@@ -211,11 +211,13 @@ tests_pass() {
 # --- One image
 
 build_image() {  # KIND
-  local start=$SECONDS target=(image-cpu)
+  local start=$SECONDS target=(image-cpu) log=$work/build_$1.log
   [ "$1" = cpu ] || target=(image CUDA_ARCH="$cuda_arch")
-  make -C "$root" "${target[@]}" >"$work/build_$1.log" 2>&1 || {
-    tail -n 15 "$work/build_$1.log" >&2
-    die "hierarchical-caffe:$1 was not built"
+  say "building hierarchical-caffe:$1 (log: $log)"
+  make -C "$root" "${target[@]}" 2>&1 | tee "$log" |
+    { grep --line-buffered -E '^(Step |#[0-9]+ \[)|building Caffe| [0-9]+ %, ' || true; } || {
+    tail -n 15 "$log" >&2
+    die "hierarchical-caffe:$1 was not built: see $log"
   }
   say "hierarchical-caffe:$1 built in $(((SECONDS - start) / 60)) min $(((SECONDS - start) % 60)) s"
 }

@@ -3,7 +3,8 @@
 #
 # Usage: docker/image/versions.sh PREFIX REVISION   (PREFIX: Caffe's; REVISION: of this repository)
 #
-# Caffe's lines include the SHA-256 of its source and of the recipe that built it (PREFIX/BUILD).
+# Caffe's lines include the SHA-256 of its source and of the recipe that built it (PREFIX/BUILD);
+# NVIDIA's are the packages that it was built with, whose libraries are in PREFIX/cuda.
 set -euo pipefail
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
