@@ -7,8 +7,9 @@ readonly TARBALL=${PACKAGE}_${VERSION%-*}.orig.tar.gz
 readonly SHA256=e0eb3f06794f7402c77b7dec8e8480273ee1a1bb192e9122b621a69d4147ad0c
 CMAKE_OPTIONS=(-DCMAKE_BUILD_TYPE=Release -DCPU_ONLY=ON -DBLAS=open -DUSE_LEVELDB=OFF
                -DBUILD_docs=OFF -Dpython_version=3)
-# tests that need a GPU; not all have it in their names
-readonly GPU_TESTS='*GPU*:*CuDNN*:Im2col*Kernel*:PlatformTest*'
+# Caffe's tests that need a GPU: by name, and those that are run for several types (0 and 1: float and
+# double on the CPU, 2 and 3: on a GPU)
+readonly GPU_TESTS='*GPU*:*/2.*:*/3.*:*CuDNN*:Im2colKernelTest/*:PlatformTest.*'
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 
