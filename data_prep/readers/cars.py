@@ -1,8 +1,13 @@
 """Stanford Cars (Krause et al. 2013): two folders of photographs and a devkit of .mat files.
 
 The official layout has devkit/ and cars_test_annos_withlabels.mat beside cars_train/ and
-cars_test/; Kaggle's copies have car_devkit/devkit/, cars_train/cars_train/ and
-cars_test/cars_test/. Both are read, and give the same data set.
+cars_test/. Kaggle's copies have car_devkit/devkit/, cars_train/cars_train/, cars_test/cars_test/ and
+names such as `cars_test_annos_withlabels (1).mat`; other mirrors put all .mat files beside the
+folders, or one folder stanford_cars/ around all. These are read, and give the same data set.
+
+The later edition of the archive has all photographs in car_ims/, numbered otherwise, and one list,
+cars_annos.mat, with class names and a mark for test images. It is read where there is no
+cars_train_annos.mat.
 """
 
 import hashlib
@@ -19,11 +24,14 @@ from data_prep.records import Record, Source, inside
 DESCRIPTION = "Stanford Cars: 196 models -> 9 body types"
 SIZE = 256
 META = "cars_meta.mat"
+JOINT = "cars_annos.mat"  # of the later edition
 LISTS = {  # split: (annotations, images in them, folder)
     "train": ("cars_train_annos.mat", 8144, "cars_train"),
     "test": ("cars_test_annos_withlabels.mat", 8041, "cars_test"),
 }
+AROUND = "stanford_cars"  # a folder that some mirrors have around all
 DEVKITS = ("", "devkit", "car_devkit/devkit")  # folders of --root that are searched for .mat files
+COPIES = ("", " (1)")  # what downloads add to names of files
 CORNERS = ("bbox_x1", "bbox_y1", "bbox_x2", "bbox_y2")  # pixels from 1; x2 and y2 are in the box
 
 
@@ -50,19 +58,21 @@ def name(args):
 def open_source(args):
     hierarchy = Hierarchy.read(TABLES / "cars.tsv")
     digest = hashlib.sha256(hierarchy.text().encode())
-    _check_classes(*_load(args.root, META, "class_names", digest), hierarchy.names[0])
+    root = args.root
+    if not (root / LISTS["train"][2]).is_dir() and (root / AROUND).is_dir():
+        root = root / AROUND
+    joint = _find(root, LISTS["train"][0]) is None and _find(root, JOINT) is not None
+    names = _load(root, JOINT if joint else META, "class_names", digest)
+    _check_classes(*names, hierarchy.names[0])
     records = []
-    for split, (file, count, images) in LISTS.items():
-        path, rows = _load(args.root, file, "annotations", digest)
+    for split, (path, rows, folder, field) in (_joint if joint else _apart)(root, digest).items():
+        count = LISTS[split][1]
         if len(rows) != count and not args.partial:
             raise UserError(
-                f"{path} lists {len(rows)} images, Stanford Cars has {count} in {split}: download "
+                f"{path} lists {len(rows)} {split} images, Stanford Cars has {count}: download "
                 "it again, or add --partial to build from what is there"
             )
-        folder = args.root / images
-        if (folder / images).is_dir():
-            folder = folder / images
-        listed = _records(path, rows, split, images, folder, hierarchy.sizes[0], args.bbox)
+        listed = _records(path, rows, split, folder, field, hierarchy.sizes[0], args.bbox)
         records += present(listed, path, folder, digest, args.partial)
     return Source(
         hierarchy,
@@ -72,9 +82,41 @@ def open_source(args):
     )
 
 
+def _apart(root, digest):
+    """{split: (path of its list, rows, folder of its images, the rows' field of file names)}"""
+    found = {}
+    for split, (file, _, images) in LISTS.items():
+        folder = root / images
+        if (folder / images).is_dir():
+            folder = folder / images
+        found[split] = *_load(root, file, "annotations", digest), folder, "fname"
+    return found
+
+
+def _joint(root, digest):
+    """As _apart, of the later edition; paths in its list begin with car_ims/."""
+    path, rows = _load(root, JOINT, "annotations", digest)
+    fields = rows.dtype.names or ()
+    lacking = [field for field in ("relative_im_path", "test") if field not in fields]
+    if lacking:
+        raise UserError(f"{path}: the annotations have no {lacking[0]}: use the original {JOINT}")
+    test = np.array([bool(row["test"]) for row in rows])
+    return {
+        split: (path, rows[test == (split == "test")], root, "relative_im_path")
+        for split in LISTS
+    }
+
+
+def _find(root, file):
+    """The path of a .mat file, None if there is none."""
+    stem, suffix = file.rsplit(".", 1)
+    paths = (root / place / f"{stem}{copy}.{suffix}" for place in DEVKITS for copy in COPIES)
+    return next((path for path in paths if path.is_file()), None)
+
+
 def _load(root, file, variable, digest):
     """The path of a .mat file and one variable of it, a flat array; its bytes go to the digest."""
-    path = next((p for p in (root / d / file for d in DEVKITS) if p.is_file()), None)
+    path = _find(root, file)
     if path is None:
         hint = ""
         if file == LISTS["test"][0]:
@@ -108,18 +150,18 @@ def _check_classes(path, found, names):
             )
 
 
-def _records(path, rows, split, images, folder, classes, bbox):
-    fields = (*CORNERS, "class", "fname")
-    lacking = [field for field in fields if field not in (rows.dtype.names or ())]
+def _records(path, rows, split, folder, field, classes, bbox):
+    fields = (*CORNERS, "class", field)
+    lacking = [name for name in fields if name not in (rows.dtype.names or ())]
     if lacking:
         raise UserError(
-            f"{path}: the annotations have no {lacking[0]}: use the original {LISTS[split][0]}"
+            f"{path}: the annotations have no {lacking[0]}: use the archive's own list"
         )
     records = []
     for number, row in enumerate(rows, 1):
         try:
-            *corners, label = (int(row[field]) for field in fields[:-1])
-            file = str(row["fname"])
+            *corners, label = (int(row[name]) for name in fields[:-1])
+            file = str(row[field])
             if not (file and file.isprintable()):
                 raise ValueError
         except (TypeError, ValueError, OverflowError):
@@ -130,7 +172,7 @@ def _records(path, rows, split, images, folder, classes, bbox):
             raise UserError(f"{path}: {file} has the class {label}, not one from 1 to {classes}")
         records.append(
             Record(
-                f"{images}/{file}",
+                f"{LISTS[split][2]}/{file}" if field == "fname" else file,
                 inside(folder, file),
                 label - 1,
                 split,

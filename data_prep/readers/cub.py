@@ -5,7 +5,7 @@ from pathlib import Path
 
 from data_prep.cli import UserError
 from data_prep.hierarchy import TABLES, Hierarchy
-from data_prep.readers.files import add_images, some
+from data_prep.readers.files import present
 from data_prep.records import Record, Source, inside
 
 DESCRIPTION = "CUB-200-2011: 200 bird species -> 40 families -> 13 orders"
@@ -57,13 +57,9 @@ def open_source(args):
     digest = hashlib.sha256(hierarchy.text().encode())
     for file in LISTS:
         digest.update(texts[file])
-    missing = add_images(digest, records)
-    if missing:
-        names = some([record.name for record in missing])
-        raise UserError(
-            f"{len(missing)} of {len(records)} images listed in {args.root / 'images.txt'} "
-            f"are not in {args.root / 'images'}: {names}: unpack the archive again"
-        )
+    records = present(
+        records, args.root / "images.txt", args.root / "images", digest, args.partial
+    )
     return Source(
         hierarchy,
         digest.hexdigest(),

@@ -35,7 +35,7 @@ def present(listed, path, folder, digest, partial):
     missing = add_images(digest, listed)
     if not missing:
         return listed
-    names = some([record.path.name for record in missing])
+    names = some([record.name for record in missing])
     what = f"{len(missing)} of {len(listed)} images listed in {path} are not in {folder}"
     if len(missing) == len(listed) or not partial:
         raise UserError(

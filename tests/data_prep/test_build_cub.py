@@ -194,7 +194,6 @@ def test_not_the_whole_archive(birds, tmp_path):
         ("classes.txt", "141 141.Artic_Tern", "999 x", "999"),
         ("images.txt", "1 001.", "1 ../001.", "leads out of"),
         ("images.txt", "1 001.Black_footed_Albatross/", "1 /etc/", "leads out of"),
-        ("images.txt", "bird_0.jpg", "absent.jpg", "absent.jpg"),
         ("images.txt", "bird_0.jpg", "bird_1.jpg", "listed twice"),
         ("images.txt", "2 001.", "1 001.", "line 2: 1 occurs twice"),
         ("images.txt", "1 001.", "x 001.", "line 1"),
@@ -218,6 +217,18 @@ def test_faulty_lists(file, old, new, says, tmp_path):
         (birds / file).write_text(text.replace(old, new, 1))
     refused(build(birds, tmp_path / "data/cub", "--bbox"), says)
     assert not (tmp_path / "data/cub").exists() and not (tmp_path / "data/.cub.partial").exists()
+
+
+def test_missing_images_are_left_out_and_counted(tmp_path):
+    birds = archive.make(tmp_path / "birds")
+    gone = sorted((birds / "images").rglob("*.jpg"))[:2]
+    for path in gone:
+        path.unlink()
+    done = build(birds, tmp_path / "cub")
+    assert done.returncode == 0, done.stderr
+    assert "left out: 2 of 24 images listed in" in done.stdout
+    assert all(f"{path.parent.name}/{path.name}" in done.stdout for path in gone)
+    assert (tmp_path / "cub/train.tsv").read_text().count(".jpg") == HALF - 1
 
 
 def test_a_link_out_of_the_archive(tmp_path):

@@ -113,6 +113,50 @@ def test_kaggle_layout_is_the_same_data_set(official, archive, tmp_path):
     assert listing(tmp_path / "kaggle") == listing(tmp_path / "official")
 
 
+def test_other_mirrors_are_the_same_data_set(official, archive, tmp_path):
+    """All .mat files beside the photographs, one name as downloads make it, a folder around all."""
+    build(official, tmp_path / "official", "--partial")
+    for path in (archive / "devkit").iterdir():
+        path.rename(archive / path.name)
+    (archive / TEST).rename(archive / TEST.replace(".mat", " (1).mat"))
+    (tmp_path / "around").mkdir()
+    archive.rename(tmp_path / "around/stanford_cars")
+    build(tmp_path / "around", tmp_path / "mirror", "--partial")
+    assert listing(tmp_path / "mirror") == listing(tmp_path / "official")
+
+
+def later_edition(root):
+    """The archive as car_ims/ and cars_annos.mat: other names, the same images in each split."""
+    fields = ("relative_im_path", *(f"bbox_{c}" for c in ("x1", "y1", "x2", "y2")), "class", "test")
+    rows, number = [], 0
+    (root / "car_ims").mkdir()
+    for split, labels in CLASSES.items():
+        for i, label in enumerate(labels, 1):
+            number += 1
+            name = f"car_ims/{number:06d}.jpg"
+            (root / f"cars_{split}/{i:05d}.jpg").rename(root / name)
+            rows.append((name, *BOX, label, int(split == "test")))
+    table = np.zeros((1, len(rows)), [(field, object) for field in fields])
+    table[0] = rows
+    names = np.array([TREE.names[0]], dtype=object)
+    savemat(root / "cars_annos.mat", {"annotations": table, "class_names": names})
+    for path in (root / "devkit", root / "cars_train", root / "cars_test"):
+        shutil.rmtree(path)
+    (root / TEST).unlink()
+
+
+def test_the_later_edition(official, archive, tmp_path):
+    later_edition(archive)
+    build(official, tmp_path / "official", "--partial", "--bbox", "--order", "listed")
+    build(archive, tmp_path / "later", "--partial", "--bbox", "--order", "listed")
+    for part in ("train_images", "test_images", "train_labels", "test_labels"):
+        one, other = ([*lmdb_io.items(tmp_path / f"{n}/{part}")] for n in ("official", "later"))
+        assert one == other
+    assert "car_ims/000005.jpg" in listing(tmp_path / "later")
+    with pytest.raises(UserError, match="cars_annos.mat lists 4 train images.*8144.*--partial"):
+        build(archive, tmp_path / "whole")
+
+
 def test_boxes(official, tmp_path):
     """Cropped to the box exactly: neither noise nor the black frame is left."""
     manifest = build(official, tmp_path / "cars", "--partial", "--bbox", "--encoded", "png")
@@ -202,7 +246,7 @@ def test_refused(archive, tmp_path, change, options, words):
 
 def test_counts_and_the_command(official, tmp_path):
     done = run("build_lmdb.py", "cars", "--root", official, "--out", tmp_path / "cars")
-    refused(done, f"{TRAIN} lists 4 images", "8144", "--partial")
+    refused(done, f"{TRAIN} lists 4 train images", "8144", "--partial")
 
 
 def test_real_annotations(tmp_path, capsys):
