@@ -11,11 +11,14 @@ from dataclasses import dataclass
 
 from data_prep import MAX_PIXELS
 
-MEMORY = 320 << 20  # bytes that decoding may take: of one image, and of all that are in flight
+# Bytes that decoding may take: of one image, which is then alone, and of several at a time. The rest
+# of a build takes some 120 MB, and freed memory does not all return to the system.
+LARGEST, TOGETHER = 320 << 20, 200 << 20
 SEGMENTS = 1 << 16  # steps to a JPEG's frame; real files need some ten
 NO_FRAME = (0xC4, 0xC8, 0xCC)  # among the JPEG markers 0xC0 to 0xCF of frames, three of other things
 KEPT_WHOLE = (0xC2, 0xC6, 0xCA, 0xCE)  # progressive: coefficients stay until the last scan
 PNG_ALPHA = (3, 4, 6)  # colour types with an alpha channel; a palette may have one
+COPIES = 2 * 3  # bytes per pixel of the result and of its upright copy
 FIELDS = {3: "H", 4: "I"}  # TIFF types of whole numbers, in struct's letters
 
 
@@ -36,7 +39,7 @@ class Header:
     def memory(self, scale=1):
         """Bytes that decoding at 1/scale takes: file, result and its upright copy."""
         pixels = -(-self.width // scale) * -(-self.height // scale)
-        return self.size + self.fixed + 2 * 3 * pixels
+        return self.size + self.fixed + COPIES * pixels
 
 
 def open_plain(path):
@@ -55,8 +58,8 @@ def open_plain(path):
             raise ImageError("not a plain file")
         if not status.st_size:
             raise ImageError("the file is empty")
-        if status.st_size > MEMORY:
-            raise ImageError(f"a file of more than {MEMORY >> 20} MB")
+        if status.st_size > LARGEST:
+            raise ImageError(f"a file of more than {LARGEST >> 20} MB")
     except ImageError:
         file.close()
         raise
@@ -113,8 +116,9 @@ def _jpeg(file):
 
 def _png(file):
     width, height, depth, colour = _unpack(file, 16, ">IIBB")
-    stored = 4 * max(depth, 8) // 8 + 1  # bytes of a pixel, and its alpha
-    return width, height, width * height * stored * (colour in PNG_ALPHA)
+    # Decoded twice: as stored, with alpha, of which a byte is kept; then without.
+    extra = max(4 * max(depth, 8) // 8 + 1 - COPIES, 1)
+    return width, height, width * height * extra * (colour in PNG_ALPHA)
 
 
 def _gif(file):

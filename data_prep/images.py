@@ -19,7 +19,7 @@ SCALES = {  # of libjpeg's: 1/scale of the width and of the height, averaged whi
     2: cv2.IMREAD_REDUCED_COLOR_2,
     1: cv2.IMREAD_COLOR,
 }
-STRIP = 256  # rows
+STRIP = 16  # rows
 LONGEST = 1 << 14  # pixels of a stored image's side, which keeps it under MAX_PIXELS at any --size
 BACKGROUND = 255  # where a file with an alpha channel is transparent: white
 

@@ -45,7 +45,7 @@ class _Turnstile:
             self._changed.wait_for(
                 lambda: not self._open
                 or self._next == number
-                and (not self._used or self._used + memory <= image_files.MEMORY)
+                and (not self._used or self._used + memory <= image_files.TOGETHER)
             )
             self._next += 1
             self._used += memory
@@ -114,10 +114,10 @@ class _Plan:
             header = image_files.header(self._file)
             self._scale = images.decode_scale(header, options["size"], self._box)
             self.memory = header.memory(self._scale)
-            if self.memory > image_files.MEMORY:
+            if self.memory > image_files.LARGEST:
                 raise images.ImageError(
                     f"{header.width} x {header.height} pixels: decoding takes "
-                    f"{self.memory >> 20} MB, and at most {image_files.MEMORY >> 20} are allowed"
+                    f"{self.memory >> 20} MB, and at most {image_files.LARGEST >> 20} are allowed"
                 )
         except BaseException:
             self._file.close()
