@@ -206,7 +206,7 @@ def tree(hierarchy):
 def _parse(argv):
     parser = argparse.ArgumentParser(
         description="Print or check the label tree of a data set.",
-        epilog="example: data_prep/hierarchy.py check data/cub",
+        epilog="example: data_prep/hierarchy.py show data/cub --html cub.html",
     )
     parser.add_argument(
         "action",
@@ -217,16 +217,34 @@ def _parse(argv):
     parser.add_argument(
         "path",
         type=Path,
-        help="a built data set (data/<name>) or a table such as " "data_prep/hierarchies/cub.tsv",
+        help="a built data set (data/<name>) or a table such as data_prep/hierarchies/cub.tsv",
     )
-    return parser.parse_args(argv)
+    parser.add_argument(
+        "--html",
+        type=Path,
+        metavar="FILE",
+        help="with show: write the tree as a page to open in a browser instead, with the numbers of "
+        "images of a built data set",
+    )
+    args = parser.parse_args(argv)
+    if args.html and args.action != "show":
+        parser.error("--html goes with show")
+    return args
 
 
 def main(argv=None):
     args = _parse(argv)
-    path = args.path / "hierarchy.tsv" if args.path.is_dir() else args.path
+    built = args.path.is_dir()
+    path = args.path / "hierarchy.tsv" if built else args.path
     if args.action == "show":
-        print("\n".join(tree(Hierarchy.read(path))))
+        hierarchy = Hierarchy.read(path)
+        if args.html is None:
+            print("\n".join(tree(hierarchy)))
+            return 0
+        from data_prep import tree_page  # which needs this module
+
+        tree_page.write(args.html, hierarchy, args.path, tree_page.images(args.path, hierarchy))
+        print(f"wrote {args.html}: open it in a browser")
         return 0
     problems = find_problems(*read_rows(path))
     if problems:

@@ -1,5 +1,6 @@
 """Label trees: the reviewed tables, and what the checker finds."""
 
+from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
@@ -113,3 +114,58 @@ def test_report_counts_empty_sp(tmp_path):
 
 def test_not_there(tmp_path):
     refused(run("hierarchy.py", "show", tmp_path), Path(tmp_path) / "hierarchy.tsv")
+
+
+class Page(HTMLParser):
+    """The text of a page, and the depth of every class; fails on tags left open, and on scripts."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.open, self.depths, self.words, self.tags = [], {}, "", set()
+        self.feed(text)
+        assert not self.open
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.add(tag)
+        assert not {"src", "href", "onclick"} & {name for name, _ in attrs}
+        if tag != "meta":
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, text):
+        self.words += text
+        if self.open and self.open[-1] in ("summary", "li") and text.strip():
+            self.depths[text.strip()] = self.open.count("details")
+
+
+def test_page_of_a_table(tmp_path):
+    table = tmp_path / "tree.tsv"
+    table.write_text('a\tb\tc\n<script>x</script>\tp & q\tt\n2\tp & q\tt\n3\t"r"\tu\n')
+    done = run("hierarchy.py", "show", table, "--html", tmp_path / "tree.html")
+    assert done.returncode == 0 and "tree.html" in done.stdout, done.stderr
+    page = Page((tmp_path / "tree.html").read_text(encoding="utf-8"))
+    assert "script" not in page.tags and "empty SP" in page.words and "train" not in page.words
+    assert page.depths == {
+        "t": 1, "p & q": 2, "<script>x</script>": 2, "2": 2, "u": 1, '"r"': 2, "3": 2,
+    }
+    assert {path.name for path in tmp_path.iterdir()} == {"tree.tsv", "tree.html"}
+    assert run("hierarchy.py", "check", table, "--html", "x.html").returncode == 2
+    refused(run("hierarchy.py", "show", table, "--html", tmp_path / "no/x.html"), tmp_path / "no")
+
+
+def test_page_of_a_data_set(tmp_path):
+    """Images per class and split; one that the order repeats counts once."""
+    (tmp_path / "hierarchy.tsv").write_text("a_id\ta\tb_id\tb\n0\tx\t0\tp\n1\ty\t0\tp\n2\tz\t1\tq\n")
+    header = "key\timage\ta_id\tb_id\n"
+    rows = ["0\tone\t0\t0\n", "1\ttwo\t1\t0\n", "2\tone\t0\t0\n", "3\tmore\t1\t0\n"]
+    (tmp_path / "train.tsv").write_text(header + "".join(rows))
+    (tmp_path / "test.tsv").write_text(header + "0\tthree\t2\t1\n")
+    done = run("hierarchy.py", "show", tmp_path, "--html", tmp_path / "tree.html")
+    assert done.returncode == 0, done.stderr
+    words = Page((tmp_path / "tree.html").read_text(encoding="utf-8")).words
+    for line in ("p b 0, 2 a classes, 3 train, 0 test", "x a 0, 1 train, 0 test", "z a 2, 0 train, 1"):
+        assert line in words
+    (tmp_path / "test.tsv").write_text(header + "0\tthree\n")
+    refused(run("hierarchy.py", "show", tmp_path, "--html", tmp_path / "t.html"), "test.tsv is missing")
