@@ -15,7 +15,7 @@ from data_prep import MAX_PIXELS
 # of a build takes some 120 MB, and freed memory does not all return to the system.
 LARGEST, TOGETHER = 320 << 20, 200 << 20
 SEGMENTS = 1 << 16  # steps to a JPEG's frame; real files need some ten
-NO_FRAME = (0xC4, 0xC8, 0xCC)  # among the JPEG markers 0xC0 to 0xCF of frames, three of other things
+NO_FRAME = (0xC4, 0xC8, 0xCC)  # JPEG markers among those of frames (0xC0 to 0xCF), not of any
 KEPT_WHOLE = (0xC2, 0xC6, 0xCA, 0xCE)  # progressive: coefficients stay until the last scan
 PNG_ALPHA = (3, 4, 6)  # colour types with an alpha channel; a palette may have one
 COPIES = 2 * 3  # bytes per pixel of the result and of its upright copy

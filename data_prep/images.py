@@ -25,7 +25,7 @@ BACKGROUND = 255  # where a file with an alpha channel is transparent: white
 
 
 def decode_scale(header, size, box=None):
-    """The scale, a key of SCALES, at which a file (image_files.Header) is decoded for a stored size.
+    """The scale, of SCALES, at which a file (image_files.Header) is decoded for a stored size.
 
     box (x, y, width, height; pixels, upright) is what will be used of the image, of which at least
     the size wanted is left. Large photographs are decoded some four times as fast that way, in a
@@ -125,7 +125,7 @@ def crop(image, box):
 
 
 def grown(box, share):
-    """The box (x, y, width, height) with a margin of so many of its widths and heights around it."""
+    """The box (x, y, width, height) with a margin of that share of its sides around it."""
     x, y, width, height = box
     return (
         x - share * width,

@@ -1,4 +1,4 @@
-"""Records to pixels and Datums: threads decode and encode, results come in order, memory is bounded.
+"""Records to pixels and Datums: decoded in threads, given in order, in bounded memory.
 
 OpenCV lets go of Python's lock while it works, so threads use all processors.
 """

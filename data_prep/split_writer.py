@@ -1,4 +1,4 @@
-"""One split of a data set while it is written: both LMDBs in step, with checkpoints to go on from."""
+"""One split of a data set while it is written: both LMDBs in step, with checkpoints."""
 
 import shutil
 import time

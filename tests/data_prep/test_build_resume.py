@@ -42,7 +42,7 @@ def arguments(photos, out, *options):
 def contents(folder):
     """All that a data set holds: files as bytes, LMDBs as records."""
     return {
-        str(path.relative_to(folder)): [*lmdb_io.items(path)] if path.is_dir() else path.read_bytes()
+        path.name: [*lmdb_io.items(path)] if path.is_dir() else path.read_bytes()
         for path in folder.iterdir()
     }
 
