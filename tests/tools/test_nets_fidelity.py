@@ -142,6 +142,29 @@ def test_every_solver_value_has_its_origin():
             assert "  # " in line or line.split(":")[0].split(" ")[0] in plain, (path.name, line)
 
 
+def test_fillers_and_normalisation():
+    """BVLC's numbers, also where its own files are not at hand."""
+    alexnet = training("cub_alexnet")
+    for key, (std, bias) in {"conv1": (0.01, 0), "conv2": (0.01, 0.1), "conv3": (0.01, 0),
+                             "conv4": (0.01, 0.1), "conv5": (0.01, 0.1), "fc6": (0.005, 0.1),
+                             "fc7": (0.005, 0.1)}.items():
+        layer = alexnet[key]
+        param = layer.convolution_param if "conv" in key else layer.inner_product_param
+        assert param.weight_filler.type == "gaussian"
+        assert (param.weight_filler.std, param.bias_filler.value) == pytest.approx((std, bias))
+    for layer in training("cub_googlenet").values():
+        if layer.type == "Convolution":
+            param = layer.convolution_param
+            assert param.weight_filler.type == "xavier"
+            assert param.bias_filler.value == pytest.approx(0.2)
+    for name in ("cub_alexnet", "cub_googlenet"):
+        norms = [layer.lrn_param for layer in training(name).values() if layer.type == "LRN"]
+        assert len(norms) == 2
+        for norm in norms:
+            assert (norm.local_size, norm.alpha, norm.beta) == pytest.approx((5, 1e-4, 0.75))
+            assert norm.norm_region == norm.ACROSS_CHANNELS
+
+
 def without_rules(layer):
     """A copy of a layer that all states have."""
     copy = caffe_pb2.LayerParameter()
