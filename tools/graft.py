@@ -243,7 +243,8 @@ def _tell(options, nodes, net, images):
     _say("images", f"{images.blob}, 3 x {net.crop} x {net.crop}, "
          + (f"minus {', '.join(f'{value:g}' for value in mean)}" if mean else "no mean")
          + (f", times {net.transform['scale']:g}" if "scale" in net.transform else "")
-         + ("" if images.told or options.mean else " (ImageNet's: the prototxt doesn't say)"))
+         + ("" if images.told or options.mean else " (ImageNet's: the prototxt "
+            "names none, or a file that is not here)"))
     _say("cut off", _few(backbone.left_out) or "nothing")
     if backbone.auxiliary:
         _say("auxiliary", f"{', '.join(backbone.auxiliary)}: in training, of the fine classes")
