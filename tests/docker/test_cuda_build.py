@@ -97,7 +97,8 @@ def test_training_on_the_cpu_needs_no_gpu_and_gives_the_cpu_builds_curve(tmp_pat
 
 
 @pytest.mark.parametrize("command", [
-    ["device_query"], ["train", "-solver", "s", "-gpu", "0"], ["train", "-solver", "s", "-gpu", "all"],
+    ["device_query"], ["train", "-solver", "s", "-gpu", "0"],
+    ["train", "-solver", "s", "-gpu", "all"],
     ["test", "-model", "n", "-weights", "w", "-gpu", "0"], ["time", "-model", "n", "-gpu", "0"],
     ["train", "-solver", "gpu"]], ids=" ".join)
 def test_gpu_flag_without_a_gpu(no_gpu, tmp_path, command):
