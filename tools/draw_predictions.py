@@ -19,11 +19,11 @@ from data_prep.cli import UserError, command
 import argparse
 import io
 
-import cv2
 import numpy as np
 
 from data_prep import lmdb_io
 from data_prep.hierarchy import Hierarchy
+from data_prep.images import ImageError
 from tools import files, results
 
 COLUMNS = 6  # images side by side, at most
@@ -47,14 +47,10 @@ def read_images(path, keys):
 def _decode(path, key, value):
     if value is None:
         raise UserError(f"{path} has no record {key}: it was built again since, so evaluate again")
-    datum = lmdb_io.parse_datum(value)
-    pixels = np.frombuffer(datum.data, np.uint8)
-    if datum.encoded:
-        image = cv2.imdecode(pixels, cv2.IMREAD_COLOR)
-        if image is None:
-            raise UserError(f"record {key} of {path} is no image: build the data set again")
-        return image
-    return pixels.reshape(datum.channels, datum.height, datum.width).transpose(1, 2, 0)
+    try:
+        return lmdb_io.datum_image(lmdb_io.parse_datum(value))
+    except ImageError as error:
+        raise UserError(f"record {key} of {path}: {error}: build the data set again") from None
 
 
 def _short(text):
