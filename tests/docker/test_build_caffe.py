@@ -103,14 +103,15 @@ def toolkit(tmp_path):
     for folder in ["bin", "include", "lib64", "nvvm"]:
         (home / folder).mkdir(parents=True)
     (home / "bin" / "nvcc").write_text(
-        '#!/bin/sh\ncase $1 in\n--version) echo "Cuda compilation tools, release 12.4, V12.4.131" ;;\n'
+        "#!/bin/sh\ncase $1 in\n"
+        '--version) echo "Cuda compilation tools, release 12.4, V12.4.131" ;;\n'
         "--list-gpu-code) printf 'sm_60\\nsm_75\\nsm_90\\n' ;;\nesac\n")
     (home / "bin" / "nvcc").chmod(0o755)
     return home
 
 
-CUDA = '''. "$here/cuda.sh"; python="$python" work=/w prefix=/x python_version=3.11 numpy_version=2.4.6
-          use_cuda'''
+CUDA = '''. "$here/cuda.sh"; python="$python" python_version=3.11 numpy_version=2.4.6
+          work=/w prefix=/x; use_cuda'''
 
 
 def use_cuda(code, cuda="13", **variables):
@@ -205,8 +206,8 @@ echo 9 > "$2/nvidia/cudnn/lib/libcudnn.so.9"
 echo once >> "%s/fetched"
 """ % tmp_path)
     pip.chmod(0o755)
-    code = (f'. "$here/cuda.sh"; python="{pip}" work="{tmp_path}/work" log="{tmp_path}/log" cuda=12; '
-            f'cuda_home="{toolkit}"; mkdir -p "$work"; assemble_toolkit; assemble_toolkit')
+    code = (f'. "$here/cuda.sh"; python="{pip}" work="{tmp_path}/work" log="{tmp_path}/log"; '
+            f'cuda=12 cuda_home="{toolkit}"; mkdir "$work"; assemble_toolkit; assemble_toolkit')
     done = bash(code)
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "fetched").read_text() == "once\n"
