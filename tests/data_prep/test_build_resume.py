@@ -15,6 +15,7 @@ import lmdb
 import numpy as np
 import pytest
 from archive import ROOT, refused, run
+from test_cards import rendered
 
 from data_prep import lmdb_io
 
@@ -56,9 +57,9 @@ def whole(photos, tmp_path_factory):
     return contents(out)
 
 
-def stopped(photos, out, when, how=signal.SIGKILL):
+def stopped(command, when, how=signal.SIGKILL):
     """Start a build and send a signal when when() is true. Returns its exit status."""
-    name, *rest = arguments(photos, out)
+    name, *rest = command
     process = subprocess.Popen(
         [sys.executable, ROOT / "data_prep" / name, *map(str, rest)],
         stdout=subprocess.DEVNULL,
@@ -79,7 +80,7 @@ def remains(photos, tmp_path_factory):
     """A folder with the remains of a build that was killed after its first checkpoint."""
     out = tmp_path_factory.mktemp("killed") / "birds"
     point = partial_of(out) / "state/train.checkpoint"
-    assert stopped(photos, out, point.exists) == -signal.SIGKILL
+    assert stopped(arguments(photos, out), point.exists) == -signal.SIGKILL
     refused(run("verify_lmdb.py", partial_of(out) / "data"), "no finished data set")
     return out.parent
 
@@ -103,7 +104,7 @@ def test_killed_at_random_moments(photos, whole, tmp_path):
     out, generator = tmp_path / "birds", random.Random(5)
     for _ in range(5):
         end = time.monotonic() + generator.uniform(0.3, 2)
-        if stopped(photos, out, lambda: time.monotonic() > end) == 0:
+        if stopped(arguments(photos, out), lambda: time.monotonic() > end) == 0:
             break
         assert not out.exists() or contents(out) == whole
     done = run(*arguments(photos, out))
@@ -172,7 +173,7 @@ def test_damaged_remains_are_not_used(photos, whole, left, harm):
 def test_interrupted_by_hand(photos, whole, tmp_path):
     out = tmp_path / "birds"
     point = partial_of(out) / "state/train.checkpoint"
-    assert stopped(photos, out, point.exists, signal.SIGINT) == 130
+    assert stopped(arguments(photos, out), point.exists, signal.SIGINT) == 130
     done = run(*arguments(photos, out))
     assert resumed(done) >= 128 and contents(out) == whole
 
@@ -199,7 +200,7 @@ def test_the_old_data_set_stays(photos, tmp_path):
     assert run(*arguments(photos, out, "--size", 32)).returncode == 0
     before = contents(out)
     point = partial_of(out) / "state/train.checkpoint"
-    assert stopped(photos, out, point.exists) == -signal.SIGKILL
+    assert stopped(arguments(photos, out), point.exists) == -signal.SIGKILL
     assert contents(out) == before
     assert "nothing to do" in run(*arguments(photos, out, "--size", 32)).stdout
     assert resumed(run(*arguments(photos, out))) >= 128
@@ -219,3 +220,43 @@ def test_killed_while_it_is_put_in_place(photos, whole, left, renamed):
     assert "nothing to do" in run(*arguments(photos, left)).stdout
     assert contents(left) == whole
     assert [path.name for path in left.parent.iterdir()] == ["birds"]
+
+
+def test_epochs(photos, whole, tmp_path):
+    """Images that come again are copies, also after a resumption; the mean has each of them once."""
+    order = ("--order", "hierarchical", "--groups", 2, "--classes", 4, "--images", 2, "--epochs", 3)
+    calm, out = tmp_path / "calm", tmp_path / "birds"
+    assert run(*arguments(photos, calm, *order)).returncode == 0
+    point = partial_of(out) / "state/train.checkpoint"
+    assert stopped(arguments(photos, out, *order), point.exists) == -signal.SIGKILL
+    done = run(*arguments(photos, out, *order))
+    assert done.returncode == 0 and "resuming at" in done.stdout, done.stderr
+    manifests = [json.loads((folder / "manifest.json").read_text()) for folder in (calm, out)]
+    for manifest in manifests:
+        manifest.pop("name")
+    assert manifests[0] == manifests[1]
+    both = contents(calm), contents(out)
+    for name in ("train_images", "train_labels", "train.tsv", "test_images", "mean.binaryproto"):
+        assert both[0][name] == both[1][name], name
+    train = manifests[0]["splits"]["train"]
+    assert train["distinct"] == 300 and train["images"] > 2 * 300
+    assert both[0]["mean.binaryproto"] == whole["mean.binaryproto"]
+    seen = {}
+    listed = (out / "train.tsv").read_text().splitlines()[1:]
+    for line, (_, value) in zip(listed, both[1]["train_images"], strict=True):
+        assert seen.setdefault(line.split("\t")[1], value) == value
+    assert run("verify_lmdb.py", out).returncode == 0
+
+
+@rendered
+def test_what_readers_make_is_made_again(tmp_path):
+    """Killed while the cards are rendered: half a deck is not taken for a whole one."""
+    command = ["build_lmdb.py", "cards", "--decks", "anglo,bellot", "--size", 32, "--out"]
+    calm, out = tmp_path / "calm/cards", tmp_path / "cards"
+    assert run(*command, calm).returncode == 0
+    prepared = partial_of(out) / "state/prepared"
+    status = stopped([*command, out], lambda: any(prepared.rglob("*.png")))
+    assert status == -signal.SIGKILL
+    done = run(*command, out)
+    assert done.returncode == 0, done.stderr
+    assert contents(out) == contents(calm)
