@@ -1,4 +1,4 @@
-"""Batches of P classes x K images that the large-margin loss can learn from (`--order hierarchical`).
+"""Batches of P classes x K images for the large-margin loss (`--order hierarchical`).
 
 A class has made `passes` = its records so far / its images, and its next appearance is due at a
 random moment of the K images that it takes. A batch is filled with packs of up to P/G classes of
@@ -84,7 +84,9 @@ def _check(counts, tree, names, plan):
     groups, cell = len(np.unique(_parents(tree))), plan.classes // plan.workers
     few = int(counts.argmin())
     if plan.classes % plan.groups or plan.classes < 2 * plan.groups:
-        problem = f"--classes {plan.classes} must be a multiple of --groups {plan.groups}, 2 x or more"
+        problem = (
+            f"--classes {plan.classes} must be a multiple of --groups {plan.groups}, 2 x or more"
+        )
     elif plan.classes % plan.workers or cell < 2:
         problem = (
             f"--classes {plan.classes} must be a multiple of --workers {plan.workers}, 2 x or more"
@@ -232,10 +234,10 @@ class _Composer:
     def _give_up(self):
         behind = int((self.used * self.step).argmin())
         raise UserError(
-            f"--order hierarchical: the training images are too unequally spread for batches of "
-            f"{self.plan.classes} classes in which each is used equally often: {self.names[behind]} "
-            f"has {self.counts[behind]} of {self.counts.sum()}, and comes once in a batch: choose "
-            "fewer --classes, or --order shuffled"
+            "--order hierarchical: the training images are too unequally spread for batches of "
+            f"{self.plan.classes} classes in which each is used equally often: "
+            f"{self.names[behind]} has {self.counts[behind]} of {self.counts.sum()}, and comes "
+            "once in a batch: choose fewer --classes, or --order shuffled"
         )
 
 
@@ -301,6 +303,6 @@ class _Cell:
         return None
 
     def _with_kin(self, classes):
-        """Per class: whether two or more of `classes`, itself included, have its home above them."""
+        """Per class: whether two or more of `classes`, itself included, are below its home."""
         nodes = self.composer.ancestors[classes].ravel()
         return np.bincount(nodes, minlength=len(self.company))[self.composer.home] > 1

@@ -27,7 +27,7 @@ BATCHES = (
     ("classes", 32, 2, "classes of a batch"),
     ("images", 4, 2, "different images of each class of a batch"),
     ("epochs", 1, 1, "passes over the images, each with other batches; the LMDB has them all"),
-    ("workers", 1, 1, "batches are right for so many workers (GPUs), and any divisor of the number"),
+    ("workers", 1, 1, "batches are right for so many workers (GPUs), and for its divisors"),
 )
 ORDER_HELP = """\
 --order shuffled writes the training images in one random order. --order hierarchical writes batches
@@ -77,7 +77,8 @@ def _parse(argv):
             help=reader.DESCRIPTION,
             description=reader.DESCRIPTION,
             formatter_class=argparse.RawDescriptionHelpFormatter,
-            epilog=ORDER_HELP + "It writes, in the folder of --out: {train,test}_{images,labels}/ (LMDBs),\n"
+            epilog=ORDER_HELP
+            + "It writes, in the folder of --out: {train,test}_{images,labels}/ (LMDBs),\n"
             "hierarchy.tsv, mean.binaryproto, manifest.json, contact_sheet.png,\n"
             "{train,test}.tsv (key, image, labels)",
         )
@@ -140,8 +141,8 @@ def _parse(argv):
             "--report-batch",
             type=_whole(2, 100_000),
             metavar="N",
-            help="say for batches of N images how much of the large-margin loss is defined (default: "
-            f"C x I with --order hierarchical, otherwise {order.REPORTED})",
+            help="say for batches of N images how much of the large-margin loss is defined "
+            f"(default: C x I with --order hierarchical, otherwise {order.REPORTED})",
         )
         own.add_argument(
             "--dry-run",
@@ -188,8 +189,8 @@ def _report(name, records, options, hierarchy, batch):
     print(*order.lines(order.facts(labels, options, hierarchy, batch)), sep="\n")
     if options["batches"]:
         print(
-            f"train with batches of {order.batch_size(options)} (tools/make_prototxt.py --train-batch "
-            f"{order.batch_size(options)}): with others, classes and batches don't fall together"
+            "train with batches of {0} (tools/make_prototxt.py --train-batch {0}): with others, "
+            "classes and batches don't fall together".format(order.batch_size(options))
         )
 
 

@@ -223,8 +223,8 @@ def _parse(argv):
         "--html",
         type=Path,
         metavar="FILE",
-        help="with show: write the tree as a page to open in a browser instead, with the numbers of "
-        "images of a built data set",
+        help="with show: write the tree as a page to open in a browser instead, with the numbers "
+        "of images of a built data set",
     )
     args = parser.parse_args(argv)
     if args.html and args.action != "show":

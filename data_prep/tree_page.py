@@ -10,7 +10,8 @@ from data_prep.records import SPLITS, read_listing
 
 STYLE = """
 body { font: 15px/1.5 sans-serif; margin: 2em auto; max-width: 60em; padding: 0 1em; }
-details { margin-left: 1.2em; } li { margin-left: 1.2em; list-style: none; } ul { padding: 0; margin: 0; }
+details { margin-left: 1.2em; } ul { padding: 0; margin: 0; }
+li { margin-left: 1.2em; list-style: none; }
 summary { cursor: pointer; } .note { color: #666; font-size: 85%; }
 """
 
@@ -55,9 +56,8 @@ def _branch(hierarchy, counts, level, members):
             classes = "class" if len(inside) == 1 else "classes"
             notes.append(f"{len(inside)} {hierarchy.levels[0]} {classes}")
         notes += [f"{found[inside].sum()} {split}" for split, found in counts.items()]
-        line = (
-            f"{_text(hierarchy.names[level][i])} <span class=\"note\">{_text(', '.join(notes))}</span>"
-        )
+        note = f'<span class="note">{_text(", ".join(notes))}</span>'
+        line = f"{_text(hierarchy.names[level][i])} {note}"
         if level == 0:
             yield f"<li>{line}</li>"
         else:

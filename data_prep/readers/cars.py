@@ -1,8 +1,8 @@
 """Stanford Cars (Krause et al. 2013): two folders of photographs and a devkit of .mat files.
 
 The official layout has devkit/ and cars_test_annos_withlabels.mat beside cars_train/ and
-cars_test/. Kaggle's copies have car_devkit/devkit/, cars_train/cars_train/, cars_test/cars_test/ and
-names such as `cars_test_annos_withlabels (1).mat`; other mirrors put all .mat files beside the
+cars_test/. Kaggle's copies have car_devkit/devkit/, cars_train/cars_train/, cars_test/cars_test/
+and names such as `cars_test_annos_withlabels (1).mat`; other mirrors put all .mat files beside the
 folders, or one folder stanford_cars/ around all. These are read, and give the same data set.
 
 The later edition of the archive has all photographs in car_ims/, numbered otherwise, and one list,

@@ -252,9 +252,8 @@ def test_caffe_deals_the_batches(built, workers):
     """Caffe's own Data layers, as each of one or two processes of a training run has them."""
     script = f"""
 import caffe, numpy as np
-from google.protobuf import text_format
-text = '''layer {{ name: "l" type: "Data" top: "l" top: "fine" include {{ phase: TRAIN }} data_param {{
-    source: "{built}/train_labels" batch_size: 8 backend: LMDB }} }}'''
+text = '''layer {{ name: "l" type: "Data" top: "l" top: "fine" include {{ phase: TRAIN }}
+    data_param {{ source: "{built}/train_labels" batch_size: 8 backend: LMDB }} }}'''
 open("net.prototxt", "w").write(text)
 caffe.set_solver_count({workers})
 for rank in range({workers}):
