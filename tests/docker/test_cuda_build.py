@@ -130,3 +130,23 @@ def test_workspace_limit(value, limit):
     else:
         assert done.returncode != 0 and not done.stdout
         assert f"variable CAFFE_CUDNN_WORKSPACE_MB is '{value}'" in done.stderr
+
+
+@pytest.fixture(scope="module")
+def cudnn_choices(tmp_path_factory):
+    """The program of cudnn_choices.cpp, with the build's libcaffe."""
+    program = tmp_path_factory.mktemp("cudnn") / "choices"
+    done = run("g++", "-O0", "-w", "-rdynamic", "-DUSE_CUDNN", f"-I{PREFIX}/include",
+               f"-I{PREFIX}/cuda/include", Path(__file__).with_name("cudnn_choices.cpp"),
+               f"-L{PREFIX}/lib", f"-Wl,-rpath,{PREFIX}/lib:{PREFIX}/cuda/lib",
+               f"-Wl,-rpath-link,{PREFIX}/cuda/lib", "-lcaffe", "-lboost_thread", "-lglog",
+               "-o", program)
+    assert done.returncode == 0, done.stderr
+    return program
+
+
+@pytest.mark.parametrize("switch", [None, "CAFFE_TF32", "CAFFE_CUDNN_FIND"])
+def test_choice_of_convolution_algorithms(cudnn_choices, switch):
+    done = run(cudnn_choices, **({switch: "1"} if switch else {}))
+    assert (done.returncode, done.stdout) == (0, ""), done.stderr
+    assert "for the workspace of a convolution" in done.stderr
