@@ -55,10 +55,10 @@ class CenterTerms:
         """float64 vector; `diagnostic_names` names them."""
         return self.measure()
 
-    def gradient(self, features, weight=1.0, own=None, out=None):
+    def gradient(self, features, weight=1.0, own=slice(None), out=None):
         """weight * dL/dX: own x d, of the features' dtype; as pairwise.LossTerms.gradient."""
         share = weight / len(self.offsets)
-        return array_module(features).multiply(self.offsets[:own], share, out=out)
+        return array_module(features).multiply(self.offsets[own], share, out=out)
 
     def move(self, centers, alpha):
         """c_j -= alpha Delta_j in place, for the classes in the batch; the others stay."""

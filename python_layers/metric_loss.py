@@ -4,6 +4,7 @@ import math
 
 import caffe
 
+from python_layers import communicator
 from python_layers.blobs import blobs_of_mode
 from python_layers.parameters import parse
 
@@ -26,6 +27,8 @@ class MetricLossLayer(caffe.Layer):
     Backward multiplies by the top's diff, which carries loss_weight; the labels' gradient is zero.
     Without a `loss_weight` line Caffe takes no Python layer for a loss, and nothing is learnt here.
     A batch without samples, as Caffe's Filter layer may leave one, has loss 0.
+    Where several processes train the net, the loss is that of the samples of all of them, and the
+    gradient what their average needs (communicator.py); their batches must be of one size.
     Raises ValueError, in one sentence that begins with the layer's name.
 
     Where Caffe is in GPU mode when the net is made, and CuPy is there, all is done in the blobs'
@@ -41,14 +44,14 @@ class MetricLossLayer(caffe.Layer):
         return parse(param_str, self.PARAMETERS, type(self).__name__)
 
     def extended(self, features, labels):
-        """(features, labels) of all samples that the loss is taken over: those of the batch, in
-        their order, and behind them any others, such as a memory's.
+        """(features, labels) of all samples that the loss is taken over: those given, in their
+        order, and behind them any others, such as a memory's.
 
-        features: n x d float32, a view of the blob; labels: a list of n float32 per level. Both are
-        NumPy's or CuPy's (backend.array_module), and so have others' to be, of the same dtype. They
-        are constants: the gradient is that of the batch's own features. Called once per forward
-        pass, not for empty batches; what it returns is kept for the backward pass, unless it is
-        `features` itself.
+        features: n x d float32, a view of the blob, or the batches of all processes; labels: a list
+        of n float32 per level. Both are NumPy's or CuPy's (backend.array_module), and so have
+        others' to be, of the same dtype. They are constants: the gradient is that of the batch's
+        own features. Called once per forward pass, not for empty batches; what it returns is kept
+        for the backward pass, unless it is a view of the blob.
         """
         return features, labels
 
@@ -79,7 +82,11 @@ class MetricLossLayer(caffe.Layer):
         self.terms = self._features = None
         with self.arrays.queue:
             tops = [self.arrays.data(top[i]) for i in range(len(top))]
+            self._ranks = communicator.current()
             if bottom[0].shape[0] == 0:
+                if self._ranks.size > 1:
+                    raise ValueError(f"{type(self).__name__}: a batch without samples can't be "
+                                     "joined with those of the other processes")
                 for values in tops:
                     values[...] = 0
                 return
@@ -90,8 +97,9 @@ class MetricLossLayer(caffe.Layer):
 
     def _terms(self, bottom):
         batch = _rows(self.arrays.data(bottom[0]))
+        gather = self._ranks.gather
         features, labels = self.extended(
-            batch, [self.arrays.data(level).ravel() for level in _labels(bottom)])
+            gather(batch), [gather(self.arrays.data(level).ravel()) for level in _labels(bottom)])
         # A view of a blob isn't kept: Caffe may move the blob's memory.
         self._features = None if features is batch else features
         try:
@@ -107,7 +115,8 @@ class MetricLossLayer(caffe.Layer):
             if propagate_down[0] and self.terms is not None:
                 batch = _rows(self.arrays.data(bottom[0]))
                 features = batch if self._features is None else self._features
-                self.terms.gradient(features, self.arrays.diff(top[0])[0], own=len(batch),
+                weight = self.arrays.diff(top[0])[0] * self._ranks.size
+                self.terms.gradient(features, weight, own=self._ranks.own(len(batch)),
                                     out=_rows(self.arrays.diff(bottom[0])))
 
 

@@ -41,16 +41,15 @@ class LossTerms:
         """float64 vector; what it holds is the loss's own affair."""
         return self.measure()
 
-    def gradient(self, features, weight=1.0, own=None, out=None):
+    def gradient(self, features, weight=1.0, own=slice(None), out=None):
         """weight * dLoss/dX for the features of the forward pass: own x d, their dtype.
 
-        own: of how many samples, from the first; None: of all. The others only cost their part of
-             the product.
+        own: of which samples. The others only cost their part of the product.
         out: where to put it.
         In the features' own precision: rounding the product errs as much as rounding the features
         did.
         """
-        coefficients = (weight * self.coefficients[:own]).astype(features.dtype)
+        coefficients = (weight * self.coefficients[own]).astype(features.dtype)
         return array_module(features).matmul(coefficients, features, out=out)
 
 

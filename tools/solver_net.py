@@ -108,12 +108,18 @@ def read_labels(scoring):
     return keys, np.array([datum.float_data for _, datum in labels], dtype=np.int64)
 
 
-def use_gpu(number):
-    """Select a GPU. Caffe aborts the whole process if it can't, so another process tries first."""
+def try_gpu(number, option="--gpu"):
+    """Raise UserError, which names the option, if Caffe can't use a GPU: it would abort the whole
+    process, so another one tries."""
     trial = f"import caffe; caffe.set_mode_gpu(); caffe.set_device({number:d})"
     if subprocess.run([sys.executable, "-c", trial], capture_output=True).returncode:
         raise UserError(f"GPU {number} can't be used: there is none of that number, or this Caffe "
-                        "was built for the CPU only; leave out --gpu")
+                        f"was built for the CPU only; leave out {option}")
+
+
+def use_gpu(number):
+    """Select a GPU. Raises UserError."""
+    try_gpu(number)
     import caffe
     caffe.set_mode_gpu()
     caffe.set_device(number)

@@ -90,7 +90,7 @@ def test_glm_of_the_first_samples_classes_agrees_with_the_twin(levels, options):
         terms = glm.forward(features, labels, margins, anchors=5, **options)
         loss, gradient, shares = twin(features, labels, margins, anchors=5, **options)
         assert terms.loss == pytest.approx(loss, rel=1e-4) and loss > 0
-        error = terms.gradient(features, own=5) - gradient[:5]
+        error = terms.gradient(features, own=slice(5)) - gradient[:5]
         assert np.abs(error).max() <= 1e-4 * np.abs(gradient).max()
         named = dict(zip(glm.diagnostic_names(levels), terms.diagnostics, strict=True))
         for kind, values in shares.items():
@@ -116,7 +116,7 @@ def test_gradient_is_the_derivative_while_the_memory_stays(normalize):
     def terms(x):
         return glm.forward(np.concatenate([x, kept]), labels, [3, 3], **options)
 
-    gradient = terms(own).gradient(np.concatenate([own, kept]), own=4)
+    gradient = terms(own).gradient(np.concatenate([own, kept]), own=slice(4))
     numeric = numeric_gradient(lambda x: terms(x).loss, own, 1e-6)
     assert np.abs(gradient).max() > 0
     assert gradient == pytest.approx(numeric, abs=1e-6 * np.abs(gradient).max())

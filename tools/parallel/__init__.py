@@ -1,0 +1,1 @@
+"""Training by several processes: the launch, one rank, and what joins them."""

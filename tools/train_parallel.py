@@ -1,0 +1,77 @@
+#!/usr/bin/env python3
+"""Train one net with several GPUs, or several CPU processes: what `caffe train -gpu 0,1` can't do
+for a net with Python layers.
+
+Every process, a rank, trains on its own share of the records with the batch size of the prototxt,
+and all take the mean of their gradients: N ranks with batch B make the steps of one process with
+batch N x B. The metric losses see the samples of all ranks. Rank 0 prints what `caffe train`
+prints (for its own batches), tests and saves; Ctrl-C makes it save and stop. The solver is taken
+as it is: with N ranks an epoch is 1/N of the iterations.
+
+Data and HDF5Data layers deal their records out; what other layers read, every rank reads.
+BatchNorm layers average over their own rank's batch.
+
+Across machines, with the same files on all: start it under mpirun, with the GPUs of each machine,
+or without for CPUs:
+    mpirun -n 4 -ppn 2 -hosts a,b tools/train_parallel.py --solver S --gpus 0,1
+
+Examples:
+    tools/train_parallel.py --solver prototxt/cars_alexnet_ours_solver.prototxt \\
+        --weights weights/bvlc_alexnet.caffemodel --gpus 0,1
+    tools/train_parallel.py --solver prototxt/cards_squeezenet_ours_solver.prototxt --processes 2
+"""
+
+import os
+import sys
+from pathlib import Path
+if __package__ in (None, ""):  # run as a file: import the repository's packages, not this folder's
+    sys.path[0] = str(Path(__file__).resolve().parent.parent)
+os.environ.setdefault("GLOG_minloglevel", "0")  # its report of the iterations is wanted here
+from data_prep.cli import command
+
+import argparse
+
+from tools.parallel import launch, rank
+
+
+def gpu_numbers(text):
+    numbers = [int(part) for part in text.split(",")]
+    if min(numbers) < 0 or len(set(numbers)) < len(numbers):
+        raise ValueError
+    return numbers
+
+
+def process_count(text):
+    if int(text) < 1:
+        raise ValueError
+    return int(text)
+
+
+gpu_numbers.__name__ = "list of GPUs, such as 0,1,"  # argparse's messages: "invalid ... value"
+process_count.__name__ = "number of processes"
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--solver", required=True, help="solver prototxt")
+    where = parser.add_mutually_exclusive_group()
+    where.add_argument("--gpus", type=gpu_numbers, metavar="0,1",
+                       help="numbers of this machine's GPUs, one process each")
+    where.add_argument("--processes", type=process_count, metavar="N",
+                       help="so many processes on this machine's CPU")
+    begin = parser.add_mutually_exclusive_group()
+    begin.add_argument("--weights", metavar="A[,B]",
+                       help="caffemodels to start from, as for `caffe train -weights`")
+    begin.add_argument("--snapshot", metavar="FILE", help="solverstate to go on from")
+    args = parser.parse_args()
+    if rank.is_rank():
+        rank.run(args)
+    elif args.gpus or args.processes:
+        launch.run(args, Path(__file__).resolve())
+    else:
+        parser.error("give --gpus or --processes, or start it under mpirun")
+
+
+if __name__ == "__main__":
+    command(main)
