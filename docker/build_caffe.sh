@@ -7,8 +7,8 @@ readonly TARBALL=${PACKAGE}_${VERSION%-*}.orig.tar.gz
 readonly SHA256=e0eb3f06794f7402c77b7dec8e8480273ee1a1bb192e9122b621a69d4147ad0c
 CMAKE_OPTIONS=(-DCMAKE_BUILD_TYPE=Release -DCPU_ONLY=ON -DBLAS=open -DUSE_LEVELDB=OFF
                -DBUILD_docs=OFF -Dpython_version=3)
-# Caffe's tests that need a GPU: by name, and those that are run for several types (0 and 1: float and
-# double on the CPU, 2 and 3: on a GPU)
+# Caffe's tests that need a GPU: by name, and those that are run for several types (0 and 1: float
+# and double on the CPU, 2 and 3: on a GPU)
 readonly GPU_TESTS='*GPU*:*/2.*:*/3.*:*CuDNN*:Im2colKernelTest/*:PlatformTest.*'
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
@@ -397,8 +397,8 @@ main() {
   check_packages
   local file
   for file in "$python_include/Python.h" "$python_library"; do
-    [ -f "$file" ] || die "Python $python_version has no $file: install python3-dev (Debian) or name" \
-      "another interpreter with --python"
+    [ -f "$file" ] || die "Python $python_version has no $file: install python3-dev (Debian) or" \
+      "name another interpreter with --python"
   done
   mkdir -p "$work"
   exec 9>"$work/lock"

@@ -2,13 +2,13 @@
 # that go with the build. That script sets the variables used here.
 # shellcheck shell=bash disable=SC2154
 
-# By CUDA version: the oldest driver, and the architectures that a build is for unless --cuda-arch says
-# otherwise. Code for sm_X0 runs on all GPUs X.y, and PTX of the newest one on GPUs to come; every entry
-# costs a compilation of all kernels (some 10 minutes on two cores, 4 MB).
+# By CUDA version: the oldest driver, and the architectures that a build is for unless --cuda-arch
+# says otherwise. Code for X.0 runs on all GPUs X.y, and PTX of the newest entry on GPUs to come;
+# each entry is another compilation of all kernels (2 minutes on two cores, 1.7 MB).
 #
 #   CUDA  driver  built for           GPUs
-#   13    580     75 80 90 100 120    Turing; Ampere and Ada; Hopper; Blackwell (data centre; GeForce)
-#   12    525     60 70 75 80 90      Pascal; Volta; Turing; Ampere and Ada; Hopper; later ones by PTX
+#   13    580     75 80 90 100 120    Turing; Ampere, Ada; Hopper; Blackwell (data centre, GeForce)
+#   12    525     60 70 75 80 90      Pascal; Volta; Turing; Ampere, Ada; Hopper; later ones by PTX
 declare -grA CUDA_ARCH=([13]="75 80 90 100 120" [12]="60 70 75 80 90")
 
 # the libraries that Caffe, cuDNN and CuPy load
@@ -45,12 +45,16 @@ use_cuda() {
     -DCUDA_ARCH_NAME=Manual -DCUDA_ARCH_BIN="$cuda_arch" -DCUDA_ARCH_PTX="${cuda_arch##* }")
 }
 
+# cuda_pins: the pinned wheels, without comments
+cuda_pins() { grep -v '^#' "$here/requirements-cuda$cuda.txt"; }
+
 # cuda_recipe: all that decides what a CUDA build has beyond a CPU build
 cuda_recipe() {
   declare -f assemble_toolkit patch_for_cuda install_cuda_libraries
   say "$cuda_home" "${CUDA_LIBRARIES[@]}"
   [ -z "$cuda_home" ] || "$cuda_home/bin/nvcc" --version
-  cat "$here/requirements-cuda$cuda.txt" "$here"/patches-cuda/*.patch
+  cuda_pins
+  cat "$here"/patches-cuda/*.patch
 }
 
 patch_for_cuda() {
@@ -67,13 +71,13 @@ patch_for_cuda() {
 assemble_toolkit() {
   local requirements=$here/requirements-cuda$cuda.txt toolkit=$work/cuda wheels=$work/wheels
   local id part library
-  id="$(sha256sum <"$requirements") $cuda_home"
+  id="$(cuda_pins | sha256sum) $cuda_home"
   [ "$(cat "$toolkit/READY" 2>/dev/null)" != "$id" ] || return 0
   rm -rf "$toolkit" "$wheels"
   mkdir -p "$toolkit/lib"
   say "fetching NVIDIA's wheels of $(basename "$requirements") (up to 1.3 GB)"
-  "$python" -m pip install --quiet --disable-pip-version-check --no-deps --no-compile --require-hashes \
-      --only-binary :all: --target "$wheels" -r "$requirements" >>"$log" 2>&1 || {
+  "$python" -m pip install --quiet --disable-pip-version-check --no-deps --no-compile \
+      --require-hashes --only-binary :all: --target "$wheels" -r "$requirements" >>"$log" 2>&1 || {
     grep -m 3 -E '^ *(ERROR|Expected|Got)' "$log" >&2 || true
     die "pip could not fetch the wheels of $(basename "$requirements"): see $log"
   }
@@ -86,7 +90,7 @@ assemble_toolkit() {
     cp -Rsn "$cuda_home/lib64/." "$toolkit/lib"
   fi
   [ -e "$toolkit/lib64" ] || ln -s lib "$toolkit/lib64"
-  for library in "$toolkit"/lib/lib*.so.*; do  # wheels hold libX.so.N alone, linkers look for libX.so
+  for library in "$toolkit"/lib/lib*.so.*; do  # wheels lack the libX.so that linkers look for
     [ -e "${library%%.so.*}.so" ] || ln -s "$(basename "$library")" "${library%%.so.*}.so"
   done
   echo "$id" >"$toolkit/READY"
@@ -102,8 +106,8 @@ check_architectures() {
   done
 }
 
-# install_cuda_libraries STAGE: into STAGE/cuda the libraries and the headers with which CuPy compiles;
-# nothing else of CUDA has to be on the machine but the driver
+# install_cuda_libraries STAGE: into STAGE/cuda the libraries and the headers with which CuPy
+# compiles; nothing else of CUDA has to be on the machine but the driver
 install_cuda_libraries() {
   local stage=$1 name library soname file missing
   mkdir -p "$stage/cuda/lib"
