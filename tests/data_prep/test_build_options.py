@@ -12,7 +12,8 @@ import test_cars
 import test_folder
 from archive import refused, run
 
-from data_prep import build_lmdb, images, lmdb_io
+from data_prep import build_lmdb, image_files, images, lmdb_io, pipeline
+from data_prep.records import Record
 
 
 @pytest.fixture(scope="module")
@@ -84,6 +85,24 @@ def test_margins(birds, tmp_path):
     for line, image in zip(listed, stored(out / "train_images"), strict=True):
         whole = cv2.imread(str(birds / "images" / line.split("\t")[1]))
         assert np.array_equal(image, images.resize(whole[0:40, 0:40], 32, "squeeze"))
+
+
+@pytest.mark.parametrize("size, scale", [(100, 1), (50, 2), (16, 8)])
+def test_boxes_and_footers_of_photographs_decoded_smaller(size, scale, tmp_path):
+    """Red in the box, black around it, a white strip of 20 rows below: nothing else gets in."""
+    image = np.zeros((420, 600, 3), np.uint8)
+    image[250:, 160:320] = (0, 0, 255)
+    image[400:] = 255
+    path = tmp_path / "photograph.jpg"
+    cv2.imwrite(str(path), image, [cv2.IMWRITE_JPEG_QUALITY, 100])
+    with image_files.open_plain(path) as file:
+        assert images.decode_scale(image_files.header(file), size, (0, 0, 160, 160)) == scale
+    record = Record("photograph", path, 0, "train", (160, 250, 160, 170), 20)
+    options = {"size": size, "resize": "squeeze", "encoded": "raw", "context": 0}
+    ((_, result),) = pipeline.loaded([record], options, 1)
+    assert result.reason is None
+    away = np.abs(result.pixels.astype(int) - (0, 0, 255)).max(axis=2)
+    assert away[1:-1, 1:-1].max() < 40 and away[-1, 1:-1].max() < 60, away.max()
 
 
 @pytest.mark.parametrize("context", ["-0.1", "nan", "much"])

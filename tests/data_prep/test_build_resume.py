@@ -125,6 +125,11 @@ def test_killed_at_random_moments(photos, whole, tmp_path):
 def test_goes_on(photos, whole, left):
     """At the checkpoint's record, with records beyond it, and with other threads."""
     state = json.loads((partial_of(left) / "state/train.checkpoint").read_bytes().split(b"\n")[0])
+    for kind in ("images", "labels"):
+        path = str(partial_of(left) / f"data/train_{kind}")
+        with lmdb.open(path, map_size=1 << 26) as env, env.begin(write=True) as transaction:
+            for number in range(state["count"], 300, 7):
+                transaction.put(lmdb_io.KEY.format(number).encode(), b"of another moment")
     assert resumed(build(arguments(photos, left, "--jobs", 3))) == state["count"] >= 128
     assert contents(left) == whole
     assert [path.name for path in left.parent.iterdir()] == ["birds"]
