@@ -54,8 +54,19 @@ def sum_at(index, size, values=None):
 
 
 def diagonal(matrix):
-    """A view of the diagonal of a contiguous n x n array that can be written to."""
-    return matrix.reshape(-1)[::len(matrix) + 1]
+    """A view of the diagonal of a contiguous m x n array, m <= n, that can be written to."""
+    return matrix.reshape(-1)[::matrix.shape[1] + 1]
+
+
+def row_products(one, other):
+    """The sum of one * other along all axes but the first: n float64, of arrays of one shape.
+
+    CuPy's einsum would copy float32 arrays to float64; its sum converts while it adds.
+    """
+    if on_host(one):
+        axes = "ijk"[:one.ndim]
+        return np.einsum(f"{axes},{axes}->i", one, other, dtype=np.float64)
+    return (one * other).sum(axis=tuple(range(1, one.ndim)), dtype=np.float64)
 
 
 def vector(values, like):

@@ -29,7 +29,7 @@ from typing import Any
 
 import numpy as np
 
-from python_layers.backend import array_module, on_host
+from python_layers.backend import array_module, on_host, row_products
 from python_layers.pairwise import inverse_lengths
 
 # 1 / (2 sqrt(|z|)) is at most 5000 with it. The authors' code adds the same number to |z|, which
@@ -69,7 +69,7 @@ class Pooled:
         """dL/dz; may be diff itself."""
         xp, gradient, scale = array_module(diff), diff, 1
         if self.lengths is not None:
-            along = xp.einsum("nij,nij->n", self.descriptors, diff, dtype=np.float64)
+            along = row_products(self.descriptors, diff)
             gradient = self.descriptors * self._per_sample(-along)
             gradient += diff
             gradient *= self._per_sample(inverse_lengths(self.lengths))
@@ -101,7 +101,7 @@ def forward(maps, signed_sqrt=True, l2_normalize=True):
             xp.sqrt(root, out=root)
             xp.copysign(root, descriptors, out=descriptors)
             del root
-        squares = xp.einsum("nij,nij->n", descriptors, descriptors, dtype=np.float64)
+        squares = row_products(descriptors, descriptors)
     bad = np.flatnonzero(~np.isfinite(squares)) if on_host(squares) else ()
     if len(bad):
         raise ValueError(f"the products of the features of {len(bad)} of {len(squares)} samples "

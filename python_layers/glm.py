@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from python_layers.backend import array_module, candidates, diagonal, on_host, sum_at, vector
+from python_layers.backend import array_module, candidates, on_host, row_products, sum_at, vector
 from python_layers.labels import check_labels, number_classes
 from python_layers.pairwise import LossTerms, Pairwise, ranked, symmetric
 
@@ -37,7 +37,7 @@ def diagnostic_names(levels):
 
 
 def forward(features, labels, margins, k=1, within_gradient="paper", normalize=False, classes=None,
-            anchors=None):
+            anchors=None, gram=None):
     """The loss of one batch.
 
     features: n x d, float32 or float64, finite.
@@ -50,7 +50,9 @@ def forward(features, labels, margins, k=1, within_gradient="paper", normalize=F
               with respect to the features given.
     classes:  C(1) of Eq. (14), to average over all classes; None averages over those present.
     anchors:  the c of Eq. (14)'s mean, and of the diagnostics, are the classes of so many samples,
-              from the first; samples behind them only complete the sets. None: all are.
+              from the first; samples behind them only complete the sets, and have no gradient:
+              the coefficients are those of the anchors' rows. None: all are.
+    gram:     n x n float64, X X^T, where it is known.
     Returns LossTerms; `diagnostic_names` names its diagnostics. Raises ValueError for features or
     labels that can't be used.
     """
@@ -62,26 +64,36 @@ def forward(features, labels, margins, k=1, within_gradient="paper", normalize=F
         raise ValueError(f"label_1 holds class {labels[0].max()} and there are only {classes} fine "
                          "classes, numbered from 0")
     xp = array_module(features)
-    batch = Pairwise(features, normalize)
     fine = number_classes(labels[0])
-    numbers = len(fine.first)
-    member = (fine.of == xp.arange(numbers)[:, None]).astype(np.float64)  # C x n
-    anchor = fine.present if anchors is None else member[:, :anchors].any(axis=1)
+    numbers, order = xp.arange(len(fine.first)), fine.of
+    member = (fine.of == numbers[:, None]).astype(np.float64)  # C x n
+    anchor = fine.present
+    rows = chosen = slice(None)  # the samples and the numbers of the classes c
+    if anchors is not None:
+        anchors = min(anchors, len(features))
+        anchor = member[:, :anchors].any(axis=1)
+        rows, = candidates(anchor[fine.of])
+        chosen, = candidates(anchor)
+        order = order + len(numbers) * ~anchor[fine.of]  # the anchors' classes first
+    batch = Pairwise(features, normalize, rows, gram)
+    pairs = _nearest_pairs(batch.distances, rows, order, fine.of, len(numbers), k)
+    between = pairs.mean_distances()[chosen]
+    member, anchor = member[chosen], anchor[chosen]
     anchored = anchor.sum()
     count = xp.maximum(member.sum(axis=1), 1)  # 1 for absent classes, whose sums are 0
-    within = xp.einsum("ci,ci->c", member @ batch.distances, member) / (2 * count**2)
-    pairs = _nearest_pairs(batch.distances, fine.of, numbers, k)
-    between = pairs.mean_distances()
+    within = row_products(member[:, rows] @ batch.distances, member) / (2 * count**2)
 
     ancestors = xp.stack([level[fine.first] for level in labels])
-    constraints = _constraints(within, between, ancestors, margins, anchor[:, None] & fine.present)
+    other = anchor[:, None] & fine.present & (numbers[chosen][:, None] != numbers)
+    constraints = _constraints(within, between, ancestors, chosen, margins, other)
     averaged_over = anchored if classes is None else classes
     loss = constraints.hinge.sum(axis=1).sum() / averaged_over
 
-    on_within, on_between = constraints.weights()
+    on_within, on_between = constraints.weights(numbers[chosen], len(numbers))
     share = 1 - 1 / count if within_gradient == "paper" else xp.ones_like(count)
-    affinity = pairs.affinity(on_between / averaged_over)
-    affinity += member.T @ ((on_within * share / count**2 / averaged_over)[:, None] * member)
+    affinity = pairs.affinity(on_between / averaged_over, anchors)
+    on_within = on_within * share / count**2 / averaged_over
+    affinity += member.T[:anchors] @ (on_within[:, None] * member)
 
     def diagnostics():
         means = [(within * anchor).sum() / anchored] + _between_diagnostics(constraints)
@@ -95,9 +107,9 @@ def forward(features, labels, margins, k=1, within_gradient="paper", normalize=F
 
 @dataclass(frozen=True)
 class _Pairs:
-    """The k nearest sample pairs of every two present classes: zeta_k of Eq. (8).
+    """The k nearest sample pairs of every two classes: zeta_k of Eq. (8).
 
-    i, j: samples;  p < q: their classes;  distance: |x_i - x_j|^2;  weight: 1 / pairs of (p, q), 0
+    i, j: samples;  p, q: their classes;  distance: |x_i - x_j|^2;  weight: 1 / pairs of (p, q), 0
     where the entry is no such pair.
     """
 
@@ -114,19 +126,26 @@ class _Pairs:
         """D_B of Eq. (7): C x C, symmetric, 0 on the diagonal, where it means nothing."""
         return symmetric(self.p, self.q, self.weight * self.distance, self.classes)
 
-    def affinity(self, on_between):
-        """sum_{p,q} on_between[p, q] G^(p,q) / k: n x n, symmetric, by samples.  Eq. (8)"""
+    def affinity(self, on_between, rows):
+        """sum_{p,q} on_between[p, q] G^(p,q) / k: n x n, symmetric, by samples, or its first rows,
+        if not None.  Eq. (8)"""
         weight = self.weight * (on_between + on_between.T)[self.p, self.q]
-        return symmetric(self.i, self.j, weight, self.samples)
+        return symmetric(self.i, self.j, weight, self.samples, rows)
 
 
-def _nearest_pairs(distances, class_of, classes, k):
+def _nearest_pairs(distances, rows, order, class_of, classes, k):
+    """The _Pairs of those of the rows with all samples, each pair of classes once.
+
+    distances: r x n, of the samples rows, which are indices or a slice;  order: a number for each
+    sample, which tells the classes apart: p comes before q, and q's samples need not be in rows.
+    """
     xp, n = array_module(distances), len(class_of)
-    p_before_q = class_of[:, None] < class_of
+    p_before_q = order[rows][:, None] < order
     # The two classes' block of the distance matrix; one more for what is no pair.
-    block = xp.where(p_before_q, class_of[:, None] * classes + class_of, classes**2).ravel()
+    block = class_of[rows][:, None] * classes + class_of
+    block = xp.where(p_before_q, block, classes**2).ravel()
     is_pair = p_before_q.ravel()
-    pair, = candidates(is_pair)  # i * n + j
+    pair, = candidates(is_pair)  # in the r x n distances
     block, distance = block[pair], distances.ravel()[pair]
     order, rank, sizes = ranked(distance, block, classes**2 + 1)
     near = rank < k
@@ -134,13 +153,13 @@ def _nearest_pairs(distances, class_of, classes, k):
     chosen = order[kept]
     pair, block, distance = pair[chosen], block[chosen], distance[chosen]
     weight = (near[kept] & is_pair[pair]) / xp.minimum(sizes[block], k)
-    i, j = pair // n, pair % n
+    i, j = xp.arange(n)[rows][pair // n], pair % n
     return _Pairs(i, j, class_of[i], class_of[j], distance, weight, n, classes)
 
 
 @dataclass(frozen=True)
 class _Constraints:
-    """M1..Mh for every class c: arrays h x C.
+    """M1..Mh for every class c that is wanted: arrays h x c.
 
     far:   the smaller side: D_W(c) for M1, max D_B, reached at far_class, for the rest.
     near:  the side that must be larger by the margin: min D_B, reached at near_class.
@@ -163,23 +182,24 @@ class _Constraints:
         isfinite = array_module(self.far).isfinite
         return isfinite(self.far) & isfinite(self.near)
 
-    def weights(self):
-        """(on_within, on_between): d(sum hinge)/dD_W, C, and /dD_B(c, q), C x C, for the anchor
-        class c in the row and the other in the column.  Eqs. (20), (21), (29)"""
-        xp, classes = array_module(self.hinge), self.hinge.shape[1]
-        active = self.active.astype(np.float64)
+    def weights(self, numbers, classes):
+        """(on_within, on_between): d(sum hinge)/dD_W, per class c, and /dD_B(c, q), C x C, for the
+        class c in the row and the other in the column.  Eqs. (20), (21), (29)
+
+        numbers: of the classes c among the C = `classes`.
+        """
+        xp, active = array_module(self.hinge), self.active.astype(np.float64)
         other = xp.concatenate([self.near_class, self.far_class[1:]])
-        index = xp.arange(classes) * classes + other
+        index = numbers * classes + other
         weight = xp.concatenate([-active, active[1:]])
         on_between = sum_at(index.ravel(), classes**2, weight.ravel())
         return active[0], on_between.reshape(classes, classes)
 
 
-def _constraints(within, between, ancestors, margins, other):
-    """ancestors: h x C labels; other: C x C, which classes c is compared with, before the tree
-    parts them."""
-    diagonal(other)[...] = False
-    same = ancestors[:, :, None] == ancestors[:, None]
+def _constraints(within, between, ancestors, chosen, margins, other):
+    """within: per class c;  between: c x C;  ancestors: h x C labels;  chosen: the c, indices or a
+    slice;  other: c x C, which classes c is compared with, before the tree parts them."""
+    same = ancestors[:, chosen][:, :, None] == ancestors[:, None]
     apart = ~same
     if len(same) > 1:
         apart[0] = same[1]  # M1 holds c's siblings apart, the others c's relatives and the rest
@@ -194,7 +214,7 @@ def _constraints(within, between, ancestors, margins, other):
 def _extreme(between, allowed, empty):
     """Smallest (empty = inf) or largest (empty = -inf) D_B over the allowed classes, and where.
 
-    allowed: h x C x C. An empty set yields `empty` itself. Ties go to the lowest class, so results
+    allowed: h x c x C. An empty set yields `empty` itself. Ties go to the lowest class, so results
     are repeatable.
     """
     masked = array_module(between).where(allowed, between, empty)

@@ -8,7 +8,7 @@ from python_layers.metric_loss import MetricLossLayer
 from python_layers.parameters import (Parameter, boolean, choice, is_integer, non_negative_numbers,
                                       parse, positive_integer)
 
-MOST_KEPT = 16384  # all their distances take 2 GB
+MOST_KEPT = 16384  # their products with each other take 2 GB
 
 PARAMETERS = {
     "k": positive_integer(1),
@@ -101,7 +101,8 @@ class GLMLossLayer(MetricLossLayer):
         if self.memory is None:
             return features, labels
         self.arguments["anchors"] = len(features)
-        return self.memory.behind(features, labels)
+        features, labels, self.arguments["gram"] = self.memory.behind(features, labels)
+        return features, labels
 
     def forward(self, bottom, top):
         self.to_keep = False

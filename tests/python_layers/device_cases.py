@@ -13,7 +13,7 @@ from python_layers import bilinear, center, contrastive, glm, minmax, triplet
 from python_layers.backend import array_module
 from python_layers.memory import SampleMemory
 
-CLASSES, DIMENSIONS = 9, 7
+CLASSES, DIMENSIONS, ANCHORS = 9, 7, 5
 
 
 def glm_of(levels, **options):
@@ -34,7 +34,7 @@ LOSSES = {
     "glm-one-level": glm_of(1, k=2),
     "glm-exact": glm_of(2, k=3, within_gradient="exact", normalize=True),
     "glm-all-pairs": glm_of(4, k=1000, classes=50),
-    "glm-anchors": glm_of(3, anchors=5, normalize=True),
+    "glm-anchors": glm_of(3, anchors=ANCHORS, normalize=True),
     "contrastive": of_fine(contrastive.forward, margin=3),
     "contrastive-kinds": of_fine(contrastive.forward, normalize=True, average="kinds"),
     **{f"triplet-{mining}": of_fine(triplet.forward, mining=mining) for mining in triplet.MINING},
@@ -77,16 +77,17 @@ def check_loss(cupy, no_waiting, loss, samples, fine_classes):
         on_host = loss(features, labels)
         there, labels_there = on_device(cupy, features, labels)
         weight = cupy.asarray(np.float32(0.7))
-        out = cupy.zeros((samples // 2, DIMENSIONS), np.float32)
+        expected = on_host.gradient(features, np.float32(0.7))
+        half = len(expected) // 2
+        out = cupy.zeros((half, DIMENSIONS), np.float32)
         with no_waiting():
             terms = loss(there, labels_there)
             diagnostics, gradient = terms.diagnostics, terms.gradient(there, weight)
-            terms.gradient(there, weight, slice(samples // 2), out)
+            terms.gradient(there, weight, slice(half), out)
         assert_same(cupy.asnumpy(terms.loss), np.asarray(on_host.loss))
         assert_same(cupy.asnumpy(diagnostics), on_host.diagnostics)
-        expected = on_host.gradient(features, np.float32(0.7))
         assert_same(cupy.asnumpy(gradient), expected, 1e-5)
-        assert_same(cupy.asnumpy(out), expected[:samples // 2], 1e-5)
+        assert_same(cupy.asnumpy(out), expected[:half], 1e-5)
 
 
 def check_moving_centres(cupy, no_waiting, samples, fine_classes):
@@ -120,10 +121,11 @@ def check_memory(cupy, no_waiting):
         features, labels = batch(seed, samples)
         sent = on_device(cupy, features, labels)
         with no_waiting():
-            kept, labels_there = there.behind(*sent)
+            kept, labels_there, gram = there.behind(*sent)
         on_host = here.behind(features, labels)
-        for actual, expected in zip([kept, *labels_there], [on_host[0], *on_host[1]]):
+        for actual, expected in zip([kept, *labels_there], [on_host[0], *on_host[1]], strict=True):
             assert np.array_equal(cupy.asnumpy(actual), expected)
+        assert_same(cupy.asnumpy(gram), on_host[2])
         here.keep()
         there.keep()
 
