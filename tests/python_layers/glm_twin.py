@@ -38,7 +38,8 @@ def glm(x, labels, margins, k=1, within_gradient="exact", normalize=False, class
 
     def between(p, q):
         psi, pairs = laplacian(x, members[p], members[q], k)
-        return np.trace(big_h @ psi @ big_h.T) / pairs, 2 / pairs * big_h @ psi
+        product = big_h @ psi
+        return np.sum(product * big_h) / pairs, 2 / pairs * product  # tr(H Psi H^T), without d x d
 
     total, gradient = 0.0, np.zeros_like(big_h)
     active, skipped = np.zeros(h), np.zeros(h)
