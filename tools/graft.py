@@ -87,7 +87,7 @@ def _parse(arguments):
 
 def _net_name(options, proto):
     """The network's name: as given, or the file's, or, where all files are called so, the net's."""
-    if options.net_name:
+    if options.net_name is not None:
         return file_name(options.net_name, "--net-name")
     said = re.sub(r"[._-]*(train_val|trainval|train_test|train|deploy|test|val)$", "",
                   options.net.stem)
@@ -161,7 +161,7 @@ def _dataset(options, net):
                             "level are needed, such as 196,9")
         return _by_sizes(sizes)
     dataset = built_dataset(options.data, net) if options.data else tables.DATASETS[options.dataset]
-    return _levels(dataset, options.levels) if options.levels else dataset
+    return dataset if options.levels is None else _levels(dataset, options.levels)
 
 
 def _say(title, text):

@@ -59,7 +59,7 @@ def _texts(options):
                 file_texts(tables.DATASETS[dataset], tables.NETS[net], str(PROTOTXT)).items()}
     net = tables.NETS[options.net]
     dataset = built_dataset(options.data, net) if options.data else tables.DATASETS[options.dataset]
-    if options.levels:
+    if options.levels is not None:
         dataset = restrict(dataset, options.levels)
     made = file_texts(dataset, net, options.out.as_posix(), **run_values(options, dataset))
     return {options.out / file: text for file, text in made.items()}

@@ -196,6 +196,18 @@ def test_another_data_set(built):
         "k": 3, "margins": [0.5, 2], "within_gradient": "paper", "normalize": True}
 
 
+def test_given_values_are_not_said_to_be_others(tmp_path):
+    """No reason of ours beside a rate of the user's; and Caffe divides by stepsize: never by 0."""
+    result = make(tmp_path, "--dataset", "cub", "--net", "alexnet", "--out", "nets", "--variant",
+                  "sm", "--max-iter", 1, "--base-lr", 0.5)
+    assert result.returncode == 0, result.stderr
+    path = tmp_path / "nets/cub_alexnet_sm_solver.prototxt"
+    values = read(path, caffe_pb2.SolverParameter())
+    assert (values.max_iter, values.stepsize, values.base_lr) == (1, 1, 0.5)
+    line, = re.findall(r"base_lr: .*", path.read_text())
+    assert "--base-lr" in line and "flickr" not in line
+
+
 @pytest.mark.parametrize("side, crop", [(150, 144), (256, 227)])
 def test_cards_of_either_size(tmp_path, side, crop):
     """SqueezeNet reads small cards with a small crop, and large ones with its own."""
@@ -311,6 +323,8 @@ ONE = ("--data", "data/mine", "--net", "squeezenet", "--out", "refused")
     (ONE + ("--levels", "genus"), 1, "finest level, plant"),
     (ONE + ("--levels", "plant,suit"), 1, "no level 'suit', only plant, genus"),
     (ONE + ("--levels", ","), 1, "no level ''"),
+    (ONE + ("--levels", ""), 1, "no level ''"),
+    (ONE + ("--name", ""), 1, "file name"),
     (ONE + ("--bbox",), 2, "--bbox needs a --dataset"),
     (("--dataset", "cards", *ONE[2:], "--bbox"), 2, "cars, aircraft, cub"),
     (("--levels", "2"), 2, "--dataset or --data"),

@@ -98,6 +98,11 @@ def file_texts(dataset, net, folder, variants=tuple(tables.STAGES), *, chosen=No
                 for setting in dataset.settings()]
     dataset, pair = settings[0], f"{settings[0].name}_{net.name}"
     batch = batch or schedule.batch
+    why = dict(schedule.why)
+    if max_iter:
+        why.pop("max_iter", None)
+    if base_lr:
+        why["base_lr"] = "--base-lr; new layers take more: lr_mult in the net"
     test_batch = solver.batch_that_divides(dataset.test, net.test_batch)
     proto = train_val(settings, net, batch, test_batch,
                       {**tables.glm_parameters(len(dataset.sizes)), **(glm or {})}, diagnostics)
@@ -109,8 +114,7 @@ def file_texts(dataset, net, folder, variants=tuple(tables.STAGES), *, chosen=No
             setting, net, variant, folder, batch=batch, test_batch=test_batch,
             base_lr=base_lr or schedule.base_lr,
             max_iter=max_iter or solver.iterations(schedule, dataset.train, batch),
-            why={field: reason for field, reason in schedule.why.items()
-                 if not {"max_iter": max_iter, "base_lr": base_lr}.get(field)})
+            why=why)
            for setting in settings if chosen in (None, setting.stages) for variant in variants},
         f"{pair}_deploy.prototxt": text.net_text(
             trained, _deploy_header(dataset, net, trained), {}),

@@ -67,7 +67,7 @@ def add_run_options(group):
 def run_values(options, dataset):
     """These options as keyword arguments of files.file_texts; UserError where they can't be."""
     return dict(variants=options.variant or tuple(STAGES),
-                name=file_name(options.name or dataset.name, "--name"),
+                name=file_name(dataset.name if options.name is None else options.name, "--name"),
                 chosen=(BBOX,) if options.bbox else (), batch=options.train_batch,
                 max_iter=options.max_iter, base_lr=options.base_lr,
                 diagnostics=options.diagnostics,

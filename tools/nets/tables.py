@@ -168,7 +168,7 @@ class Net:
 def _step(reason):
     """Rows of the step policy: one step."""
     return (("lr_policy", "step", reason), ("gamma", 0.1, None),
-            ("stepsize", lambda n: n * 2 // 3, "one step, after two thirds of the run"))
+            ("stepsize", lambda n: max(1, n * 2 // 3), "one step, after two thirds of the run"))
 
 
 def _poly(power, reason):
