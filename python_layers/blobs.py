@@ -75,7 +75,7 @@ def _cupy():
     except ImportError as error:
         caffe.log(f"CuPy can't be imported ({error}): Python layers compute on the CPU, and copy "
                   "their features there and back in every pass. pip install the cupy package of "
-                  "this CUDA version, such as cupy-cuda12x")
+                  "this CUDA version, 14 or later, such as cupy-cuda12x")
         return None
 
 

@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from python_layers.backend import array_module, candidates, on_host, row_products, sum_at, vector
+from python_layers.backend import array_module, on_host, picked, row_products, sum_at, vector
 from python_layers.labels import check_labels, number_classes
 from python_layers.pairwise import LossTerms, Pairwise, ranked, symmetric
 
@@ -72,8 +72,7 @@ def forward(features, labels, margins, k=1, within_gradient="paper", normalize=F
     if anchors is not None:
         anchors = min(anchors, len(features))
         anchor = member[:, :anchors].any(axis=1)
-        rows, = candidates(anchor[fine.of])
-        chosen, = candidates(anchor)
+        rows, chosen = picked(anchor[fine.of]), picked(anchor)
         order = order + len(numbers) * ~anchor[fine.of]  # the anchors' classes first
     batch = Pairwise(features, normalize, rows, gram)
     pairs = _nearest_pairs(batch.distances, rows, order, fine.of, len(numbers), k)
@@ -145,13 +144,14 @@ def _nearest_pairs(distances, rows, order, class_of, classes, k):
     block = class_of[rows][:, None] * classes + class_of
     block = xp.where(p_before_q, block, classes**2).ravel()
     is_pair = p_before_q.ravel()
-    pair, = candidates(is_pair)  # in the r x n distances
+    pair = picked(is_pair)  # in the r x n distances
     block, distance = block[pair], distances.ravel()[pair]
     order, rank, sizes = ranked(distance, block, classes**2 + 1)
     near = rank < k
-    kept, = candidates(near)
+    kept = picked(near)
     chosen = order[kept]
-    pair, block, distance = pair[chosen], block[chosen], distance[chosen]
+    block, distance = block[chosen], distance[chosen]
+    pair = chosen if isinstance(pair, slice) else pair[chosen]
     weight = (near[kept] & is_pair[pair]) / xp.minimum(sizes[block], k)
     i, j = xp.arange(n)[rows][pair // n], pair % n
     return _Pairs(i, j, class_of[i], class_of[j], distance, weight, n, classes)
@@ -235,5 +235,5 @@ def _finite_mean(side):
     """The mean of the finite entries, 0 if there is none."""
     xp = array_module(side)
     finite = xp.isfinite(side)
-    kept, = candidates(finite)
+    kept = picked(finite)
     return xp.where(finite[kept], side[kept], 0).sum() / xp.maximum(finite.sum(), 1)
