@@ -80,7 +80,8 @@ class GLMLossLayer(MetricLossLayer):
     after each backward pass of the TRAIN phase, once per forward pass (with iter_size, each of its
     batches); in the TEST phase the batch is alone. Keep N + batch size below the number of training
     images, or a sample meets its own past. A snapshot doesn't hold the memory: after -snapshot it
-    fills anew. Where Caffe makes no backward pass (loss_weight 0) it stays empty.
+    fills anew. Where Caffe makes no backward pass (loss_weight 0) it stays empty. On a GPU, which
+    leaves no pair out, a pass takes some 160 (N + n)^2 bytes: 190 MB for 1024, 2.8 GB for 4096.
 
     Backward multiplies by the top's diff, which carries loss_weight; the labels' gradient is zero.
     Without a `loss_weight` line Caffe takes no Python layer for a loss, and nothing is learnt here.
