@@ -11,8 +11,8 @@ from dataclasses import dataclass
 
 from data_prep import MAX_PIXELS
 
-# Bytes that decoding may take: of one image, which is then alone, and of several at a time. The rest
-# of a build takes some 120 MB, and freed memory does not all return to the system.
+# Bytes that decoding may take: of one image, which is then alone, and of several at a time. The
+# rest of a build takes some 120 MB, and freed memory does not all return to the system.
 LARGEST, TOGETHER = 320 << 20, 200 << 20
 SEGMENTS = 1 << 16  # steps to a JPEG's frame; real files need some ten
 NO_FRAME = (0xC4, 0xC8, 0xCC)  # JPEG markers among those of frames (0xC0 to 0xCF), not of any
