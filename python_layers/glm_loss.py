@@ -62,13 +62,13 @@ class GLMLossLayer(MetricLossLayer):
                                  does not give its value.
       margins          all 1     alpha_1..alpha_h, one per level, in squared feature distance; the
                                  paper sets all to one.
-      within_gradient  "paper"   Eq. (20) as printed; "exact" is the derivative of Eq. (5), larger by
-                                 1 / (1 - 1/n_c).
+      within_gradient  "paper"   Eq. (20) as printed; "exact" is the derivative of Eq. (5), larger
+                                 by 1 / (1 - 1/n_c).
       normalize        false     L2-normalise the features inside the loss. Raw features of a
                                  fine-tuned network have squared distances in the hundreds, against
                                  margins of one, and training diverges.
-      average          "present" mean over the classes in the batch; "all" divides by fine_classes as
-                                 Eq. (14) does.
+      average          "present" mean over the classes in the batch; "all" divides by fine_classes
+                                 as Eq. (14) does.
       fine_classes     -         C(1), only with "average": "all".
       memory           0         so many samples of the batches before complete the sets S_c, see
                                  below; 0: the batch alone, as in the paper.

@@ -1,14 +1,14 @@
 """The GLM loss and its gradient a second time: float64, loops, one equation after the other.
 
-Slow and literal on purpose: it builds the matrices G, D and Psi of Eqs. (7) and (8) for each pair of
-classes, as the paper writes them, and shares no code with python_layers.
+Slow and literal on purpose: it builds the matrices G, D and Psi of Eqs. (7) and (8) for each pair
+of classes, as the paper writes them, and shares no code with python_layers.
 """
 
 import numpy as np
 
 
 def nearest_pairs(x, p_set, q_set, k):
-    """zeta_k(S_p, S_q): the k nearest (i, j), i in S_p, j in S_q; all of them if there are fewer."""
+    """zeta_k(S_p, S_q): the k nearest (i, j), i in S_p, j in S_q; all if there are fewer."""
     pairs = [(np.sum((x[i] - x[j])**2), i, j) for i in p_set for j in q_set]
     return [(i, j) for _, i, j in sorted(pairs)[:k]]
 

@@ -5,7 +5,8 @@ import inspect
 import device_cases
 import numpy as np
 import pytest
-from device_cases import ANCHORS, CLASSES, DIMENSIONS, LOSSES, MAKE_UPS, assert_same, batch, on_device
+from device_cases import (ANCHORS, CLASSES, DIMENSIONS, LOSSES, MAKE_UPS, assert_same, batch,
+                          on_device)
 from fake_cupy import FUNCTIONS, METHODS, UFUNCS, VIEWS, Waited, make_cupy
 
 pytestmark = pytest.mark.filterwarnings("error")

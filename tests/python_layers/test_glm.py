@@ -102,7 +102,7 @@ def test_zero_features_have_no_direction():
 
 
 def test_small_distances_of_long_features_survive():
-    """Squared distance 0.0042 between 4096-d features of squared length 5000 (float32 Gram: 0.75)."""
+    """0.0042 between 4096-d features of squared length 5000; a float32 Gram matrix has 0.75."""
     rng = np.random.default_rng(0)
     centre = np.abs(rng.normal(scale=1.1, size=4096))
     features = (centre + rng.normal(scale=0.001, size=(12, 4096))).astype(np.float32)
@@ -113,7 +113,7 @@ def test_small_distances_of_long_features_survive():
 
 
 def test_memory_is_linear_in_the_feature_size():
-    """n = 128, d = 4096: no n x n x d array (268 MB), only a float64 copy of the features (4 MB)."""
+    """n = 128, d = 4096: no n x n x d array (268 MB), only a float64 copy of features (4 MB)."""
     features, labels, margins = random_batch(0, 3, 128, 64, 4096)
     tracemalloc.start()
     glm.forward(features, labels, margins, normalize=True).gradient(features)
