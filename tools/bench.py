@@ -9,16 +9,17 @@ from data_prep.cli import command
 
 import argparse
 
-from tools.benchmarks import lmdb, losses, step
+from tools.benchmarks import lmdb, losses, memory, step
 
 EXAMPLES = """examples, on an idle machine:
   tools/bench.py losses     metric losses beside matrix products, and beside others' losses
+  tools/bench.py memory     the large-margin loss with a memory of earlier batches
   tools/bench.py lmdb       build_lmdb.py beside Caffe's convert_imageset
   tools/bench.py step       the part of a training step that each layer of a net takes
 """
 
 # Each has __doc__ (its line in the help), add_options(parser) and run(options), described there.
-BENCHMARKS = {"losses": losses, "lmdb": lmdb, "step": step}
+BENCHMARKS = {"losses": losses, "memory": memory, "lmdb": lmdb, "step": step}
 
 
 def main():

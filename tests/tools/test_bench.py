@@ -44,6 +44,16 @@ def test_counterparts_are_there_for_every_loss():
         assert np.isfinite(once).all() and once.any() and np.array_equal(once, again)
 
 
+def test_memory():
+    """A row without memory, one smaller than a batch and one of several batches."""
+    done = run("bench", "memory", "--runs", "1", "--samples", "8", "--dimensions", "16",
+               "--classes", "5", "--kept", "3", "--kept", "20")
+    assert done.returncode == 0, done.stderr
+    rows = [[float(value) for value in line.split()] for line in done.stdout.splitlines()[2:]]
+    assert [row[0] for row in rows] == [0, 3, 20] and rows[0][-1] == 1
+    assert all(value > 0 for row in rows for value in (row[1], row[3], row[4]))
+
+
 @pytest.mark.parametrize("wrong", [["--runs", "0"], ["--size", "16", "0"], ["--size", "a", "8"]])
 def test_counts_must_be_counts(wrong):
     done = run("bench", "losses", *wrong)
