@@ -13,7 +13,7 @@ SHELL := /bin/bash
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 unexport PYTHONPATH PYTHONHOME
 
-.PHONY: help setup check test test-caffe demo image image-cpu test-image clean
+.PHONY: help setup check test test-caffe test-gpu demo image image-cpu test-image clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' Makefile
@@ -45,6 +45,9 @@ test: setup  ## the tests
 
 test-caffe: setup  ## Caffe's own C++ and Python tests (10 minutes the first time)
 	@$(BUILD_CAFFE) --test
+
+test-gpu: setup  ## every check that needs a GPU (8 minutes); without one it says so
+	@.venv/bin/python tools/gpu_check.py
 
 demo: setup  ## plain softmax beside OURS on playing cards (10 minutes)
 	@.venv/bin/python tools/demo.py

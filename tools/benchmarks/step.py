@@ -17,9 +17,10 @@ SOLVER = "prototxt/cars_alexnet_ours_solver.prototxt"
 
 
 def training_net(solver, batch):
-    """(NetParameter, classes per level) of a solver's training state, with Input layers for data.
+    """(NetParameter, [classes per level]) of a solver's training state, with Input layers for data.
 
-    The inputs are `data`, batch x 3 x crop x crop, and `label`, batch x levels x 1 x 1. Raises
+    The inputs are `data`, batch x 3 x crop x crop, and `label`, batch x levels x 1 x 1. A level
+    without a classifier in this state counts a third of the classes of the one below. Raises
     UserError for a net without these two Data layers or without a classifier.
     """
     import caffe
@@ -37,17 +38,22 @@ def training_net(solver, batch):
         data[top].input_param.shape.add().dim.extend((batch, *shape))
     for layer in net.layer:
         del layer.include[:]  # the stages have been applied
-    fine = [layer.inner_product_param.num_output for layer in net.layer
-            if layer.name == head.scores(1)]
-    if not fine:
+    classes = {layer.name: layer.inner_product_param.num_output for layer in net.layer}
+    if head.scores(1) not in classes:
         raise UserError(f"net {solver.net} has no classifier {head.scores(1)}")
-    return net, fine[0], levels[0]
+    sizes = []
+    for level in range(1, levels[0] + 1):
+        sizes.append(classes.get(head.scores(level)) or max(1, sizes[-1] // 3))
+    return net, sizes
 
 
-def labels_of(rng, batch, classes, levels):
-    """batch x levels of a tree in which every three neighbours have one parent."""
-    fine = rng.integers(classes, size=batch)
-    return np.stack([fine // 3**level for level in range(levels)], axis=1)
+def labels_of(fine, sizes):
+    """n x levels: n fine classes, and theirs on the other levels of a tree in which neighbours have
+    one parent; sizes: classes per level."""
+    labels = [fine]
+    for below, size in zip(sizes, sizes[1:]):
+        labels.append(labels[-1] * size // below)
+    return np.stack(labels, axis=1)
 
 
 def seconds_of(net, names):
@@ -79,14 +85,14 @@ def run(options):
     are upper bounds. On the CPU.
     """
     import caffe
-    proto, classes, levels = training_net(solver_net.read_solver(options.solver), options.batch)
+    proto, sizes = training_net(solver_net.read_solver(options.solver), options.batch)
     with tempfile.NamedTemporaryFile("w", suffix=".prototxt") as file:
         file.write(text_format.MessageToString(proto))
         file.flush()
         net = caffe.Net(file.name, caffe.TRAIN)
     rng = np.random.default_rng(0)
     net.blobs["data"].data[...] = rng.normal(0, 60, net.blobs["data"].shape)
-    labels = labels_of(rng, options.batch, classes, levels)
+    labels = labels_of(rng.integers(sizes[0], size=options.batch), sizes)
     net.blobs["label"].data[...] = labels[:, :, None, None]
     names = list(net._layer_names)
     seconds_of(net, names)  # the first pass reserves the memory

@@ -1,0 +1,117 @@
+#!/usr/bin/env python3
+"""Everything of this project that only a GPU can show, checked in one command (under 8 minutes).
+
+Each check has a line with its verdict; their numbers, and what they ran on, go to a results file,
+of which --table makes the tables of a README. Without a GPU it says so, does nothing and ends with
+status 0; it ends with status 1 if a check failed.
+
+Examples:
+    tools/gpu_check.py
+    tools/gpu_check.py --only nets,losses
+    tools/gpu_check.py --table results/gpu_check.json
+"""
+
+import sys
+from pathlib import Path
+if __package__ in (None, ""):  # run as a file: import the repository's packages, not this folder's
+    sys.path[0] = str(Path(__file__).resolve().parent.parent)
+from data_prep.cli import UserError, command
+
+import argparse
+import functools
+import inspect
+import multiprocessing
+import time
+from concurrent.futures.process import BrokenProcessPool, ProcessPoolExecutor
+
+from tools import check_env, files
+from tools.gpu_checks import machine, report, sections
+
+OUT = "results/gpu_check.json"
+
+
+def isolated(function, *args):
+    """function(*args) in a fresh process: neither a mode of Caffe nor an abort comes here."""
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+        return pool.submit(function, *args).result()
+
+
+def check(name):
+    """Run one section: {verdict, seconds, summary, values}."""
+    function, start = sections.SECTIONS[name], time.monotonic()
+    if "isolated" in inspect.signature(function).parameters:
+        run = functools.partial(function, True, isolated)
+    else:
+        run = functools.partial(isolated, function, True)
+    values = None
+    try:
+        well, summary, values = run()
+        verdict = "ok" if well else "FAILED"
+    except sections.Skipped as reason:
+        verdict, summary = "skipped", str(reason)
+    except BrokenProcessPool:
+        verdict, summary = "FAILED", "its process ended before it had a result, see above"
+    except Exception as error:  # of a check, which is what it is there to find
+        verdict, summary = "FAILED", f"{type(error).__name__}: {error}"
+    return dict(verdict=verdict, seconds=time.monotonic() - start, summary=summary, values=values)
+
+
+def names(text):
+    chosen = text.split(",")
+    for name in chosen:
+        if name not in sections.SECTIONS:
+            raise argparse.ArgumentTypeError(f"there is no check {name!r}; there are "
+                                             + ", ".join(sections.SECTIONS))
+    return chosen
+
+
+def print_table(path):
+    try:
+        print(report.tables(files.existing(path, "results file").read_text(encoding="utf-8")),
+              end="")
+    except (ValueError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: {error}") from None
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    what = parser.add_mutually_exclusive_group()
+    what.add_argument("--list", action="store_true", help="only name the checks")
+    what.add_argument("--table", metavar="FILE", help="only print a results file as Markdown")
+    parser.add_argument("--only", type=names, metavar="A,B", default=list(sections.SECTIONS),
+                        help="these checks (default: all)")
+    parser.add_argument("--out", default=OUT, metavar="FILE",
+                        help="results file (default: %(default)s)")
+    args = parser.parse_args()
+    if args.table:
+        return print_table(args.table)
+    if args.list:
+        for name in args.only:
+            print(f"{name:12} {' '.join(sections.SECTIONS[name].__doc__.split())}")
+        return 0
+    try:
+        facts = machine.facts()
+    except OSError as reason:
+        print(f"no GPU: {reason}; nothing was checked")
+        return 0
+    status, message = check_env.run_caffe("device_query", "-gpu", "all")
+    if status:
+        raise UserError(f"there is a GPU, but the caffe on PATH can't use it ({message}): build one "
+                        "with `docker/build_caffe.sh --cuda 13`, then `make test-gpu "
+                        "CAFFE_PREFIX=~/.local/caffe-cuda13`")
+    files.make_way(args.out)
+    print(", ".join(gpu["name"] for gpu in facts["gpus"]))
+    results = {}
+    for name in args.only:
+        results[name] = result = check(name)
+        print(f"{result['verdict']:8} {name:12} {result['seconds']:5.0f} s  {result['summary']}",
+              flush=True)
+        files.write_whole(args.out, report.dumps(facts, results))
+    print(f"{sum(result['seconds'] for result in results.values()):.0f} s in all; numbers in "
+          f"{args.out}")
+    return int(any(result["verdict"] == "FAILED" for result in results.values()))
+
+
+if __name__ == "__main__":
+    command(main)
