@@ -97,8 +97,8 @@ def main():
         return 0
     status, message = check_env.run_caffe("device_query", "-gpu", "all")
     if status:
-        raise UserError(f"there is a GPU, but the caffe on PATH can't use it ({message}): build one "
-                        "with `docker/build_caffe.sh --cuda 13`, then `make test-gpu "
+        raise UserError(f"there is a GPU, but the caffe on PATH can't use it ({message}): build "
+                        "one with `docker/build_caffe.sh --cuda 13`, then `make test-gpu "
                         "CAFFE_PREFIX=~/.local/caffe-cuda13`")
     files.make_way(args.out)
     print(", ".join(gpu["name"] for gpu in facts["gpus"]))
