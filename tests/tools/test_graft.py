@@ -138,6 +138,22 @@ def backbone(tmp_path, text, feature=None, **options):
     return grafted.graft(nodes, found, images, "mini", "", **options).backbone
 
 
+@pytest.fixture(scope="module", autouse=True)
+def once():
+    """Caffe is asked for the shapes of the same layers once: most nets differ behind them."""
+    ask, known = foreign.shapes, {}
+
+    def shapes(layers, inputs, name):
+        key = (str(layers), str(inputs), name)
+        if key not in known:
+            known[key] = ask(layers, inputs, name)
+        return known[key]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(foreign, "shapes", shapes)
+        yield
+
+
 def names(layers):
     return [layer.name for layer in layers]
 

@@ -28,12 +28,15 @@ NETS = {
 
 
 def deploy_of(text):
-    """Path of a prototxt with an input instead of data layers, losses and accuracies."""
+    """Path of a prototxt with an input instead of data layers, losses, accuracies and fillers."""
     net = text_format.Parse(text, caffe_pb2.NetParameter())
     kept = [layer for layer in net.layer if layer.type not in ("Data", "Accuracy",
                                                                "SoftmaxWithLoss")]
     del net.layer[:]
     net.layer.extend(kept)
+    for layer in net.layer:
+        layer.convolution_param.ClearField("weight_filler")
+        layer.inner_product_param.ClearField("weight_filler")
     if not net.input:
         net.input.append("data")
         net.input_dim.extend([1, 3, 227, 227])

@@ -127,9 +127,14 @@ def test_two_steps_of_training(folder, variant):
 
 
 @pytest.mark.parametrize("name, variant", [
-    *(("cub_googlenet", variant) for variant in tables.STAGES), ("cub_alexnet", "ours")])
+    *(("cub_googlenet", variant) for variant in ("csm", "ours", "sm_center")),
+    ("cub_alexnet", "ours")])
 def test_a_step_of_larger_nets(folder, name, variant):
-    """Two iterations of the solver through pycaffe, of 50: no test, no snapshot."""
+    """Two iterations of the solver through pycaffe, of 50: no test, no snapshot.
+
+    The head is SqueezeNet's, which trains in every variant; here are the kinds that differ in what
+    they do to the backbone: scores alone, feature and large-margin loss, a layer with a blob.
+    """
     solver = caffe.SGDSolver(f"nets/{name}_{variant}_solver.prototxt")
     first, head = next(iter(solver.net.params)), "fc8_fine"
     before = {layer: solver.net.params[layer][0].data.copy() for layer in (first, head)}
@@ -142,7 +147,7 @@ def test_a_step_of_larger_nets(folder, name, variant):
 
 
 def test_boxes_from_training_to_evaluation(folder):
-    """One net file reads either setting: solver, snapshot, check, evaluation, drawing of _bbox."""
+    """One net file reads either setting: solver, snapshot, check and evaluation of _bbox."""
     facts = tables.DATASETS["cub"]
     nets_data.build(folder / "data/cub_bbox", "cub_bbox", facts.levels, facts.sizes, 256, BATCH,
                     BATCH, seed=1)
@@ -161,7 +166,6 @@ def test_boxes_from_training_to_evaluation(folder):
     result = json.loads(Path("boxes/result.json").read_text())
     assert (result["data"], result["images"]) == ("data/cub_bbox", BATCH)
     assert result["experiment"] == "cub_bbox_squeezenet_sm_glm"
-    tool("draw_net", path, "--out", "boxes/head.png")
 
 
 @pytest.mark.parametrize("options, chosen", [
@@ -203,13 +207,21 @@ def test_levels_from_training_to_evaluation(folder):
 
 STEP = """
 import resource, sys, caffe, numpy
-solver = caffe.SGDSolver(sys.argv[1])
+from caffe.proto import caffe_pb2
+from google.protobuf import text_format
+param = text_format.Parse(open(sys.argv[1]).read(), caffe_pb2.SolverParameter())
+for field in ("test_iter", "test_interval", "test_state"):  # a second net fills its weights again
+    param.ClearField(field)
+open("train_only.prototxt", "w").write(str(param))
+solver = caffe.SGDSolver("train_only.prototxt")
 solver.step(1)
 assert all(numpy.isfinite(solver.net.blobs[name].data).all() for name in solver.net.outputs)
 assert numpy.any(solver.net.params["conv1_1"][0].diff)
 deploy = caffe.Net(sys.argv[2], caffe.TEST)
 deploy.share_with(solver.net)
-deploy.blobs["data"].data[...] = solver.net.blobs["data"].data
+if "bcnn" in sys.argv[2]:  # whose feature is as long for images of any size
+    deploy.blobs["data"].reshape(1, 3, 224, 224)
+deploy.blobs["data"].data[...] = solver.net.blobs["data"].data[:, :, :224, :224]
 del solver  # its activations
 for name, values in deploy.forward().items():
     assert numpy.isclose(values.sum(), 1) and numpy.ptp(values) > 0, name
@@ -232,8 +244,13 @@ def test_a_step_of_the_heaviest_nets(folder, net, side):
 @pytest.mark.parametrize("name, side", [("cards_squeezenet", 144), ("cub_googlenet", 224),
                                         ("cub_alexnet", 227), ("cub_vgg16", 224)])
 def test_opencv_agrees_with_caffe(tmp_path, name, side):
-    """Random weights, the deploy file, one image: the same probabilities in Caffe and OpenCV."""
-    deploy, weights = str(ROOT / f"prototxt/{name}_deploy.prototxt"), str(tmp_path / "weights")
+    """Random weights, the deploy file, one image: the same probabilities in Caffe and OpenCV.
+
+    Layers of 4096 outputs have 64 here: of 550 MB of weights most would be theirs.
+    """
+    text = (ROOT / f"prototxt/{name}_deploy.prototxt").read_text()
+    deploy, weights = str(tmp_path / "deploy.prototxt"), str(tmp_path / "weights")
+    Path(deploy).write_text(text.replace("num_output: 4096", "num_output: 64"))
     net = caffe.Net(deploy, caffe.TEST)
     rng = np.random.default_rng(0)
     for blobs in net.params.values():  # scaled to keep the size of activations through ReLUs
@@ -246,7 +263,6 @@ def test_opencv_agrees_with_caffe(tmp_path, name, side):
     net.blobs["data"].data[...] = image
     ours = net.forward()
     theirs = cv2.dnn.readNetFromCaffe(deploy, weights)
-    os.remove(weights)  # up to 550 MB
     theirs.setInput(image)
     assert sorted(ours) == ["prob_fc10_coarse", "prob_fc9_coarse", "prob_fine"]
     for output in ours:
