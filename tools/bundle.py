@@ -64,8 +64,9 @@ if [ "$missing" ]; then
 fi
 export LD_LIBRARY_PATH="$here/lib:$here/caffe/lib:$cuda" CUDA_PATH="$here/caffe/cuda"
 export PYTHONHOME="$here/python" PYTHONDONTWRITEBYTECODE=1
-export PYTHONPATH="$here/packages:$here/caffe/python" PATH="$here/caffe/bin:$here/python/bin:$PATH"
-export CAFFE_TESTS="$here/caffe/test.testbin:$here/caffe/source"
+export PYTHONPATH="$here/repository:$here/packages:$here/caffe/python"
+export PATH="$here/caffe/bin:$here/python/bin:$PATH"
+export CAFFE_TESTS="$here/caffe/test.testbin:$here/caffe"
 cd "$here/repository" || exit 1
 [ $# -gt 0 ] || set -- tools/gpu_check.py
 exec python3 "$@"
@@ -106,9 +107,6 @@ def collect(prefix, added, into):
     (caffe / "lib" / "libcaffe.so").symlink_to("libcaffe.so.1.0.0")
     copy(test, caffe / "test.testbin")
     subprocess.run(["strip", caffe / "test.testbin"], check=True)
-    copy(work / "source" / "src" / "caffe" / "test" / "test_data",
-         caffe / "source" / "src" / "caffe" / "test" / "test_data")
-    copy(work / "source" / "examples" / "images", caffe / "source" / "examples" / "images")
 
     version = "python" + sysconfig.get_python_version()
     python = Path(sys.executable).resolve()

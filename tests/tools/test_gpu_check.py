@@ -216,5 +216,7 @@ def test_pytest_output(tmp_path):
     path.write_text("import pytest\ndef test_a(): pass\ndef test_b(): assert 0\n"
                     "@pytest.mark.skip\ndef test_c(): pass\n")
     assert suites.pytests(path) == (1, 1, ["test_b"])
+    path.write_text("import pytest\npytest.skip('no GPU', allow_module_level=True)\n")
+    assert suites.pytests(path) == (0, 1, [])
     with pytest.raises(RuntimeError, match="status 4"):
         suites.pytests(tmp_path / "none.py")

@@ -65,5 +65,5 @@ def worst(expected, found):
     for name, values in expected.items():
         difference = np.linalg.norm((found[name] - values).astype(np.float64))
         length = np.linalg.norm(values.astype(np.float64))
-        errors.append((difference / length if length else float(difference), name))
+        errors.append((float(difference / length if length else difference), name))
     return max((math.inf if math.isnan(error) else error, name) for error, name in errors)
