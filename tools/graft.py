@@ -214,7 +214,7 @@ def _tell_statistics(backbone):
 
 
 def _tell_weights(path, net):
-    """Say whether a caffemodel has the backbone's layers; UserError where shapes differ."""
+    """Say whether a caffemodel has the backbone's layers; UserError where it is of another network or data set."""
     shapes = net.backbone.weights
     if not path:
         _say("weights", "give the network's caffemodel to `caffe train -weights`")
@@ -223,6 +223,9 @@ def _tell_weights(path, net):
         _say("weights", f"{path} is not there yet: not compared")
         return
     missing = caffemodel.compare(path, shapes, net.name)
+    if len(missing) == len(shapes):
+        raise UserError(f"{path} has none of the layers of {net.name}, such as {_few(missing, 2)}: "
+                        "it is another network's")
     _say("weights", f"{path} has {len(shapes) - len(missing)} of the {len(shapes)} layers with "
          "weights" + (f"; {_few(missing)} start at random" if missing else ""))
 

@@ -283,6 +283,9 @@ def test_weights_are_compared(run):
     done = run(replaced(MINI, 'name: "conv"', 'name: "conv_new"'), *ONE, "--weights",
                "own.caffemodel")
     assert "1 of the 2 layers with weights; conv_new start" in done.stdout
+    other = MINI.replace('name: "conv"', 'name: "a"').replace('name: "fc1"', 'name: "b"')
+    done = run(other, *ONE, "--weights", "own.caffemodel")
+    assert done.returncode == 1 and "has none of the layers of mini, such as a, b" in done.stderr
 
 
 # --- where the cut is -----------------------------------------------------------------------------
