@@ -214,7 +214,7 @@ def _tell_statistics(backbone):
 
 
 def _tell_weights(path, net):
-    """Say whether a caffemodel has the backbone's layers; UserError where it is of another network or data set."""
+    """Say which layers of the backbone a caffemodel has; UserError if it is another network's."""
     shapes = net.backbone.weights
     if not path:
         _say("weights", "give the network's caffemodel to `caffe train -weights`")
