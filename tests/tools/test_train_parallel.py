@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -174,6 +175,19 @@ def test_ctrl_c_saves_and_ends_all_ranks(endless):
     for kind in ("caffemodel", "solverstate"):
         assert (solver.parent / f"model_iter_{iteration}.{kind}").stat().st_size
     assert not ranks(solver)
+
+
+def test_ranks_end_with_who_started_them(endless):
+    """Killed, it can hand on nothing."""
+    process, solver = endless
+    process.kill()
+    process.communicate(timeout=60)
+    for _ in range(600):
+        if not ranks(solver):
+            break
+        time.sleep(0.1)
+    assert not ranks(solver)
+    assert len(list(solver.parent.glob("model_iter_*.solverstate"))) > 1
 
 
 def test_the_death_of_one_rank_ends_all_and_says_how_to_go_on(endless):

@@ -1,5 +1,6 @@
 """Start the ranks of a training on this machine, and say what became of them."""
 
+import ctypes
 import os
 import shutil
 import signal
@@ -47,12 +48,18 @@ def run(args, script):
                            str(max(1, len(os.sched_getaffinity(0)) // count)))
     ranks = subprocess.Popen([_mpiexec(), "-n", str(count), sys.executable, str(script),
                               *sys.argv[1:]], env=environment, stdin=subprocess.DEVNULL,
-                             start_new_session=True)
+                             start_new_session=True, preexec_fn=_stop_with_parent)
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: ranks.send_signal(signal.SIGINT))
     status = ranks.wait()
     if status:
         raise UserError(f"a rank failed, see above, and with it the training{_going_on(solver)}")
+
+
+def _stop_with_parent():
+    """Linux sends this process Ctrl-C's signal when its parent has been killed."""
+    PR_SET_PDEATHSIG = 1
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGINT)
 
 
 def _mpiexec():
