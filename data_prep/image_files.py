@@ -14,6 +14,7 @@ from data_prep import MAX_PIXELS
 # Bytes that decoding may take: of one image, which is then alone, and of several at a time. The
 # rest of a build takes some 120 MB, and freed memory does not all return to the system.
 LARGEST, TOGETHER = 320 << 20, 200 << 20
+READ_AHEAD = 1 << 17  # bytes of a file that are read at once: a small photograph's all
 SEGMENTS = 1 << 16  # steps to a JPEG's frame; real files need some ten
 NO_FRAME = (0xC4, 0xC8, 0xCC)  # JPEG markers among those of frames (0xC0 to 0xCF), not of any
 KEPT_WHOLE = (0xC2, 0xC6, 0xCA, 0xCE)  # progressive: coefficients stay until the last scan
@@ -49,7 +50,8 @@ def open_plain(path):
     """
     try:
         # Not blocking: opening a pipe that nobody writes to would wait for ever.
-        file = open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK))
+        file = open(path, "rb", buffering=READ_AHEAD,
+                    opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK))
     except OSError as error:
         raise ImageError(error.strerror) from None
     status = os.fstat(file.fileno())

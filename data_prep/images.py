@@ -66,7 +66,10 @@ def _check_whole(data):
     In a JPEG's compressed data every 0xff byte is followed by 0, so the last end-of-image marker
     comes after the last start-of-scan marker exactly if the file is whole.
     """
-    if data.startswith(b"\xff\xd8") and data.rfind(b"\xff\xd9") < data.rfind(b"\xff\xda"):
+    ends = data.endswith(b"\xff\xd9")  # nearly all do: no need to look for the scan
+    if data.startswith(b"\xff\xd8") and not ends and (
+        data.rfind(b"\xff\xd9") < data.rfind(b"\xff\xda")
+    ):
         raise ImageError("the JPEG file is cut short")
     if data.startswith(b"\x89PNG") and b"IEND" not in data[-1024:]:
         raise ImageError("the PNG file is cut short")

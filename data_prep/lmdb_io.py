@@ -133,7 +133,8 @@ class Writer:
 
 def add_to_digest(digest, key, value):
     """Feed one record (bytes) to a hash: that of all records, in order, is in manifest.json."""
-    digest.update(key + len(value).to_bytes(8, "little") + value)
+    digest.update(key + len(value).to_bytes(8, "little"))
+    digest.update(value)
 
 
 def hashed(path, count):

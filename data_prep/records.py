@@ -1,5 +1,7 @@
 """What a reader hands over: images with their labels, before anything is decoded."""
 
+import functools
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Callable
@@ -41,7 +43,8 @@ def inside(folder, name):
     """folder/name, refused (UserError) where it leads out of the folder, by `..` or by a link."""
     path = folder / name
     try:
-        within = path.resolve().is_relative_to(folder.resolve())
+        real = path.resolve() if os.path.islink(path) else _resolved(path.parent) / path.name
+        within = path.name != ".." and real.is_relative_to(_resolved(folder))
     except RuntimeError:  # pathlib's word for it
         raise UserError(
             f"{name} in {folder} is a link that leads to itself: take it away"
@@ -49,6 +52,12 @@ def inside(folder, name):
     if Path(name).is_absolute() or not within:
         raise UserError(f"{name} leads out of {folder}: such a path is not followed")
     return path
+
+
+@functools.lru_cache(maxsize=1024)
+def _resolved(folder):
+    """folder.resolve(), once for all the images in it: it asks the system about every part."""
+    return folder.resolve()
 
 
 def read_listing(path):

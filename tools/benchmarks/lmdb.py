@@ -6,13 +6,11 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import cv2
 import numpy as np
 
-from data_prep import images
 from data_prep.cli import UserError
 
 from .timing import add_runs, alternating_medians, positive
@@ -39,9 +37,9 @@ def add_options(parser):
 def run(options):
     """build_lmdb.py, convert_imageset and a bare loop, in turn, on the same photographs.
 
-    All squeeze to 256 x 256 and encode as JPEG of quality 95. The commands are timed from their
-    start to their end; build_lmdb.py also writes labels, mean, tables and a picture. The bare loop
-    reads, decodes, resizes and encodes in threads, and throws the results away.
+    All squeeze to 256 x 256 and encode as JPEG of quality 95, and are timed from their start to
+    their end; build_lmdb.py also writes labels, mean, tables and a picture. The bare loop reads,
+    decodes, resizes and encodes in threads, and throws the results away.
     """
     with tempfile.TemporaryDirectory(prefix="bench_lmdb.") as folder:
         folder = Path(folder)
@@ -50,8 +48,8 @@ def run(options):
         photos = _list(options.photos, options.count)
         build = Build(options.photos, photos, folder, options.jobs)
         convert = _converter(options.photos, photos, folder)
-        seconds = alternating_medians(
-            [build, convert, lambda: _bare(photos, options.jobs)], options.runs)
+        bare_loop = _bare([path.resolve() for path in photos], folder, options.jobs)
+        seconds = alternating_medians([build, convert, bare_loop], options.runs)
     ours, caffe, bare = (len(photos) / value for value in seconds)
     print(f"{len(photos)} photographs to {SIZE} x {SIZE} JPEG; {options.jobs} threads; medians of "
           f"{options.runs} runs")
@@ -133,15 +131,9 @@ def _converter(root, photos, folder):
     return convert
 
 
-def _bare(photos, jobs):
-    """Read, decode, resize and encode, and nothing else."""
-    def one(path):
-        image = cv2.imdecode(np.frombuffer(path.read_bytes(), np.uint8), cv2.IMREAD_COLOR)
-        images.encode(images.resize(image, SIZE, "squeeze"), "jpg")
-
-    threads = cv2.getNumThreads()
-    cv2.setNumThreads(1)
-    with ThreadPoolExecutor(jobs) as pool:
-        for _ in pool.map(one, photos):
-            pass
-    cv2.setNumThreads(threads)
+def _bare(photos, folder, jobs):
+    """A function that runs bare_loop.py."""
+    listed = folder / "bare.txt"
+    listed.write_text("".join(f"{path}\n" for path in photos), encoding="utf-8")
+    command = [sys.executable, "-m", "tools.benchmarks.bare_loop", listed, SIZE, jobs]
+    return lambda: subprocess.run([*map(str, command)], cwd=ROOT, check=True)
