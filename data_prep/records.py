@@ -61,7 +61,7 @@ def _resolved(folder):
 
 
 def read_listing(path):
-    """[(image's name, fine label)] of a built data set's train.tsv or test.tsv, record by record."""
+    """[(image's name, fine label)] of a built data set's train.tsv or test.tsv, each record's."""
     try:
         rows = [line.split("\t") for line in path.read_text(encoding="utf-8").splitlines()[1:]]
         return [(row[1], int(row[2])) for row in rows]

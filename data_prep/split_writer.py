@@ -30,7 +30,7 @@ class SplitWriter:
         self._path = partial / "state" / f"{split}.checkpoint"
         self._state = checkpoint.Checkpoint.read(self._path, options["size"])
         self._pace = checkpoint.Pace()
-        # Whole numbers below 2^24 until a batch ends: as exact as the state's, and faster to add to.
+        # Whole numbers below 2^24 until a batch ends: as exact as the state's, faster to add to.
         self._since_commit = np.zeros(self._state.total.shape, np.float32)
         self._first = {}  # {name: number of the first record of that image}
         for number, record in enumerate(records):
