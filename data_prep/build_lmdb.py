@@ -15,6 +15,7 @@ import tempfile
 import numpy as np
 
 from data_prep import builder, images, order
+from data_prep.argument_types import within
 from data_prep.readers import READERS
 from data_prep.records import SPLITS, check_records, read_listing
 
@@ -39,27 +40,6 @@ this comes first. Classes with fewer than I images are refused by name. Train wi
 tools/make_prototxt.py --data ... --train-batch 128.
 
 """
-
-
-def _whole(low, high):
-    def convert(text):
-        value = int(text)
-        if not low <= value <= high:
-            raise argparse.ArgumentTypeError(f"{low} to {high} expected")
-        return value
-
-    convert.__name__ = "whole number"
-    return convert
-
-
-def _margin(text):
-    value = float(text)
-    if not 0 <= value <= 10:
-        raise argparse.ArgumentTypeError("a share from 0 to 10 expected")
-    return value
-
-
-_margin.__name__ = "number"  # what argparse calls it
 
 
 def _parse(argv):
@@ -88,7 +68,7 @@ def _parse(argv):
         )
         own.add_argument(
             "--size",
-            type=_whole(16, 2048),
+            type=within(int, 16, 2048),
             default=reader.SIZE,
             help="width and height of the stored images (default: %(default)s)",
         )
@@ -110,7 +90,7 @@ def _parse(argv):
         if own.get_default("bbox") is not None:
             own.add_argument(
                 "--context",
-                type=_margin,
+                type=within(float, 0, 10, "a share from "),
                 default=0.0,
                 metavar="SHARE",
                 help="with --bbox, a margin around the box on each side, of its width and height, "
@@ -132,14 +112,14 @@ def _parse(argv):
         for option, default, least, meaning in BATCHES:
             own.add_argument(
                 f"--{option}",
-                type=_whole(least, 100_000),
+                type=within(int, least, 100_000),
                 metavar=option[0].upper(),
                 help=f"with --order hierarchical, {meaning} (default: {default})",
             )
         own.add_argument("--seed", type=int, default=0, help="of the order (default: 0)")
         own.add_argument(
             "--report-batch",
-            type=_whole(2, 100_000),
+            type=within(int, 2, 100_000),
             metavar="N",
             help="say for batches of N images how much of the large-margin loss is defined "
             f"(default: C x I with --order hierarchical, otherwise {order.REPORTED})",
@@ -151,7 +131,7 @@ def _parse(argv):
         )
         own.add_argument(
             "--jobs",
-            type=_whole(1, 256),
+            type=within(int, 1, 256),
             default=len(os.sched_getaffinity(0)),
             help="threads (default: the processors at hand, %(default)s)",
         )

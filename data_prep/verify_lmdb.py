@@ -16,6 +16,7 @@ import json
 import numpy as np
 
 from data_prep import images, lmdb_io, progress
+from data_prep.argument_types import within
 from data_prep.builder import CHECKSUMMED
 from data_prep.hierarchy import Hierarchy
 from data_prep.near_duplicates import ink, ink_distances
@@ -185,16 +186,6 @@ def _compare(found, nearest):
     found.closest = closest
 
 
-def _share(text):
-    value = float(text)
-    if not 0 <= value <= 1:
-        raise argparse.ArgumentTypeError("0 to 1 expected")
-    return value
-
-
-_share.__name__ = "number"  # what argparse calls it
-
-
 def main(argv=None):
     parser = argparse.ArgumentParser(
         description=__doc__, epilog="example: data_prep/verify_lmdb.py data/cub"
@@ -202,7 +193,7 @@ def main(argv=None):
     parser.add_argument("folder", type=Path, help="a built data set, e.g. data/cub")
     parser.add_argument(
         "--nearest",
-        type=_share,
+        type=within(float, 0, 1),
         metavar="DISTANCE",
         help="for drawings, such as data/cards: also "
         "prove that no test image is nearer than this to a training image of its class, by "

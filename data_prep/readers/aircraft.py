@@ -11,7 +11,7 @@ from pathlib import Path
 
 from data_prep.cli import UserError
 from data_prep.hierarchy import TABLES, Hierarchy
-from data_prep.readers.files import present, some
+from data_prep.readers.files import add_partial, present, some
 from data_prep.records import Record, Source, inside
 
 DESCRIPTION = "FGVC-Aircraft: 100 variants -> 70 families -> 30 manufacturers"
@@ -38,11 +38,7 @@ def add_arguments(parser):
         help=f"crop to the ground-truth boxes of {BOXES}; none reaches into the copyright strip of "
         f"{COPYRIGHT} pixels, which is removed with and without them",
     )
-    parser.add_argument(
-        "--partial",
-        action="store_true",
-        help="accept a copy that lacks some of the images; labels stay those of the full data set",
-    )
+    add_partial(parser)
 
 
 def name(args):

@@ -18,7 +18,7 @@ import numpy as np
 
 from data_prep.cli import UserError
 from data_prep.hierarchy import TABLES, Hierarchy
-from data_prep.readers.files import present
+from data_prep.readers.files import add_partial, present
 from data_prep.records import Record, Source, inside
 
 DESCRIPTION = "Stanford Cars: 196 models -> 9 body types"
@@ -44,11 +44,7 @@ def add_arguments(parser):
         "cars_test_annos_withlabels.mat (which may be in devkit/ too)",
     )
     parser.add_argument("--bbox", action="store_true", help="crop to the ground-truth boxes")
-    parser.add_argument(
-        "--partial",
-        action="store_true",
-        help="accept a copy that lacks some of the images; labels stay those of the full data set",
-    )
+    add_partial(parser)
 
 
 def name(args):

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from data_prep.cli import UserError
 from data_prep.hierarchy import TABLES, Hierarchy
-from data_prep.readers.files import present
+from data_prep.readers.files import add_partial, present
 from data_prep.records import Record, Source, inside
 
 DESCRIPTION = "CUB-200-2011: 200 bird species -> 40 families -> 13 orders"
@@ -30,12 +30,7 @@ def add_arguments(parser):
         "and images/",
     )
     parser.add_argument("--bbox", action="store_true", help="crop to the ground-truth boxes")
-    parser.add_argument(
-        "--partial",
-        action="store_true",
-        help="accept a copy that lacks some of the "
-        "images or species; labels stay those of the full data set",
-    )
+    add_partial(parser, "images or species")
 
 
 def name(args):

@@ -1,5 +1,5 @@
-"""What readers share: fingerprints of the images they list, names of users' own data sets, and
-short lists of names.
+"""What readers share: the option --partial, fingerprints of the images they list, names of users' own
+data sets, and short lists of names.
 """
 
 import re
@@ -8,6 +8,15 @@ from data_prep.cli import UserError
 from data_prep.hierarchy import TABLES
 
 SHOWN = 5  # names in a sentence
+
+
+def add_partial(parser, what="images"):
+    """Add --partial, for archives whose official counts are checked. what: may be missing then."""
+    parser.add_argument(
+        "--partial",
+        action="store_true",
+        help=f"accept a copy that lacks some of the {what}; labels stay those of the full data set",
+    )
 
 
 def add_images(digest, records):
