@@ -1,5 +1,5 @@
-"""What readers share: the option --partial, fingerprints of the images they list, names of users' own
-data sets, and short lists of names.
+"""What readers share: --partial, fingerprints of the images they list, names of users' own data
+sets, and short lists of names.
 """
 
 import re
