@@ -67,7 +67,7 @@ make_base() {
     die "debootstrap: $(tail -n 1 "$work/debootstrap.log")"
   rm -rf "$work"/base/etc/apt/sources.list "$work"/base/var/{lib/apt/lists,cache/apt}/* \
     "$work"/base/usr/share/{doc,man,locale}/*
-  sed "s|^URIs: |&$mirror/|; s|SUITE|$suite|" >"$work/base/etc/apt/sources.list.d/debian.sources" \
+  sed "s|^URIs: |&$mirror/|; s|SUITE|$suite|g" >"$work/base/etc/apt/sources.list.d/debian.sources" \
     <<'END'
 Types: deb
 URIs: debian
