@@ -248,7 +248,8 @@ test_image() {  # KIND
 }
 
 main() {
-  local data_root=/var/tmp/hierarchical-caffe-docker cuda_arch=90 kinds=() kind
+  data_root=/var/tmp/hierarchical-caffe-docker  # not local: also for stop_daemon, at the exit
+  local cuda_arch=90 kinds=() kind
   while [ $# -gt 0 ]; do
     case $1 in
       --data-root|--cuda-arch)

@@ -4,6 +4,7 @@ import os
 import re
 import shutil
 import subprocess
+import tarfile
 from pathlib import Path
 
 import pytest
@@ -269,3 +270,45 @@ def test_test_image_says_what_it_takes():
     for arguments, says in ((["gpu"], "unknown argument gpu"), (["--data-root"], "needs a value")):
         done = run(script, *arguments)
         assert done.returncode == 2 and says in done.stderr and done.stderr.count("\n") == 1
+
+
+@pytest.fixture
+def stand_ins(tmp_path):
+    """PATH with a docker that only takes in what `import` is given, once a dockerd runs, and a
+    debootstrap that makes a folder.
+    """
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    for name, does in {
+        "docker": f'case $1 in import) cat >{tmp_path}/base.tar ;; *) [ -e {tmp_path}/running ]; '
+                  "esac",
+        "dockerd": f"trap 'rm {tmp_path}/running; exit' TERM\ntouch {tmp_path}/running\n"
+                   f'echo $$ >{tmp_path}/data/pid; while :; do sleep 0.1; done',
+        "debootstrap": 'mkdir -p "$3"/etc/apt/sources.list.d',
+        "id": "echo 0",  # -u: root
+    }.items():
+        (folder / name).write_text(f"#!/bin/sh\n{does}\n")
+        (folder / name).chmod(0o755)
+    return f"{folder}:{os.environ['PATH']}"
+
+
+def test_a_base_image_made_here_has_the_package_sources_of_the_registrys(stand_ins, tmp_path):
+    script = f". {ROOT}/docker/test_image.sh; work={tmp_path}; make_base debian:12-slim"
+    done = run("bash", "-c", script, PATH=stand_ins, DEBIAN_MIRROR="http://mirror.example")
+    assert done.returncode == 0, done.stderr
+    with tarfile.open(tmp_path / "base.tar") as base:
+        sources = base.extractfile("./etc/apt/sources.list.d/debian.sources").read().decode()
+    assert re.findall("^(?:URIs|Suites): (.*)$", sources, re.MULTILINE) == [
+        "http://mirror.example/debian", "bookworm bookworm-updates",
+        "http://mirror.example/debian-security", "bookworm-security"]
+
+
+@pytest.mark.parametrize("made, status", [("true", 0), ("false", 1)])
+def test_the_daemon_of_the_test_ends_with_it(made, status, stand_ins, tmp_path):
+    """Whether or not everything passes; its base image is there already (inspect)."""
+    script = (f". {ROOT}/docker/test_image.sh; build_image() {{ {made}; }}; test_image() {{ :; }}; "
+              f"main --data-root {tmp_path}/data cpu")
+    done = run("bash", "-c", script, PATH=stand_ins)
+    assert done.returncode == status and "unbound" not in done.stderr, done.stderr
+    assert "starting a Docker daemon" in done.stdout
+    assert not (tmp_path / "running").exists()

@@ -29,6 +29,8 @@ def run(args):
 
     args: solver, weights, snapshot, gpus as tools/train_parallel.py has them.
     """
+    # MPICH would copy from one rank's memory to another's, which containers forbid.
+    os.environ.setdefault("MPIR_CVAR_CH4_CMA_ENABLE", "0")
     from mpi4py import MPI
     comm = MPI.COMM_WORLD
     try:
