@@ -12,6 +12,9 @@ import argparse
 import os
 import tempfile
 
+# Nothing here needs BLAS, whose threads, one per processor, would spin for a while for work.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
 import numpy as np
 
 from data_prep import builder, images, order

@@ -167,9 +167,10 @@ def _fill(partial, source, manifest, jobs):
     for one in splits:
         manifest["splits"][one.split] = one.finish()
     manifest["splits"]["train"]["order"] = facts
-    mean = splits[0].mean
-    lmdb_io.write_mean(data / "mean.binaryproto", mean.transpose(2, 0, 1))
-    manifest["mean_bgr"] = [round(float(value), 3) for value in mean.mean(axis=(0, 1))]
+    total, distinct = splits[0].total, splits[0].distinct
+    lmdb_io.write_mean(data / "mean.binaryproto", total.transpose(2, 0, 1), distinct)
+    means = total.mean(axis=(0, 1)) / distinct
+    manifest["mean_bgr"] = [round(float(value), 3) for value in means]
     (data / "hierarchy.tsv").write_text(source.hierarchy.text(), encoding="utf-8")
     contact_sheet.write(data, source.hierarchy, options["seed"])
     manifest["checksums"] = {file: _sha256(data / file) for file in CHECKSUMMED}

@@ -9,6 +9,7 @@ and renamed: it is whole or not there.
 import json
 import os
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -42,34 +43,71 @@ class Checkpoint:
         except (ValueError, KeyError, TypeError) as error:
             raise Damaged(path) from error
 
-    def write(self, path):
+    def write(self, file):
+        """Write it to a binary file."""
         head = json.dumps({"count": self.count, "digests": self.digests})
-        write_whole(path, head.encode() + b"\n" + self.total.tobytes())
+        file.write(head.encode() + b"\n")
+        file.write(self.total.data)
 
 
-class Pace:
-    """Says when the next checkpoint is due: so that they take SHARE of the time, whatever the
-    disk and the size.
+class Keeper:
+    """Writes one split's checkpoints, and brings them to the disk in a thread of its own, one at a
+    time, so that they take SHARE of the time, whatever the disk and the size.
+
+    sync  a function: brings all that was committed to the disk
     """
 
-    def __init__(self):
-        self._due = 0.0
+    def __init__(self, path, sync):
+        self._path, self._sync = path, sync
+        self._thread = ThreadPoolExecutor(1)
+        self._last, self._next = None, 0.0  # the last one's future; when the next is due
 
     def due(self):
-        return time.monotonic() >= self._due
+        """Whether it is time for a checkpoint. Raises what the last one failed with."""
+        if self._last is not None:
+            if not self._last.done():
+                return False
+            self._last.result()
+        return time.monotonic() >= self._next
 
-    def took(self, start):
-        """A checkpoint was written, begun at time.monotonic() = start."""
+    def begin(self, checkpoint):
+        """Keep this Checkpoint, of what is committed now, once the last one is kept."""
+        self.wait()
+        start, new = time.monotonic(), _beside(self._path)
+        with open(new, "wb") as file:
+            checkpoint.write(file)
+        self._last = self._thread.submit(self._keep, new, start)
+
+    def wait(self):
+        """Wait until the last one is kept. Raises what it failed with."""
+        if self._last is not None:
+            self._last.result()
+
+    def close(self):
+        """Wait for the last one, whatever becomes of it; the LMDBs may be closed then."""
+        self._thread.shutdown()
+
+    def _keep(self, new, start):
+        self._sync()
+        _publish(new, self._path)
         now = time.monotonic()
-        self._due = now + (now - start) / SHARE
+        self._next = now + (now - start) / SHARE
 
 
 def write_whole(path, data):
     """Write a file (bytes) so that it has its name only when it is on the disk."""
-    new = path.with_name(f"{path.name}.new")
-    with open(new, "wb") as file:
-        file.write(data)
-        file.flush()
+    new = _beside(path)
+    new.write_bytes(data)
+    _publish(new, path)
+
+
+def _beside(path):
+    return path.with_name(f"{path.name}.new")
+
+
+def _publish(new, path):
+    """Give a file its name when its content is on the disk."""
+    with open(new, "rb") as file:
         os.fsync(file.fileno())
     new.replace(path)
 

@@ -3,10 +3,12 @@
 A file is what its first bytes say, whatever the ending of its name.
 """
 
+import io
 import os
 import re
 import stat
 import struct
+from contextlib import ExitStack
 from dataclasses import dataclass
 
 from data_prep import MAX_PIXELS
@@ -14,7 +16,7 @@ from data_prep import MAX_PIXELS
 # Bytes that decoding may take: of one image, which is then alone, and of several at a time. The
 # rest of a build takes some 120 MB, and freed memory does not all return to the system.
 LARGEST, TOGETHER = 320 << 20, 200 << 20
-READ_AHEAD = 1 << 17  # bytes of a file that are read at once: a small photograph's all
+AT_ONCE = 1 << 17  # bytes of a file that are read at once: all of a small photograph
 SEGMENTS = 1 << 16  # steps to a JPEG's frame; real files need some ten
 NO_FRAME = (0xC4, 0xC8, 0xCC)  # JPEG markers among those of frames (0xC0 to 0xCF), not of any
 KEPT_WHOLE = (0xC2, 0xC6, 0xCA, 0xCE)  # progressive: coefficients stay until the last scan
@@ -46,26 +48,31 @@ class Header:
 def open_plain(path):
     """Open a file for reading bytes; ImageError for anything but a plain, non-empty file.
 
-    Devices and pipes are refused without waiting for their other end.
+    Devices and pipes are refused without waiting for their other end. Small files are read at once.
     """
     try:
         # Not blocking: opening a pipe that nobody writes to would wait for ever.
-        file = open(path, "rb", buffering=READ_AHEAD,
-                    opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK))
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+        with ExitStack() as opened:
+            opened.callback(os.close, descriptor)
+            size = _plain_size(descriptor)
+            if size <= AT_ONCE:
+                return io.BytesIO(os.read(descriptor, size))
+            opened.pop_all()
+            return open(descriptor, "rb", buffering=AT_ONCE)
     except OSError as error:
         raise ImageError(error.strerror) from None
-    status = os.fstat(file.fileno())
-    try:
-        if not stat.S_ISREG(status.st_mode):
-            raise ImageError("not a plain file")
-        if not status.st_size:
-            raise ImageError("the file is empty")
-        if status.st_size > LARGEST:
-            raise ImageError(f"a file of more than {LARGEST >> 20} MB")
-    except ImageError:
-        file.close()
-        raise
-    return file
+
+
+def _plain_size(descriptor):
+    status = os.fstat(descriptor)
+    if not stat.S_ISREG(status.st_mode):
+        raise ImageError("not a plain file")
+    if not status.st_size:
+        raise ImageError("the file is empty")
+    if status.st_size > LARGEST:
+        raise ImageError(f"a file of more than {LARGEST >> 20} MB")
+    return status.st_size
 
 
 def header(file):

@@ -127,6 +127,11 @@ class Writer:
         self._env.close()
 
     @property
+    def waiting(self):
+        """Records that wait for commit()."""
+        return len(self._batch)
+
+    @property
     def digest(self):
         return self._sha.hexdigest()
 
@@ -202,14 +207,15 @@ def parse_datum(value, what="a record"):
     return datum
 
 
-def write_mean(path, mean):
-    """Write mean (float array 3 x height x width, BGR) as the binaryproto that Caffe reads."""
+def write_mean(path, total, count=1):
+    """Write total / count (float array 3 x height x width, BGR) as the binaryproto that Caffe reads.
+    """
     blob = caffe_pb2.BlobProto(
-        num=1, channels=mean.shape[0], height=mean.shape[1], width=mean.shape[2]
+        num=1, channels=total.shape[0], height=total.shape[1], width=total.shape[2]
     )
-    for channel in mean.astype("float32"):
+    for channel in total:
         for row in channel:  # not all at once: as Python's numbers they take eight times the memory
-            blob.data.extend(row.tolist())
+            blob.data.extend((row / count).astype("float32").tolist())
     path.write_bytes(blob.SerializeToString())
 
 

@@ -42,22 +42,27 @@ class Source:
 def inside(folder, name):
     """folder/name, refused (UserError) where it leads out of the folder, by `..` or by a link."""
     path = folder / name
+    place, last = os.path.split(name)
     try:
-        real = path.resolve() if os.path.islink(path) else _resolved(path.parent) / path.name
-        within = path.name != ".." and real.is_relative_to(_resolved(folder))
+        if last in ("", ".", "..") or os.path.islink(path):
+            within = path.name != ".." and path.resolve().is_relative_to(folder.resolve())
+        else:
+            within = _leads_inside(folder, place)
     except RuntimeError:  # pathlib's word for it
         raise UserError(
             f"{name} in {folder} is a link that leads to itself: take it away"
         ) from None
-    if Path(name).is_absolute() or not within:
+    if os.path.isabs(name) or not within:
         raise UserError(f"{name} leads out of {folder}: such a path is not followed")
     return path
 
 
-@functools.lru_cache(maxsize=1024)
-def _resolved(folder):
-    """folder.resolve(), once for all the images in it: it asks the system about every part."""
-    return folder.resolve()
+@functools.lru_cache(maxsize=1 << 14)
+def _leads_inside(folder, place):
+    """Whether folder/place is in the folder: found once for all images in it, because it asks the
+    system about every part.
+    """
+    return (folder / place).resolve().is_relative_to(folder.resolve())
 
 
 def read_listing(path):

@@ -1,7 +1,6 @@
 """One split of a data set while it is written: both LMDBs in step, with checkpoints."""
 
 import shutil
-import time
 from contextlib import closing
 
 import cv2
@@ -11,7 +10,7 @@ from data_prep import checkpoint, lmdb_io, pipeline, progress
 from data_prep.cli import UserError
 
 KINDS = ("images", "labels")  # of the two LMDBs of a split
-# A transaction has so many records or bytes: few commits, and bounded memory.
+# A transaction has about so many records or bytes: few commits, and bounded memory.
 BATCH, BATCH_BYTES = 128, 16 << 20
 
 
@@ -29,9 +28,6 @@ class SplitWriter:
         self._data, self._hierarchy, self._options = partial / "data", hierarchy, options
         self._path = partial / "state" / f"{split}.checkpoint"
         self._state = checkpoint.Checkpoint.read(self._path, options["size"])
-        self._pace = checkpoint.Pace()
-        # Whole numbers below 2^24 until a batch ends: as exact as the state's, faster to add to.
-        self._since_commit = np.zeros(self._state.total.shape, np.float32)
         self._first = {}  # {name: number of the first record of that image}
         for number, record in enumerate(records):
             self._first.setdefault(record.name, number)
@@ -48,9 +44,14 @@ class SplitWriter:
         return self._state.count
 
     @property
-    def mean(self):
-        """float64 size x size x 3, BGR: of the images, each counted once."""
-        return self._state.total / len(self._first)
+    def total(self):
+        """float64 size x size x 3, BGR: the sum of the images, each counted once."""
+        return self._state.total
+
+    @property
+    def distinct(self):
+        """How many different images the records are of."""
+        return len(self._first)
 
     def write(self, jobs, bad):
         """Write the records that are not done.
@@ -66,28 +67,41 @@ class SplitWriter:
             lmdb_io.Writer(folder, self.done, sha)
             for folder, sha in zip(self._folders, self._hashes)
         ]
+        keeper = checkpoint.Keeper(self._path, lambda: [writer.sync() for writer in writers])
         try:
-            for record, datum in self._datums(writers[0], jobs, bad):
+            for record, datum, summed in self._datums(writers[0], jobs, bad):
                 if bad:
                     continue
                 writers[0].add(datum)
                 writers[1].add(label_datums[record.label])
-                if writers[0].count % BATCH == 0 or writers[0].pending >= BATCH_BYTES:
-                    self._commit(writers)
+                if _full(writers[0], summed):
+                    for writer in writers:
+                        writer.commit()
+                    if summed and keeper.due():
+                        keeper.begin(self._now(writers))
             if not bad:
-                self._commit(writers, last=True)
+                for writer in writers:
+                    writer.commit()
+                keeper.begin(self._now(writers))
+                keeper.wait()
         finally:
+            keeper.close()
             for writer in writers:
                 writer.close()
 
     def _datums(self, written, jobs, bad):
-        """Yield (record, image Datum) of the records that are not done; adds up the mean."""
+        """Yield (record, image Datum, summed) of the records that are not done.
+
+        summed: whether the state's total is that of the records so far, so that a checkpoint can be
+        made of it.
+        """
         rest = range(self.done, len(self.records))
         fresh = [n for n in rest if self._first[self.records[n].name] == n]
         results = pipeline.loaded([self.records[n] for n in fresh], self._options, jobs)
         with closing(results), progress.bar(
             self.split, "images", len(self.records), self.done
         ) as bar:
+            summed = True
             for number in rest:
                 record, datum = self.records[number], None
                 first = self._first[record.name]
@@ -95,28 +109,19 @@ class SplitWriter:
                     _, result = next(results)
                     if result.reason:
                         bad.append(f"{record.path}: {result.reason}")
-                    else:
-                        cv2.accumulate(result.pixels, self._since_commit)
-                        datum = result.datum
+                    datum, summed = result.datum, result.total is not None
+                    if summed:
+                        cv2.accumulate(result.total, self._state.total)
                 elif not bad:
                     datum = written.value(first)
-                yield record, datum
+                yield record, datum, summed
                 bar.update()
 
-    def _commit(self, writers, last=False):
-        """Commit what waits and, if one is due or this is the last, write a checkpoint."""
-        for writer in writers:
-            writer.commit()
-        self._state.total += self._since_commit
-        self._since_commit[...] = 0
-        if last or self._pace.due():
-            start = time.monotonic()
-            for writer in writers:
-                writer.sync()
-            self._state.count = writers[0].count
-            self._state.digests = [writer.digest for writer in writers]
-            self._state.write(self._path)
-            self._pace.took(start)
+    def _now(self, writers):
+        """The Checkpoint of what is committed."""
+        self._state.count = writers[0].count
+        self._state.digests = [writer.digest for writer in writers]
+        return self._state
 
     def finish(self):
         """Write the split's table. Returns its entry in the manifest."""
@@ -131,9 +136,15 @@ class SplitWriter:
         present = np.unique([record.label for record in self.records])
         return {
             "images": len(self.records),
-            "distinct": len(self._first),
+            "distinct": self.distinct,
             "classes_present": [
                 len(np.unique(ids)) for ids in self._hierarchy.labels[present].T
             ],
             "sha256": dict(zip(KINDS, self._state.digests)),
         }
+
+
+def _full(writer, summed):
+    """Whether to commit: where a checkpoint can be made, as long as memory allows."""
+    enough = writer.waiting >= BATCH or writer.pending >= BATCH_BYTES
+    return enough and (summed or writer.pending >= 2 * BATCH_BYTES)

@@ -183,7 +183,7 @@ def _records(table, root, rows, fine, labels, bbox):
             path = inside(root, row["path"])
         except UserError as error:
             raise UserError(f"{where}: {error}") from None
-        if os.path.exists(path) and not os.path.isfile(path):
+        if not os.path.isfile(path) and os.path.exists(path):
             raise UserError(f"{where}: {path} is no plain file")
         box = _box(where, row) if bbox else None
         records.append(Record(file, path, labels[row[fine]], row["split"], box))
@@ -192,7 +192,7 @@ def _records(table, root, rows, fine, labels, bbox):
 
 def _plain(path):
     """The path without . and // in it, the image's name in the data set."""
-    return Path(os.path.normpath(path)).as_posix()
+    return os.path.normpath(path)
 
 
 def _box(where, row):
