@@ -13,9 +13,9 @@ from pathlib import Path
 
 import lmdb
 import numpy as np
-from caffe.proto import caffe_pb2
 
 from data_prep import images
+from data_prep.caffe_proto import caffe_pb2
 from data_prep.cli import UserError
 
 KEY = "{:08d}"
@@ -61,7 +61,7 @@ def label_datum(labels):
 
 
 class Writer:
-    """One LMDB, written in order of keys. `digest`: SHA-256 of all keys and values.
+    """One LMDB, written in order of keys. `digest`: SHA-256 of all keys and values committed.
 
     count, sha  of the records there are already, in an LMDB whose build was cut off: their number
                 and what `hashed` gives for them; what follows them is removed
@@ -82,7 +82,6 @@ class Writer:
     def add(self, value):
         """Append a record; it is kept in memory (`pending` bytes) until commit()."""
         key = KEY.format(self.count).encode()
-        add_to_digest(self._sha, key, value)
         self._batch.append((key, value))
         self.pending += len(value)
         self.count += 1
@@ -98,13 +97,14 @@ class Writer:
         return value
 
     def commit(self):
-        """Put the records that wait into the LMDB, in one transaction."""
-        self._transact(self._put)
-        self._batch, self.pending = [], 0
+        """Put the records that wait into the LMDB, in one transaction, and into the digest.
 
-    def _put(self, transaction):
-        for key, value in self._batch:
-            transaction.put(key, value, append=True)
+        All in one call: each call lets go of Python's lock, and threads at work elsewhere have it
+        then for a while.
+        """
+        self._transact(lambda transaction: transaction.cursor().putmulti(self._batch, append=True))
+        add_to_digest(self._sha, self._batch)
+        self._batch, self.pending = [], 0
 
     def _transact(self, write):
         """write(transaction), with the map doubled until it fits."""
@@ -136,17 +136,17 @@ class Writer:
         return self._sha.hexdigest()
 
 
-def add_to_digest(digest, key, value):
-    """Feed one record (bytes) to a hash: that of all records, in order, is in manifest.json."""
-    digest.update(key + len(value).to_bytes(8, "little"))
-    digest.update(value)
+def add_to_digest(digest, records):
+    """Feed records [(key, value)] (bytes) to a hash: that of all, in order, is in manifest.json."""
+    parts = ((key, len(value).to_bytes(8, "little"), value) for key, value in records)
+    digest.update(b"".join(itertools.chain.from_iterable(parts)))
 
 
 def hashed(path, count):
     """A SHA-256 object of the first `count` records; UserError if there are fewer."""
     sha, found = hashlib.sha256(), 0
     for item in itertools.islice(items(path) if count else (), count):
-        add_to_digest(sha, *item)
+        add_to_digest(sha, [item])
         found += 1
     if found < count:
         raise UserError(f"{path} has {found} records, not {count}")

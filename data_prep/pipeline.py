@@ -107,9 +107,9 @@ def loaded(records, options, jobs, encode=True):
             if not waiting:
                 break
             run, future = waiting.popleft()
-            for record, result in zip(run, future.result()):
-                yield record, result
-                turnstile.leave(result.memory)
+            results = future.result()
+            yield from zip(run, results)
+            turnstile.leave(sum(result.memory for result in results))
     finally:
         turnstile.close()
         pool.shutdown(wait=True, cancel_futures=True)

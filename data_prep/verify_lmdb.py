@@ -102,7 +102,7 @@ def _verify_split(folder, split, entry, hierarchy, options, found, keep_inks):
             found.add(f"{split}: images and labels differ in number after {total} records")
             break
         for digest, item in zip(digests, (image_item, label_item)):
-            lmdb_io.add_to_digest(digest, *item)
+            lmdb_io.add_to_digest(digest, [item])
         key = image_item[0].decode(errors="replace")
         where = f"{split} {key}"
         if image_item[0] != label_item[0]:

@@ -283,7 +283,7 @@ def stand_ins(tmp_path):
         "docker": f'case $1 in import) cat >{tmp_path}/base.tar ;; *) [ -e {tmp_path}/running ]; '
                   "esac",
         "dockerd": f"trap 'rm {tmp_path}/running; exit' TERM\ntouch {tmp_path}/running\n"
-                   f'echo $$ >{tmp_path}/data/pid; while :; do sleep 0.1; done',
+                   f'echo $$ >{tmp_path}/data/pid; for i in $(seq 100); do sleep 0.1; done',
         "debootstrap": 'mkdir -p "$3"/etc/apt/sources.list.d',
         "id": "echo 0",  # -u: root
     }.items():

@@ -43,13 +43,15 @@ def run(options):
     """
     with tempfile.TemporaryDirectory(prefix="bench_lmdb.") as folder:
         folder = Path(folder)
+        made = folder / "made"
         if options.photos is None:
             options.photos = _make(folder / "photos", options.count)
         photos = _list(options.photos, options.count)
-        build = Build(options.photos, photos, folder, options.jobs)
-        convert = _converter(options.photos, photos, folder)
+        build = Build(options.photos, photos, folder, made, options.jobs)
+        convert = _converter(options.photos, photos, folder, made)
         bare_loop = _bare([path.resolve() for path in photos], folder, options.jobs)
-        seconds = alternating_medians([build, convert, bare_loop], options.runs)
+        seconds = alternating_medians([build, convert, bare_loop], options.runs,
+                                      lambda: shutil.rmtree(made, ignore_errors=True))
     ours, caffe, bare = (len(photos) / value for value in seconds)
     print(f"{len(photos)} photographs to {SIZE} x {SIZE} JPEG; {options.jobs} threads; medians of "
           f"{options.runs} runs")
@@ -85,7 +87,7 @@ def _list(root, count):
 class Build:
     """build_lmdb.py table as a function. `memory`: bytes that it had at most in any call."""
 
-    def __init__(self, root, photos, folder, jobs):
+    def __init__(self, root, photos, folder, made, jobs):
         table = folder / "photos.csv"
         with open(table, "w", encoding="utf-8", newline="") as file:
             writer = csv.writer(file)
@@ -96,7 +98,7 @@ class Build:
         self.memory = 0
         self._command = [
             sys.executable, ROOT / "data_prep/build_lmdb.py", "table", "--table", table, "--root",
-            root, "--out", folder / "built", "--size", SIZE, "--jobs", jobs, "--force"]
+            root, "--out", made, "--size", SIZE, "--jobs", jobs]
 
     def __call__(self):
         process = subprocess.Popen([*map(str, self._command)], stdout=subprocess.DEVNULL,
@@ -109,19 +111,18 @@ class Build:
         self.memory = max(self.memory, 1024 * usage.ru_maxrss)
 
 
-def _converter(root, photos, folder):
+def _converter(root, photos, folder, made):
     """A function that runs the convert_imageset of the Caffe that `caffe` belongs to."""
     caffe = shutil.which("caffe")
     command = Path(caffe).resolve().with_name("convert_imageset") if caffe else None
     if command is None or not command.is_file():
         raise UserError("convert_imageset, one of Caffe's tools, is not beside `caffe`: run `make "
                         "setup` and activate .venv")
-    listed, made = folder / "photos.txt", folder / "converted"
+    listed = folder / "photos.txt"
     listed.write_text("".join(f"{path.relative_to(root)} {number % CLASSES}\n"
                               for number, path in enumerate(photos)), encoding="utf-8")
 
     def convert():
-        shutil.rmtree(made, ignore_errors=True)
         done = subprocess.run(
             [command, "--encoded", "--encode_type=jpg", f"--resize_width={SIZE}",
              f"--resize_height={SIZE}", f"{root}/", listed, made], capture_output=True, text=True)

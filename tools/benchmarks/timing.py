@@ -18,13 +18,18 @@ def add_runs(parser, default):
                         help="counted runs (default: %(default)s)")
 
 
-def alternating_medians(functions, runs):
-    """Median seconds of each function; called in turn, so that a drift hits all alike."""
+def alternating_medians(functions, runs, before=lambda: None):
+    """Median seconds of each function; called in turn, so that a drift hits all alike.
+
+    before  called before each of them; not timed
+    """
     seconds = [[] for _ in functions]
     for function in functions:
+        before()
         function()  # the first call warms caches and thread pools
     for _ in range(runs):
         for function, times in zip(functions, seconds):
+            before()
             start = time.perf_counter()
             function()
             times.append(time.perf_counter() - start)
