@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from data_prep import MAX_PIXELS
 
 # Bytes that decoding may take: of one image, which is then alone, and of several at a time. The
-# rest of a build takes some 120 MB, and freed memory does not all return to the system.
+# rest of a build takes some 80 MB, and freed memory does not all return to the system.
 LARGEST, TOGETHER = 320 << 20, 200 << 20
 AT_ONCE = 1 << 17  # bytes of a file that are read at once: all of a small photograph
 SEGMENTS = 1 << 16  # steps to a JPEG's frame; real files need some ten
