@@ -2,22 +2,43 @@
 
 `from caffe.proto import caffe_pb2` also loads Caffe's library and the 150 that it is linked to: a
 tenth of a second, which many a command does not take for its work. Here the same module is loaded
-alone; where `caffe` is imported too, before or after, that statement gives this very module.
+alone; whoever imports `caffe` too, before or after, finds this very module in it.
 """
 
 import importlib.util
 import sys
+from importlib.machinery import PathFinder, SourceFileLoader
 from pathlib import Path
 
-NAME = "caffe.proto.caffe_pb2"
+PACKAGE = "caffe.proto"
+NAME = f"{PACKAGE}.caffe_pb2"
+
+
+class _Finder:
+    """Finds the package of the module that is there already, and puts it in."""
+
+    @staticmethod
+    def find_spec(name, path=None, target=None):
+        if name != PACKAGE:
+            return None
+        spec = PathFinder.find_spec(name, path, target)
+        spec.loader = _Loader(spec.loader.name, spec.loader.path)
+        return spec
+
+
+class _Loader(SourceFileLoader):
+    def exec_module(self, module):
+        super().exec_module(module)
+        module.caffe_pb2 = sys.modules[NAME]
 
 
 def _load():
-    package = importlib.util.find_spec("caffe").submodule_search_locations[0]
-    spec = importlib.util.spec_from_file_location(NAME, Path(package) / "proto" / "caffe_pb2.py")
-    module = importlib.util.module_from_spec(spec)
+    caffe = importlib.util.find_spec("caffe").submodule_search_locations[0]
+    spec = importlib.util.spec_from_file_location(NAME, Path(caffe) / "proto" / "caffe_pb2.py")
+    module = sys.modules[NAME] = importlib.util.module_from_spec(spec)
+    sys.meta_path.insert(0, _Finder)
     spec.loader.exec_module(module)
     return module
 
 
-caffe_pb2 = sys.modules.get(NAME) or sys.modules.setdefault(NAME, _load())
+caffe_pb2 = sys.modules.get(NAME) or _load()

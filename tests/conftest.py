@@ -4,6 +4,8 @@ import os
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).resolve().parent.parent
 
 # Without activation (python -m pytest), `caffe` and the python3 that it embeds are those beside
@@ -13,3 +15,9 @@ os.environ.setdefault("GLOG_minloglevel", "2")  # read when caffe is first impor
 
 # Prototxts name their files from here.
 os.chdir(ROOT)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def log_files(tmp_path_factory):
+    """Caffe's programs leave files of their logs in the temporary folder, unless told another."""
+    os.environ["GLOG_log_dir"] = str(tmp_path_factory.mktemp("caffe_logs"))
