@@ -1,7 +1,7 @@
 """What a build has to remember, beside its LMDBs, to go on after it was killed.
 
 In the folder `state` of an unfinished build: `wanted.json`, which build it is; per split a
-checkpoint, written after both LMDBs have reached the disk, so that they hold at least its records;
+checkpoint, there only after both LMDBs have reached the disk, so that they hold its records;
 `skipped.json`, the images that a build with --skip-bad leaves out. Every file is written beside
 and renamed: it is whole or not there.
 """
