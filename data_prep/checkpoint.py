@@ -64,10 +64,9 @@ class Keeper:
 
     def due(self):
         """Whether it is time for a checkpoint. Raises what the last one failed with."""
-        if self._last is not None:
-            if not self._last.done():
-                return False
-            self._last.result()
+        if self._last is not None and not self._last.done():
+            return False
+        self.wait()
         return time.monotonic() >= self._next
 
     def begin(self, checkpoint):

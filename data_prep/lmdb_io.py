@@ -207,7 +207,7 @@ def parse_datum(value, what="a record"):
     return datum
 
 
-def write_mean(path, total, count=1):
+def write_mean(path, total, count):
     """Write total / count (float array 3 x height x width, BGR) as the binaryproto that Caffe reads.
     """
     blob = caffe_pb2.BlobProto(
