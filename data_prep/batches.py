@@ -28,6 +28,7 @@ from data_prep.cli import UserError
 
 TINY = 1e-9  # of a pass, for the rounding of floating-point numbers
 
+
 @dataclass(frozen=True)
 class Plan:
     """--groups, --classes and --images of a batch (G, P, K), --epochs (E) and --workers (W)."""

@@ -163,9 +163,7 @@ def _report(name, records, options, hierarchy, batch):
     """Say what the (image, fine label) of each split's records are, and their batches."""
     images = len({image for image, _ in records["train"]})
     again = f" (of {images} images)" if images < len(records["train"]) else ""
-    tree = " -> ".join(
-        f"{size} {level}" for size, level in zip(hierarchy.sizes, hierarchy.levels)
-    )
+    tree = " -> ".join(f"{size} {level}" for size, level in zip(hierarchy.sizes, hierarchy.levels))
     counts = f"{len(records['train'])} train{again} and {len(records['test'])} test records"
     print(f"{name}: {counts}, {tree}")
     labels = np.array([label for _, label in records["train"]])

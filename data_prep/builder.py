@@ -42,9 +42,7 @@ def locked(out):
         except BlockingIOError:
             mine = False
         if not mine:
-            raise UserError(
-                f"another build is writing {out}: wait for it, or choose another --out"
-            )
+            raise UserError(f"another build is writing {out}: wait for it, or choose another --out")
         try:
             _tidy(out)
             yield

@@ -16,9 +16,7 @@ def write(folder, hierarchy, seed):
     """Write folder/contact_sheet.png from the folder's LMDBs: train above, test below."""
     rows = []
     for split in SPLITS:
-        tiles = [
-            _tile(datum, hierarchy, split) for datum in _sample(folder, split, seed)
-        ]
+        tiles = [_tile(datum, hierarchy, split) for datum in _sample(folder, split, seed)]
         tiles += [np.full_like(tiles[0], 255)] * (-len(tiles) % COLUMNS)
         rows += [np.hstack(tiles[i : i + COLUMNS]) for i in range(0, len(tiles), COLUMNS)]
     png = cv2.imencode(".png", np.vstack(rows))[1]

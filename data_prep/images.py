@@ -67,8 +67,10 @@ def _check_whole(data):
     comes after the last start-of-scan marker exactly if the file is whole.
     """
     ends = data.endswith(b"\xff\xd9")  # nearly all do: no need to look for the scan
-    if data.startswith(b"\xff\xd8") and not ends and (
-        data.rfind(b"\xff\xd9") < data.rfind(b"\xff\xda")
+    if (
+        data.startswith(b"\xff\xd8")
+        and not ends
+        and (data.rfind(b"\xff\xd9") < data.rfind(b"\xff\xda"))
     ):
         raise ImageError("the JPEG file is cut short")
     if data.startswith(b"\x89PNG") and b"IEND" not in data[-1024:]:

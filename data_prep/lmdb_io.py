@@ -208,8 +208,7 @@ def parse_datum(value, what="a record"):
 
 
 def write_mean(path, total, count):
-    """Write total / count (float array 3 x height x width, BGR) as the binaryproto that Caffe reads.
-    """
+    """Write total / count (float array 3 x height x width, BGR) as the binaryproto that Caffe reads."""
     blob = caffe_pb2.BlobProto(
         num=1, channels=total.shape[0], height=total.shape[1], width=total.shape[2]
     )

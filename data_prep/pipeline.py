@@ -55,9 +55,11 @@ class _Turnstile:
         """
         with self._changed:
             self._changed.wait_for(
-                lambda: not self._open
-                or self._next == number
-                and (not self._used or self._used + memory <= image_files.TOGETHER)
+                lambda: (
+                    not self._open
+                    or self._next == number
+                    and (not self._used or self._used + memory <= image_files.TOGETHER)
+                )
             )
             self._next += 1
             self._used += memory

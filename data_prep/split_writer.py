@@ -98,9 +98,10 @@ class SplitWriter:
         rest = range(self.done, len(self.records))
         fresh = [n for n in rest if self._first[self.records[n].name] == n]
         results = pipeline.loaded([self.records[n] for n in fresh], self._options, jobs)
-        with closing(results), progress.bar(
-            self.split, "images", len(self.records), self.done
-        ) as bar:
+        with (
+            closing(results),
+            progress.bar(self.split, "images", len(self.records), self.done) as bar,
+        ):
             summed = True
             for number in rest:
                 record, datum = self.records[number], None
@@ -137,9 +138,7 @@ class SplitWriter:
         return {
             "images": len(self.records),
             "distinct": self.distinct,
-            "classes_present": [
-                len(np.unique(ids)) for ids in self._hierarchy.labels[present].T
-            ],
+            "classes_present": [len(np.unique(ids)) for ids in self._hierarchy.labels[present].T],
             "sha256": dict(zip(KINDS, self._state.digests)),
         }
 

@@ -61,7 +61,7 @@ def sum_at(index, size, values=None):
 
 def diagonal(matrix):
     """A view of the diagonal of a contiguous m x n array, m <= n, that can be written to."""
-    return matrix.reshape(-1)[::matrix.shape[1] + 1]
+    return matrix.reshape(-1)[:: matrix.shape[1] + 1]
 
 
 def row_products(one, other):
@@ -70,7 +70,7 @@ def row_products(one, other):
     CuPy's einsum would copy float32 arrays to float64; its sum converts while it adds.
     """
     if on_host(one):
-        axes = "ijk"[:one.ndim]
+        axes = "ijk"[: one.ndim]
         return np.einsum(f"{axes},{axes}->i", one, other, dtype=np.float64)
     return (one * other).sum(axis=tuple(range(1, one.ndim)), dtype=np.float64)
 

@@ -57,13 +57,15 @@ class Pooled:
         diff:   n x c1 x c2, dL/ddescriptors.
         wanted: a truth value per map.
         """
-        if not any(wanted[:len(maps)]):
+        if not any(wanted[: len(maps)]):
             return [None] * len(maps)
         products = self._of_products(diff)
         if len(maps) == 1:
             return [(products + products.transpose(0, 2, 1)) @ maps[0]]
-        return [products @ maps[1] if wanted[0] else None,
-                products.transpose(0, 2, 1) @ maps[0] if wanted[1] else None]
+        return [
+            products @ maps[1] if wanted[0] else None,
+            products.transpose(0, 2, 1) @ maps[0] if wanted[1] else None,
+        ]
 
     def _of_products(self, diff):
         """dL/dz; may be diff itself."""
@@ -104,9 +106,11 @@ def forward(maps, signed_sqrt=True, l2_normalize=True):
         squares = row_products(descriptors, descriptors)
     bad = np.flatnonzero(~np.isfinite(squares)) if on_host(squares) else ()
     if len(bad):
-        raise ValueError(f"the products of the features of {len(bad)} of {len(squares)} samples "
-                         f"are nan or inf (first: sample {bad[0]}): training has diverged; lower "
-                         "base_lr or the loss_weights")
+        raise ValueError(
+            f"the products of the features of {len(bad)} of {len(squares)} samples "
+            f"are nan or inf (first: sample {bad[0]}): training has diverged; lower "
+            "base_lr or the loss_weights"
+        )
     if not l2_normalize:
         return Pooled(descriptors, None, signed_sqrt)
     lengths = xp.sqrt(squares)

@@ -67,12 +67,15 @@ class BilinearPoolingLayer(caffe.Layer):
         shapes = [tuple(bottom[i].shape) for i in range(len(bottom))]
         for i, shape in enumerate(shapes):
             if len(shape) != 4:
-                raise ValueError(f"{name}: bottom {i} is {_text(shape)}; it must be a feature map, "
-                                 "n x c x h x w")
+                raise ValueError(
+                    f"{name}: bottom {i} is {_text(shape)}; it must be a feature map, n x c x h x w"
+                )
         if len({(n, *positions) for n, _, *positions in shapes}) > 1:
-            raise ValueError(f"{name}: bottom 0 is {_text(shapes[0])} and bottom 1 is "
-                             f"{_text(shapes[1])}; both need the same n, h and w, since features "
-                             "at the same position are multiplied")
+            raise ValueError(
+                f"{name}: bottom 0 is {_text(shapes[0])} and bottom 1 is "
+                f"{_text(shapes[1])}; both need the same n, h and w, since features "
+                "at the same position are multiplied"
+            )
         top[0].reshape(shapes[0][0], shapes[0][1] * shapes[-1][1])
 
     def forward(self, bottom, top):

@@ -27,9 +27,13 @@ class _OneBlasThread:
     def _blas(self):
         numpys = Path(np.__file__).parent.parent
         libraries = ThreadpoolController().select(user_api="blas")
-        return libraries.select(filepath=[
-            library.filepath for library in libraries.lib_controllers
-            if Path(library.filepath).is_relative_to(numpys)])
+        return libraries.select(
+            filepath=[
+                library.filepath
+                for library in libraries.lib_controllers
+                if Path(library.filepath).is_relative_to(numpys)
+            ]
+        )
 
     def __enter__(self):
         self._limit = self._blas.limit(limits=1)
@@ -76,7 +80,8 @@ class DeviceBlobs:
         if blob.count == 0:  # has no memory
             return cupy.empty(shape, np.float32)
         memory = cupy.cuda.UnownedMemory(
-            getattr(blob, pointer), blob.count * np.dtype(np.float32).itemsize, blob)
+            getattr(blob, pointer), blob.count * np.dtype(np.float32).itemsize, blob
+        )
         return cupy.ndarray(shape, np.float32, cupy.cuda.MemoryPointer(memory, 0))
 
 
@@ -97,9 +102,11 @@ def _cupy():
     try:
         return importlib.import_module("cupy")
     except ImportError as error:
-        caffe.log(f"CuPy can't be imported ({error}): Python layers compute on the CPU, and copy "
-                  "their features there and back in every pass. pip install the cupy package of "
-                  "this CUDA version, 14 or later, such as cupy-cuda12x")
+        caffe.log(
+            f"CuPy can't be imported ({error}): Python layers compute on the CPU, and copy "
+            "their features there and back in every pass. pip install the cupy package of "
+            "this CUDA version, 14 or later, such as cupy-cuda12x"
+        )
         return None
 
 
@@ -125,6 +132,7 @@ def _is_pinned(address):
     except OSError:
         return False
     kind = ctypes.c_uint(0)
-    status = driver.cuPointerGetAttribute(ctypes.byref(kind), ctypes.c_int(MEMORY_TYPE),
-                                          ctypes.c_uint64(address))
+    status = driver.cuPointerGetAttribute(
+        ctypes.byref(kind), ctypes.c_int(MEMORY_TYPE), ctypes.c_uint64(address)
+    )
     return status == SUCCESS and kind.value == HOST

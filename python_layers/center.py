@@ -79,11 +79,13 @@ def forward(features, labels, centers):
     centers:  C x d.
     Returns CenterTerms. Raises ValueError for features or labels that can't be used.
     """
-    labels, = check_labels(labels, len(features))
+    (labels,) = check_labels(labels, len(features))
     xp = array_module(features)
     if on_host(labels) and labels.max() >= len(centers):
-        raise ValueError(f"label_1 holds class {labels.max()} and there are only {len(centers)} "
-                         "centres, numbered from 0; num_classes must be the number of classes")
+        raise ValueError(
+            f"label_1 holds class {labels.max()} and there are only {len(centers)} "
+            "centres, numbered from 0; num_classes must be the number of classes"
+        )
     offsets = centers[labels].astype(features.dtype, copy=False)
     xp.subtract(features, offsets, out=offsets)
     square = xp.einsum("ij,ij->i", offsets, offsets, dtype=np.float64)

@@ -18,8 +18,10 @@ def settings(param_str, levels, layer="CenterLossLayer"):
     """num_classes and alpha from a param_str. Raises ValueError, in one sentence."""
     given = parse(param_str, PARAMETERS, layer)
     if given["num_classes"] is None:
-        raise ValueError(f'{layer}: param_str needs "num_classes", the number of classes of the '
-                         'data set, such as {"num_classes": 200}')
+        raise ValueError(
+            f'{layer}: param_str needs "num_classes", the number of classes of the '
+            'data set, such as {"num_classes": 200}'
+        )
     return given
 
 
@@ -86,9 +88,11 @@ class CenterLossLayer(MetricLossLayer):
         super().reshape(bottom, top)
         wanted = self.arguments["num_classes"], _dimensions(bottom[0])
         if tuple(self.blobs[0].shape) != wanted:
-            raise ValueError(f"{type(self).__name__}: the centres are "
-                             f"{' x '.join(map(str, self.blobs[0].shape))}, but num_classes x "
-                             f"dimensions of the features is {wanted[0]} x {wanted[1]}")
+            raise ValueError(
+                f"{type(self).__name__}: the centres are "
+                f"{' x '.join(map(str, self.blobs[0].shape))}, but num_classes x "
+                f"dimensions of the features is {wanted[0]} x {wanted[1]}"
+            )
 
     def forward(self, bottom, top):
         self.to_move = None  # a batch without samples leaves nothing

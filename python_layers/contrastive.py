@@ -43,7 +43,7 @@ def forward(features, labels, margin=1.0, normalize=False, average="pairs"):
     Returns LossTerms; `diagnostic_names` names its diagnostics. Raises ValueError for features or
     labels that can't be used.
     """
-    label, = check_labels(labels, len(features))
+    (label,) = check_labels(labels, len(features))
     batch = Pairwise(features, normalize)
     same, different = pair_kinds(label)
     # Each pair is there twice, as (i, j) and as (j, i): in these counts and in all sums below.
@@ -63,8 +63,10 @@ def forward(features, labels, margin=1.0, normalize=False, average="pairs"):
     affinity = of_same * same - of_different * slope
 
     def diagnostics():
-        means = [(distance * kind).sum() / xp.maximum(count, 1)
-                 for kind, count in zip((same, different), pairs)]
+        means = [
+            (distance * kind).sum() / xp.maximum(count, 1)
+            for kind, count in zip((same, different), pairs)
+        ]
         return vector([loss, (gap > 0).sum() / xp.maximum(pairs[1], 1)] + means, features)
 
     return LossTerms(loss, batch.coefficients(affinity), diagnostics)

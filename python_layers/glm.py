@@ -36,8 +36,17 @@ def diagnostic_names(levels):
     return ["loss", "within", "between_min_sp", "between_max_sp", "between_min_not_sp"] + shares
 
 
-def forward(features, labels, margins, k=1, within_gradient="paper", normalize=False, classes=None,
-            anchors=None, gram=None):
+def forward(
+    features,
+    labels,
+    margins,
+    k=1,
+    within_gradient="paper",
+    normalize=False,
+    classes=None,
+    anchors=None,
+    gram=None,
+):
     """The loss of one batch.
 
     features: n x d, float32 or float64, finite.
@@ -57,12 +66,15 @@ def forward(features, labels, margins, k=1, within_gradient="paper", normalize=F
     labels that can't be used.
     """
     if len(margins) != len(labels):
-        raise ValueError(f"{len(margins)} margins for {len(labels)} label levels; "
-                         "give one margin per level")
+        raise ValueError(
+            f"{len(margins)} margins for {len(labels)} label levels; give one margin per level"
+        )
     labels = check_labels(labels, len(features))
     if classes is not None and on_host(labels[0]) and labels[0].max() >= classes:
-        raise ValueError(f"label_1 holds class {labels[0].max()} and there are only {classes} fine "
-                         "classes, numbered from 0")
+        raise ValueError(
+            f"label_1 holds class {labels[0].max()} and there are only {classes} fine "
+            "classes, numbered from 0"
+        )
     xp = array_module(features)
     fine = number_classes(labels[0])
     numbers, order = xp.arange(len(fine.first)), fine.of

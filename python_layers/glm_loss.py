@@ -5,8 +5,15 @@ import caffe
 from python_layers import glm
 from python_layers.memory import SampleMemory
 from python_layers.metric_loss import MetricLossLayer
-from python_layers.parameters import (Parameter, boolean, choice, is_integer, non_negative_numbers,
-                                      parse, positive_integer)
+from python_layers.parameters import (
+    Parameter,
+    boolean,
+    choice,
+    is_integer,
+    non_negative_numbers,
+    parse,
+    positive_integer,
+)
 
 MOST_KEPT = 16384  # their products with each other take 2 GB
 
@@ -17,8 +24,9 @@ PARAMETERS = {
     "normalize": boolean(False),
     "average": choice("present", "present", "all"),
     "fine_classes": positive_integer(None),
-    "memory": Parameter(0, f"a whole number from 0 to {MOST_KEPT}",
-                        lambda v: is_integer(v) and 0 <= v <= MOST_KEPT),
+    "memory": Parameter(
+        0, f"a whole number from 0 to {MOST_KEPT}", lambda v: is_integer(v) and 0 <= v <= MOST_KEPT
+    ),
 }
 
 
@@ -30,12 +38,17 @@ def settings(param_str, levels, layer="GLMLossLayer"):
     given = parse(param_str, PARAMETERS, layer)
     margins = given["margins"] or [1] * levels
     if len(margins) != levels:
-        raise ValueError(f'{layer}: "margins" has {len(margins)} values for {levels} label levels; '
-                         "give one margin per level")
+        raise ValueError(
+            f'{layer}: "margins" has {len(margins)} values for {levels} label levels; '
+            "give one margin per level"
+        )
     if (given["average"] == "all") != (given["fine_classes"] is not None):
         raise ValueError(f'{layer}: "fine_classes" goes with "average": "all", and only with it')
-    return {"margins": margins, "classes": given["fine_classes"],
-            **{name: given[name] for name in ("k", "within_gradient", "normalize")}}
+    return {
+        "margins": margins,
+        "classes": given["fine_classes"],
+        **{name: given[name] for name in ("k", "within_gradient", "normalize")},
+    }
 
 
 class GLMLossLayer(MetricLossLayer):

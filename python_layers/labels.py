@@ -42,7 +42,8 @@ def _checked(labels):
             i = bad[0]
             raise ValueError(
                 f"class {child[i]} of label_{level} has two parents in label_{level + 1}, "
-                f"{parent[first][inverse][i]} and {parent[i]}; the labels must form a tree")
+                f"{parent[first][inverse][i]} and {parent[i]}; the labels must form a tree"
+            )
     return checked
 
 

@@ -31,12 +31,12 @@ class SampleMemory:
         self._make_room(features, labels)
         self._batch = len(features)
         start, end = self._room - self._batch, self._room + self._filled
-        self._features[start:self._room] = features
+        self._features[start : self._room] = features
         for kept, given in zip(self._labels, labels):
-            kept[start:self._room] = given
+            kept[start : self._room] = given
         union, gram = self._features[start:end], self._gram[start:end, start:end]
-        gram[:self._batch] = products(union, self._batch)
-        gram[self._batch:, :self._batch] = gram[:self._batch, self._batch:].T
+        gram[: self._batch] = products(union, self._batch)
+        gram[self._batch :, : self._batch] = gram[: self._batch, self._batch :].T
         return union, [kept[start:end] for kept in self._labels], gram
 
     def keep(self):
@@ -45,9 +45,9 @@ class SampleMemory:
         first = min(count, self.capacity - self._next)
         # By columns, then by rows, so that the batch's products with itself come along.
         for array in (self._features, *self._labels, self._gram.T, self._gram):
-            ring, batch = array[self._room:], array[self._room - count:self._room]
-            ring[self._next:self._next + first] = batch[:first]
-            ring[:count - first] = batch[first:]
+            ring, batch = array[self._room :], array[self._room - count : self._room]
+            ring[self._next : self._next + first] = batch[:first]
+            ring[: count - first] = batch[first:]
         self._filled = min(max(self._filled, self._next + count), self.capacity)
         self._next = (self._next + count) % self.capacity
 

@@ -62,8 +62,10 @@ class MetricLossLayer(caffe.Layer):
         if self.MAX_LEVELS is not None and levels > self.MAX_LEVELS:
             raise ValueError(f"{name} takes {self.MAX_LEVELS} label bottom, not {levels}")
         if not 1 <= len(top) <= 2:
-            raise ValueError(f"{name} has one top, the loss, or two, the loss and the diagnostics, "
-                             f"not {len(top)}")
+            raise ValueError(
+                f"{name} has one top, the loss, or two, the loss and the diagnostics, "
+                f"not {len(top)}"
+            )
         self.arguments = self.settings(self.param_str, levels)
         self.arrays = blobs_of_mode()
 
@@ -73,7 +75,8 @@ class MetricLossLayer(caffe.Layer):
             if labels.count != samples:
                 raise ValueError(
                     f"{type(self).__name__}: bottom {level} has {labels.count} labels for "
-                    f"{samples} samples; every level needs one label per sample")
+                    f"{samples} samples; every level needs one label per sample"
+                )
         top[0].reshape(1)
         if len(top) == 2:
             top[1].reshape(len(self.diagnostic_names(len(bottom) - 1)))
@@ -85,8 +88,10 @@ class MetricLossLayer(caffe.Layer):
             self._ranks = communicator.current()
             if bottom[0].shape[0] == 0:
                 if self._ranks.size > 1:
-                    raise ValueError(f"{type(self).__name__}: a batch without samples can't be "
-                                     "joined with those of the other processes")
+                    raise ValueError(
+                        f"{type(self).__name__}: a batch without samples can't be "
+                        "joined with those of the other processes"
+                    )
                 for values in tops:
                     values[...] = 0
                 return
@@ -99,7 +104,8 @@ class MetricLossLayer(caffe.Layer):
         batch = _rows(self.arrays.data(bottom[0]))
         gather = self._ranks.gather
         features, labels = self.extended(
-            gather(batch), [gather(self.arrays.data(level).ravel()) for level in _labels(bottom)])
+            gather(batch), [gather(self.arrays.data(level).ravel()) for level in _labels(bottom)]
+        )
         # A view of a blob isn't kept: Caffe may move the blob's memory.
         self._features = None if features is batch else features
         try:
@@ -116,8 +122,12 @@ class MetricLossLayer(caffe.Layer):
                 batch = _rows(self.arrays.data(bottom[0]))
                 features = batch if self._features is None else self._features
                 weight = self.arrays.diff(top[0])[0] * self._ranks.size
-                self.terms.gradient(features, weight, own=self._ranks.own(len(batch)),
-                                    out=_rows(self.arrays.diff(bottom[0])))
+                self.terms.gradient(
+                    features,
+                    weight,
+                    own=self._ranks.own(len(batch)),
+                    out=_rows(self.arrays.diff(bottom[0])),
+                )
 
 
 def _rows(features):

@@ -46,7 +46,7 @@ def forward(features, labels, k1=5, k2=10, normalize=True):
     labels that can't be used.
     """
     n = len(features)
-    labels, = check_labels(labels, n)
+    (labels,) = check_labels(labels, n)
     batch = Pairwise(features, normalize)
     same, different = pair_kinds(labels)
     xp = array_module(features)

@@ -117,8 +117,8 @@ def products(features, first=None):
     scratch = xp.empty(n * min(columns, dimensions))
     for start in range(0, dimensions, columns):
         width = min(columns, dimensions - start)
-        block = scratch[:n * width].reshape(n, width)
-        block[...] = features[:, start:start + width]
+        block = scratch[: n * width].reshape(n, width)
+        block[...] = features[:, start : start + width]
         found += block[:first] @ block.T
     return found
 
@@ -136,8 +136,10 @@ def symmetric(row, column, values, size, rows=None):
         half = sum_at(row * size + column, size**2, values).reshape(size, size)
         return half + half.T
     end = rows * size  # what lies behind is summed there
-    halves = [sum_at(array_module(row).minimum(i * size + j, end), end + 1, values)[:end]
-              for i, j in ((row, column), (column, row))]
+    halves = [
+        sum_at(array_module(row).minimum(i * size + j, end), end + 1, values)[:end]
+        for i, j in ((row, column), (column, row))
+    ]
     return (halves[0] + halves[1]).reshape(rows, size)
 
 
@@ -167,6 +169,8 @@ def check_finite(square):
         return
     bad = np.flatnonzero(~np.isfinite(square))
     if len(bad):
-        raise ValueError(f"the features of {len(bad)} of {len(square)} samples hold nan or inf "
-                         f"(first: sample {bad[0]}): training has diverged; lower base_lr or "
-                         "the loss_weights")
+        raise ValueError(
+            f"the features of {len(bad)} of {len(square)} samples hold nan or inf "
+            f"(first: sample {bad[0]}): training has diverged; lower base_lr or "
+            "the loss_weights"
+        )

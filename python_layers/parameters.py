@@ -29,8 +29,11 @@ class Parameter:
 
 def is_number(value):
     """True for a finite JSON number (Python's booleans are integers, JSON's are not)."""
-    return (isinstance(value, (int, float)) and not isinstance(value, bool)
-            and abs(value) <= sys.float_info.max)
+    return (
+        isinstance(value, (int, float))
+        and not isinstance(value, bool)
+        and abs(value) <= sys.float_info.max
+    )
 
 
 def is_integer(value):
@@ -46,8 +49,9 @@ def choice(default, *names):
 
 
 def positive_integer(default):
-    return Parameter(default, f"a whole number from 1 to {MOST}",
-                     lambda v: is_integer(v) and 1 <= v <= MOST)
+    return Parameter(
+        default, f"a whole number from 1 to {MOST}", lambda v: is_integer(v) and 1 <= v <= MOST
+    )
 
 
 def non_negative_number(default):
@@ -56,8 +60,10 @@ def non_negative_number(default):
 
 def non_negative_numbers(default):
     return Parameter(
-        default, "a list of numbers of at least 0",
-        lambda v: isinstance(v, list) and len(v) > 0 and all(is_number(x) and x >= 0 for x in v))
+        default,
+        "a list of numbers of at least 0",
+        lambda v: isinstance(v, list) and len(v) > 0 and all(is_number(x) and x >= 0 for x in v),
+    )
 
 
 def parse(param_str, table, layer):
@@ -86,10 +92,13 @@ def parse(param_str, table, layer):
     for name, value in given.items():
         if name not in table:
             near = difflib.get_close_matches(name, table, n=1, cutoff=0)
-            raise ValueError(f'{where} has an unknown parameter "{name}"; the nearest known one is '
-                             f'"{near[0]}" (all: {", ".join(sorted(table))})')
+            raise ValueError(
+                f'{where} has an unknown parameter "{name}"; the nearest known one is '
+                f'"{near[0]}" (all: {", ".join(sorted(table))})'
+            )
         # null would be indistinguishable from "not given", so it is never valid.
         if value is None or not table[name].valid(value):
-            raise ValueError(f'{where}: "{name}" must be {table[name].description}, '
-                             f"not {json.dumps(value)}")
+            raise ValueError(
+                f'{where}: "{name}" must be {table[name].description}, not {json.dumps(value)}'
+            )
     return {name: given.get(name, parameter.default) for name, parameter in table.items()}

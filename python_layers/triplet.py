@@ -49,7 +49,7 @@ def forward(features, labels, margin=0.2, mining="semihard", normalize=True, ave
     Returns LossTerms; `diagnostic_names` names its diagnostics. Raises ValueError for features or
     labels that can't be used.
     """
-    label, = check_labels(labels, len(features))
+    (label,) = check_labels(labels, len(features))
     batch = Pairwise(features, normalize)
     positive, negative = pair_kinds(label)
 
@@ -60,8 +60,10 @@ def forward(features, labels, margin=0.2, mining="semihard", normalize=True, ave
     loss = xp.maximum((weights * (batch.distances + margin * positive)).sum() / counted, 0.0)
 
     def diagnostics():
-        means = [(batch.distances * kind).sum() / xp.maximum(kind.sum(), 1)
-                 for kind in (positive, negative)]
+        means = [
+            (batch.distances * kind).sum() / xp.maximum(kind.sum(), 1)
+            for kind in (positive, negative)
+        ]
         return vector([loss, active / xp.maximum(mined, 1), mined] + means, features)
 
     return LossTerms(loss, batch.coefficients((weights + weights.T) / counted), diagnostics)
@@ -95,7 +97,7 @@ def _semihard(distances, positive, negative, margin):
 def _hard(distances, positive, negative, margin):
     xp = array_module(distances)
     allowed = positive.any(axis=1) & negative.any(axis=1)
-    a, = candidates(allowed)
+    (a,) = candidates(allowed)
     p = xp.where(positive, distances, -np.inf)[a].argmax(axis=1)
     n = xp.where(negative, distances, np.inf)[a].argmin(axis=1)
     return _chosen(distances, margin, a, p, n, allowed[a])

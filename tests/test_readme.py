@@ -13,14 +13,24 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-ALL = "".join(path.read_text(encoding="utf-8")
-              for path in [ROOT / "README.md", *sorted(ROOT.glob("*/README.md"))])
-COMMANDS = [line.split("#")[0].strip()
-            for block in re.findall(r"```sh\n(.*?)```", ALL, re.DOTALL)
-            for line in block.replace("\\\n", " ").splitlines() if line.split("#")[0].strip()]
-SCRIPTS = sorted({command for command in COMMANDS
-                  if command.startswith(("tools/", "data_prep/", "docker/build_caffe.sh"))})
-OWN = README[README.index("## Your own photographs"):README.index("## Your own network")]
+ALL = "".join(
+    path.read_text(encoding="utf-8")
+    for path in [ROOT / "README.md", *sorted(ROOT.glob("*/README.md"))]
+)
+COMMANDS = [
+    line.split("#")[0].strip()
+    for block in re.findall(r"```sh\n(.*?)```", ALL, re.DOTALL)
+    for line in block.replace("\\\n", " ").splitlines()
+    if line.split("#")[0].strip()
+]
+SCRIPTS = sorted(
+    {
+        command
+        for command in COMMANDS
+        if command.startswith(("tools/", "data_prep/", "docker/build_caffe.sh"))
+    }
+)
+OWN = README[README.index("## Your own photographs") : README.index("## Your own network")]
 
 
 def run(command, **more):
@@ -31,8 +41,9 @@ def test_there_are_commands():
     assert len(COMMANDS) > 8 and len(SCRIPTS) > 3
 
 
-@pytest.mark.parametrize("target", sorted(set(re.findall(r"`?make ([a-z-]+)\b", ALL))
-                                          - {"it", "that"}))
+@pytest.mark.parametrize(
+    "target", sorted(set(re.findall(r"`?make ([a-z-]+)\b", ALL)) - {"it", "that"})
+)
 def test_make_targets_exist(target):
     result = run(["make", "-n", target])
     assert result.returncode == 0, result.stderr
@@ -50,10 +61,16 @@ def test_scripts_take_the_options_shown(command):
         assert re.search(rf"{option}\b", text), f"{script} {subcommand} has no {option}"
 
 
-@pytest.mark.parametrize("path", sorted(set(
-    re.findall(r"\b(?:prototxt|tools|data_prep|python_layers|docker)/[\w./-]+\.\w+", ALL))))
+@pytest.mark.parametrize(
+    "path",
+    sorted(
+        set(re.findall(r"\b(?:prototxt|tools|data_prep|python_layers|docker)/[\w./-]+\.\w+", ALL))
+    ),
+)
 def test_files_named_exist(path):
-    made = path.startswith("prototxt/mine/") or path == "docker/versions.txt"  # by a recipe, a build
+    made = (
+        path.startswith("prototxt/mine/") or path == "docker/versions.txt"
+    )  # by a recipe, a build
     assert made or (ROOT / path).exists()
 
 
@@ -64,8 +81,10 @@ def test_layer_example_is_the_one_in_the_nets():
 
     from python_layers.glm_loss import PARAMETERS
     from python_layers.parameters import parse
-    net = text_format.Parse(re.search(r"```\n(layer \{.*?)```", README, re.DOTALL)[1],
-                            caffe_pb2.NetParameter())
+
+    net = text_format.Parse(
+        re.search(r"```\n(layer \{.*?)```", README, re.DOTALL)[1], caffe_pb2.NetParameter()
+    )
     assert parse(net.layer[0].python_param.param_str, PARAMETERS, "README")["margins"] == [1, 1]
 
 
@@ -76,21 +95,26 @@ def test_own_photographs(tmp_path):
         folder = tmp_path / "PHOTOS" / f"group {kind % 2}" / f"kind {kind}"
         folder.mkdir(parents=True)
         for number in range(6):
-            cv2.imwrite(str(folder / f"{number}.jpg"),
-                        rng.integers(0, 255, (64, 80, 3)).astype(np.uint8))
-    build, make, train = (line for line in OWN.splitlines()
-                          if line.startswith(("data_prep/", "tools/", "caffe ")))
+            cv2.imwrite(
+                str(folder / f"{number}.jpg"), rng.integers(0, 255, (64, 80, 3)).astype(np.uint8)
+            )
+    build, make, train = (
+        line for line in OWN.splitlines() if line.startswith(("data_prep/", "tools/", "caffe "))
+    )
 
     def here(line):
         line = line.replace("--root PHOTOS", f"--root {tmp_path}/PHOTOS --test-share 0.5")
         line = line.replace("data/mine", f"{tmp_path}/mine").replace("googlenet", "squeezenet")
         return line.replace("prototxt/mine", str(tmp_path / "prototxt"))
+
     short = " --name readme_test --train-batch 8 --max-iter 2"
     train = here(train.split(" -weights")[0]).replace("/mine_", "/readme_test_")
     for line in (here(build), here(make) + short, train):
         words = shlex.split(line)
-        result = run([sys.executable, *words] if words[0] != "caffe" else words,
-                     env=os.environ | {"OPENBLAS_NUM_THREADS": "1", "GLOG_minloglevel": "0"})
+        result = run(
+            [sys.executable, *words] if words[0] != "caffe" else words,
+            env=os.environ | {"OPENBLAS_NUM_THREADS": "1", "GLOG_minloglevel": "0"},
+        )
         assert result.returncode == 0, line + "\n" + result.stderr[-2000:]
     assert "Optimization Done" in result.stderr
     made = ROOT / "snapshots" / "readme_test_squeezenet_ours"

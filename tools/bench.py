@@ -3,6 +3,7 @@
 
 import sys
 from pathlib import Path
+
 if __package__ in (None, ""):  # run as a file: import the repository's packages, not this folder's
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 from data_prep.cli import command
@@ -23,12 +24,17 @@ BENCHMARKS = {"losses": losses, "memory": memory, "lmdb": lmdb, "step": step}
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, epilog=EXAMPLES,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     commands = parser.add_subparsers(dest="what", required=True)
     for name, benchmark in BENCHMARKS.items():
-        one = commands.add_parser(name, help=benchmark.__doc__, description=benchmark.run.__doc__,
-                                  formatter_class=argparse.RawDescriptionHelpFormatter)
+        one = commands.add_parser(
+            name,
+            help=benchmark.__doc__,
+            description=benchmark.run.__doc__,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
         benchmark.add_options(one)
         one.set_defaults(run=benchmark.run)
     options = parser.parse_args()

@@ -16,6 +16,7 @@ Examples:
 
 import sys
 from pathlib import Path
+
 if __package__ in (None, ""):  # run as a file: import the repository's packages, not this folder's
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 from data_prep.cli import UserError, command
@@ -32,11 +33,36 @@ from tools import files
 ROOT = Path(__file__).resolve().parent.parent
 PART = 60_000_000  # bytes, so that each part passes where files may have 60 MB
 # Packages of .venv that no check imports.
-LEFT_OUT = ("scipy*", "matplotlib*", "mpl_toolkits", "fontTools*", "fonttools*", "PIL", "pillow*",
-            "contourpy*", "kiwisolver*", "pip*", "setuptools*", "pydot*", "repository.pth",
-            "__pycache__", "tests", "*.ffmpeg")
-LEFT_OUT_OF_PYTHON = ("test", "idlelib", "lib2to3", "ensurepip", "tkinter", "turtledemo",
-                      "__pycache__", "config-3*", "dist-packages", "site-packages")
+LEFT_OUT = (
+    "scipy*",
+    "matplotlib*",
+    "mpl_toolkits",
+    "fontTools*",
+    "fonttools*",
+    "PIL",
+    "pillow*",
+    "contourpy*",
+    "kiwisolver*",
+    "pip*",
+    "setuptools*",
+    "pydot*",
+    "repository.pth",
+    "__pycache__",
+    "tests",
+    "*.ffmpeg",
+)
+LEFT_OUT_OF_PYTHON = (
+    "test",
+    "idlelib",
+    "lib2to3",
+    "ensurepip",
+    "tkinter",
+    "turtledemo",
+    "__pycache__",
+    "config-3*",
+    "dist-packages",
+    "site-packages",
+)
 # Of the C library, which every machine has: it must be the machine's own, as its loader is.
 OF_THE_MACHINE = re.compile(r"(ld-linux|lib(c|m|dl|rt|pthread|util|resolv|cuda)\.so)")
 
@@ -100,8 +126,10 @@ def collect(prefix, added, into):
     work = Path(f"{prefix}.build")
     caffe, test = into / "caffe", work / "build" / "test" / "test.testbin"
     if not test.is_file():
-        raise UserError(f"{test} is not there: `docker/build_caffe.sh --cuda 13 --prefix {prefix} "
-                        "--test` makes it")
+        raise UserError(
+            f"{test} is not there: `docker/build_caffe.sh --cuda 13 --prefix {prefix} "
+            "--test` makes it"
+        )
     for name in ("bin/caffe", "lib/libcaffe.so.1.0.0", "python/caffe", "BUILD", "cuda/include"):
         copy(prefix / name, caffe / name)
     (caffe / "lib" / "libcaffe.so").symlink_to("libcaffe.so.1.0.0")
@@ -117,8 +145,9 @@ def collect(prefix, added, into):
     for name in ("bin/mpiexec", "bin/hydra_pmi_proxy", "lib/libmpi.so.12", "lib/mpich"):  # MPICH's
         copy(Path(sys.prefix) / name, into / "python" / name)
 
-    needed = libraries(prefix / "bin" / "caffe", prefix / "python" / "caffe" / "_caffe.so", test,
-                       python)
+    needed = libraries(
+        prefix / "bin" / "caffe", prefix / "python" / "caffe" / "_caffe.so", test, python
+    )
     needed |= libraries(*Path(sysconfig.get_path("stdlib"), "lib-dynload").glob("*.so"))
     nvidia = sorted(path.name for path in (prefix / "cuda" / "lib").glob("lib*.so.[0-9]*"))
     for name, path in needed.items():
@@ -127,9 +156,23 @@ def collect(prefix, added, into):
     (into / "run").write_text(RUN.replace("LIBRARIES", " ".join(nvidia), 1))
     (into / "run").chmod(0o755)
 
-    listed = subprocess.run(["git", "ls-files", "-z", "prototxt", "python_layers", "tools",
-                             "data_prep", "tests", "pyproject.toml"], cwd=ROOT, check=True,
-                            capture_output=True, text=True).stdout
+    listed = subprocess.run(
+        [
+            "git",
+            "ls-files",
+            "-z",
+            "prototxt",
+            "python_layers",
+            "tools",
+            "data_prep",
+            "tests",
+            "pyproject.toml",
+        ],
+        cwd=ROOT,
+        check=True,
+        capture_output=True,
+        text=True,
+    ).stdout
     for name in filter(None, listed.split("\0")):
         copy(ROOT / name, into / "repository" / name)
 
@@ -138,8 +181,10 @@ def pack(folder, out):
     """The folder as an archive in parts; returns their paths."""
     for old in out.parent.glob(f"{out.name}.[0-9][0-9]"):
         old.unlink()
-    tar = subprocess.Popen(["tar", "-C", folder.parent, "--owner=0", "--group=0", "-c",
-                            folder.name], stdout=subprocess.PIPE)
+    tar = subprocess.Popen(
+        ["tar", "-C", folder.parent, "--owner=0", "--group=0", "-c", folder.name],
+        stdout=subprocess.PIPE,
+    )
     xz = subprocess.Popen(["xz", "-4", "-T0", "-c"], stdin=tar.stdout, stdout=subprocess.PIPE)
     tar.stdout.close()
     subprocess.run(["split", "-b", str(PART), "-d", "-", f"{out}."], stdin=xz.stdout, check=True)
@@ -149,22 +194,37 @@ def pack(folder, out):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--prefix", type=Path, metavar="FOLDER",
-                        default=Path.home() / ".local" / "caffe-cuda13",
-                        help="Caffe for CUDA, as docker/build_caffe.sh --cuda installed it "
-                             "(default: %(default)s)")
-    parser.add_argument("--add", type=Path, action="append", default=[], metavar="FOLDER",
-                        help="more Python packages, such as CuPy; may be repeated")
-    parser.add_argument("--out", type=Path, default=Path("results/gpu_check.tar.xz"),
-                        metavar="FILE", help="the parts are FILE.00, FILE.01, ... "
-                                             "(default: %(default)s)")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--prefix",
+        type=Path,
+        metavar="FOLDER",
+        default=Path.home() / ".local" / "caffe-cuda13",
+        help="Caffe for CUDA, as docker/build_caffe.sh --cuda installed it (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--add",
+        type=Path,
+        action="append",
+        default=[],
+        metavar="FOLDER",
+        help="more Python packages, such as CuPy; may be repeated",
+    )
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=Path("results/gpu_check.tar.xz"),
+        metavar="FILE",
+        help="the parts are FILE.00, FILE.01, ... (default: %(default)s)",
+    )
     args = parser.parse_args()
     prefix = args.prefix.resolve()
     if not (prefix / "cuda").is_dir():
-        raise UserError(f"{prefix} holds no Caffe for CUDA: `docker/build_caffe.sh --cuda 13` "
-                        "makes one")
+        raise UserError(
+            f"{prefix} holds no Caffe for CUDA: `docker/build_caffe.sh --cuda 13` makes one"
+        )
     for folder in args.add:
         if not folder.is_dir():
             raise UserError(f"--add {folder}: there is no such folder")

@@ -32,8 +32,11 @@ class Log:
     """
 
     def __init__(self, points, losses):
-        self.series = {key: (np.array(list(found), np.int64), np.array(list(found.values())))
-                       for key, found in points.items() if found}
+        self.series = {
+            key: (np.array(list(found), np.int64), np.array(list(found.values())))
+            for key, found in points.items()
+            if found
+        }
         self.losses = losses
 
     def names(self, phase):
@@ -74,7 +77,7 @@ def read(path):
         prefix = PREFIX.match(line)
         if not prefix:
             continue
-        known, message = True, line[prefix.end():].strip()
+        known, message = True, line[prefix.end() :].strip()
         header = LOSS.match(message) or TEST.match(message)
         if header:
             iteration, phase, seen = int(header[1]), "train" if header.re is LOSS else "test", {}
@@ -95,8 +98,10 @@ def read(path):
             if output[4]:
                 losses[name] = True
     if not known:
-        raise UserError(f"{path} is no log of `caffe train`: keep what it prints with "
-                        "`caffe train ... 2>&1 | tee LOG`")
+        raise UserError(
+            f"{path} is no log of `caffe train`: keep what it prints with "
+            "`caffe train ... 2>&1 | tee LOG`"
+        )
     log = Log(points, list(losses))
     if not log.series:
         raise UserError(f"{path} has no iterations yet: look again when training has begun")

@@ -9,14 +9,23 @@ from tools import files
 def shapes(path):
     """{layer: [shape of each blob]} of a caffemodel; before 2015 blobs had 4 dimensions."""
     from caffe.proto import caffe_pb2
+
     try:
         model = caffe_pb2.NetParameter.FromString(files.existing(path, "caffemodel").read_bytes())
     except DecodeError:
-        raise UserError(f"{path} is no caffemodel, or was cut short (solver states and HDF5 "
-                        "snapshots are not read)") from None
-    return {layer.name: [list(blob.shape.dim) if blob.HasField("shape") else
-                         [blob.num, blob.channels, blob.height, blob.width]
-                         for blob in layer.blobs] for layer in [*model.layer, *model.layers]}
+        raise UserError(
+            f"{path} is no caffemodel, or was cut short (solver states and HDF5 "
+            "snapshots are not read)"
+        ) from None
+    return {
+        layer.name: [
+            list(blob.shape.dim)
+            if blob.HasField("shape")
+            else [blob.num, blob.channels, blob.height, blob.width]
+            for blob in layer.blobs
+        ]
+        for layer in [*model.layer, *model.layers]
+    }
 
 
 def _same(have, need):
@@ -34,6 +43,8 @@ def compare(path, needed, what):
     for name in (name for name in needed if name not in missing):
         need = [list(shape) for shape in needed[name]]
         if len(need) != len(have[name]) or not all(map(_same, have[name], need)):
-            raise UserError(f"{path} doesn't fit {what}: {name} has the shapes {have[name]} there "
-                            f"and {need} here (another data set, or another network?)")
+            raise UserError(
+                f"{path} doesn't fit {what}: {name} has the shapes {have[name]} there "
+                f"and {need} here (another data set, or another network?)"
+            )
     return missing

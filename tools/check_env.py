@@ -48,9 +48,11 @@ layer { name: "glm" type: "Python" bottom: "features" bottom: "label" top: "loss
 """
 
 # How weights that are no product of this repository come about.
-WEIGHTS = {"squeezenet_v1.1.caffemodel": "tools/convert_squeezenet.py",
-           "VGG_ILSVRC_16_layers.caffemodel": "download it from http://www.robots.ox.ac.uk/~vgg/"
-           "software/very_deep/caffe/VGG_ILSVRC_16_layers.caffemodel into weights/"}
+WEIGHTS = {
+    "squeezenet_v1.1.caffemodel": "tools/convert_squeezenet.py",
+    "VGG_ILSVRC_16_layers.caffemodel": "download it from http://www.robots.ox.ac.uk/~vgg/"
+    "software/very_deep/caffe/VGG_ILSVRC_16_layers.caffemodel into weights/",
+}
 ZOO = "download it from BVLC's model zoo ({name}) into weights/"
 
 
@@ -76,8 +78,7 @@ class Report:
 
 def pins(path=ROOT / "docker" / "requirements.txt"):
     """{package: version} of the pinned packages."""
-    return dict(re.findall(r"^([\w.-]+)==([\w.]+)", path.read_text(encoding="utf-8"),
-                           re.MULTILINE))
+    return dict(re.findall(r"^([\w.-]+)==([\w.]+)", path.read_text(encoding="utf-8"), re.MULTILINE))
 
 
 def check_python(report):
@@ -85,8 +86,10 @@ def check_python(report):
     if Path(sys.prefix).resolve() == (ROOT / ".venv").resolve():
         report.ok("Python", f"{version} of .venv")
     else:
-        report.note("Python", f"{version}, {sys.executable}, not that of .venv: `{ACTIVATE}`, "
-                              f"after `{SETUP}`")
+        report.note(
+            "Python",
+            f"{version}, {sys.executable}, not that of .venv: `{ACTIVATE}`, after `{SETUP}`",
+        )
     for package, wanted in pins().items():
         try:
             found = importlib.metadata.version(package)
@@ -106,8 +109,15 @@ def run_caffe(*arguments):
     """
     with tempfile.TemporaryDirectory() as folder:
         env = {**os.environ, "GLOG_minloglevel": "0", "GLOG_logtostderr": "1"}
-        done = subprocess.run(["caffe", *arguments], cwd=folder, env=env, stdout=subprocess.PIPE,
-                              stderr=subprocess.STDOUT, text=True, errors="replace")
+        done = subprocess.run(
+            ["caffe", *arguments],
+            cwd=folder,
+            env=env,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+        )
     logged = re.findall(r"^[EF]\d{4}.*?\] (.*)", done.stdout, re.MULTILINE)
     lines = done.stdout.strip().splitlines()
     return done.returncode, logged[-1] if logged else lines[-1] if lines else "no message"
@@ -125,15 +135,20 @@ def check_caffe(report):
     status, devices = run_caffe("device_query", "-gpu", "all")
     cpu_only = "CPU-only" in devices
     version = version.removeprefix("caffe version ")
-    report.ok("caffe", f"{version}, {'CPU' if cpu_only else 'GPU'} build, "
-                       f"{os.path.realpath(shutil.which('caffe'))}")
+    report.ok(
+        "caffe",
+        f"{version}, {'CPU' if cpu_only else 'GPU'} build, "
+        f"{os.path.realpath(shutil.which('caffe'))}",
+    )
     if cpu_only:
         report.ok("GPU", "none is used: Caffe is a CPU build")
     elif status == 0:
         report.ok("GPU", "found by Caffe")
     else:
-        report.note("GPU", f"Caffe is a GPU build but finds none ({devices}); without `-gpu` it "
-                           "uses the CPU")
+        report.note(
+            "GPU",
+            f"Caffe is a GPU build but finds none ({devices}); without `-gpu` it uses the CPU",
+        )
     with tempfile.NamedTemporaryFile("w", suffix=".prototxt") as net:
         net.write(LAYER_NET)
         net.flush()
@@ -141,8 +156,13 @@ def check_caffe(report):
     if status == 0:
         report.ok("Python layers", "the caffe binary imports and runs python_layers.glm_loss")
     else:
-        report.lacks("Python layers", message, f"`{SETUP}`" if "No module named" not in message else
-                     f"`{ACTIVATE}`, so that caffe embeds the Python of .venv")
+        report.lacks(
+            "Python layers",
+            message,
+            f"`{SETUP}`"
+            if "No module named" not in message
+            else f"`{ACTIVATE}`, so that caffe embeds the Python of .venv",
+        )
 
 
 def check_pycaffe(report):
@@ -162,6 +182,7 @@ def check_pycaffe(report):
 def read_net(path):
     """NetParameter of a prototxt; ValueError as prototxt.parse."""
     from caffe.proto import caffe_pb2
+
     return prototxt.parse(path, caffe_pb2.NetParameter())
 
 
@@ -174,10 +195,11 @@ def inputs_of(solver_path):
     import caffe
     from caffe.proto import caffe_pb2
     from tools.nets import rules
+
     solver = prototxt.parse(solver_path, caffe_pb2.SolverParameter())
     path = solver.net or solver.train_net
     if not path:
-        raise ValueError(f"{solver_path} names no net: give it `net: \"...\"`")
+        raise ValueError(f'{solver_path} names no net: give it `net: "..."`')
     layers = [layer for layer in read_net(path).layer if layer.type == "Data"]
     sources, means = {}, {}
     states = [(caffe.TRAIN, solver.train_state)]
@@ -194,9 +216,14 @@ def inputs_of(solver_path):
 def build_command(folder):
     """The command that makes the LMDBs in a folder such as data/cub; tools/nets has a table."""
     from tools.nets import tables
-    return tables.build_commands().get(Path(folder).as_posix(), (
-        f"data_prep/build_lmdb.py DATASET --out {folder} "
-        "(data_prep/build_lmdb.py --help lists the data sets)"))
+
+    return tables.build_commands().get(
+        Path(folder).as_posix(),
+        (
+            f"data_prep/build_lmdb.py DATASET --out {folder} "
+            "(data_prep/build_lmdb.py --help lists the data sets)"
+        ),
+    )
 
 
 def weights_command(path):
@@ -213,8 +240,9 @@ def check_solver(report, path):
     try:
         solver, net, sources, means = inputs_of(path)
     except ValueError as error:
-        report.lacks("solver", str(error),
-                     "give one of prototxt/*_solver.prototxt, from the repository root")
+        report.lacks(
+            "solver", str(error), "give one of prototxt/*_solver.prototxt, from the repository root"
+        )
         return
     report.ok("solver", str(path))
     report.ok("net", net)
@@ -241,6 +269,7 @@ def check_solver(report, path):
 def check_all_solvers(report):
     """The data sets of all solvers, one line each, and the weights that their nets start from."""
     from tools.nets import tables
+
     os.chdir(ROOT)
     folders = {}
     for path in sorted(Path("prototxt").glob("*_solver.prototxt")):
@@ -264,10 +293,15 @@ def check_all_solvers(report):
 
 
 def main(argv=None):
-    parser = argparse.ArgumentParser(description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--solver", type=Path, metavar="FILE",
-                        help="check the files that this solver's training needs")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--solver",
+        type=Path,
+        metavar="FILE",
+        help="check the files that this solver's training needs",
+    )
     args = parser.parse_args(argv)
     report = Report()
     if args.solver:

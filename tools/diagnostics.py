@@ -4,15 +4,26 @@ import re
 
 from python_layers import center, contrastive, glm, minmax, triplet
 
-LOSSES = {"glm": glm, "contrastive": contrastive, "triplet": triplet, "center": center,
-          "minmax": minmax}
+LOSSES = {
+    "glm": glm,
+    "contrastive": contrastive,
+    "triplet": triplet,
+    "center": center,
+    "minmax": minmax,
+}
 SUFFIX = "_diagnostics"
 DEEPEST = 20  # levels of a tree that are tried
 
 # What a value is, by its name without a level's number; all others are distances.
-KINDS = {"active": "share active", "skipped": "share skipped", "triplets": "triplets",
-         "classes": "classes", "intrinsic_pairs": "pairs", "penalty_pairs": "pairs",
-         "center_length": "length of the centres"}
+KINDS = {
+    "active": "share active",
+    "skipped": "share skipped",
+    "triplets": "triplets",
+    "classes": "classes",
+    "intrinsic_pairs": "pairs",
+    "penalty_pairs": "pairs",
+    "center_length": "length of the centres",
+}
 DISTANCE = "distance"
 
 

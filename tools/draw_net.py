@@ -21,21 +21,26 @@ from tools.nets.diagram import diagram
 
 FORMATS = (".png", ".svg", ".pdf")
 BLUE = "#1f6fd0"  # skipping connections, as in the paper
-COLOURS = dict(plain="#eceff1", feature="#ffe0b2", classifier="#d7e8fb", loss="#e3f1da",
-               metric="#f6d5e5")
+COLOURS = dict(
+    plain="#eceff1", feature="#ffe0b2", classifier="#d7e8fb", loss="#e3f1da", metric="#f6d5e5"
+)
 METRIC_TITLES = {"glm": ("large-margin loss", "all levels")}
 
 
 def _parse(arguments):
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter,
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
         epilog="example:\n  tools/draw_net.py prototxt/cub_googlenet_ours_solver.prototxt "
-               "--out results/head.png")
+        "--out results/head.png",
+    )
     parser.add_argument("prototxt", type=Path, help="a solver, or a net")
-    parser.add_argument("--variant", choices=list(tables.STAGES), default="ours",
-                        help="of a net (default: ours)")
-    parser.add_argument("--out", type=Path, required=True, metavar="FILE",
-                        help=f"the figure: {', '.join(FORMATS)}")
+    parser.add_argument(
+        "--variant", choices=list(tables.STAGES), default="ours", help="of a net (default: ours)"
+    )
+    parser.add_argument(
+        "--out", type=Path, required=True, metavar="FILE", help=f"the figure: {', '.join(FORMATS)}"
+    )
     return parser.parse_args(arguments)
 
 
@@ -44,9 +49,8 @@ def _net_and_stages(path, variant):
     if isinstance(message, caffe_pb2.NetParameter):
         return message, tables.STAGES[variant]
     if not message.net:
-        raise UserError(f"{path} does not name a net: it needs a line `net: \"....prototxt\"`")
-    return (prototxt.read(message.net, caffe_pb2.NetParameter()),
-            tuple(message.train_state.stage))
+        raise UserError(f'{path} does not name a net: it needs a line `net: "....prototxt"`')
+    return (prototxt.read(message.net, caffe_pb2.NetParameter()), tuple(message.train_state.stage))
 
 
 def _titles(shown):
@@ -57,8 +61,9 @@ def _titles(shown):
     levels = []
     for classifier in shown.classifiers:
         classes, name = names.get(classifier.level, (0, ""))
-        levels.append(name.replace("_", " ") if classes == classifier.classes
-                      else f"level {classifier.level}")
+        levels.append(
+            name.replace("_", " ") if classes == classifier.classes else f"level {classifier.level}"
+        )
     return tables.NETS[net].title if net in tables.NETS else shown.name, levels
 
 
@@ -73,6 +78,7 @@ def _lanes(skips):
     def place(skip, end):
         rivals = [other for other in by_length if other[end] == skip[end]]
         return (rivals.index(skip) + 1) / (len(rivals) + 1)
+
     return {skip: (lane, 1 - place(skip, 0), place(skip, 1)) for lane, skip in enumerate(by_length)}
 
 
@@ -87,8 +93,14 @@ def draw(shown):
     columns = {shown.feature: head}
     for number, classifier in enumerate(shown.classifiers, head + 1):
         columns[classifier.name] = number
-    lanes = _lanes([(columns[blob], columns[classifier.name]) for classifier in shown.classifiers
-                    for blob in classifier.reads if columns[blob] < columns[classifier.name] - 1])
+    lanes = _lanes(
+        [
+            (columns[blob], columns[classifier.name])
+            for classifier in shown.classifiers
+            for blob in classifier.reads
+            if columns[blob] < columns[classifier.name] - 1
+        ]
+    )
 
     step, half, tall, losses, corner = 2.45, 0.95, 0.45, -1.6, 0.15
     top = tall + (0.5 + 0.32 * len(lanes) if lanes else 0.2)
@@ -101,12 +113,22 @@ def draw(shown):
 
     def box(column, y, colour, title, detail):
         x = column * step
-        axes.add_patch(FancyBboxPatch((x - half, y - tall), 2 * half, 2 * tall, linewidth=1.1,
-                                      boxstyle="round,pad=0,rounding_size=0.1", zorder=2,
-                                      edgecolor="#455a64", facecolor=COLOURS[colour]))
+        axes.add_patch(
+            FancyBboxPatch(
+                (x - half, y - tall),
+                2 * half,
+                2 * tall,
+                linewidth=1.1,
+                boxstyle="round,pad=0,rounding_size=0.1",
+                zorder=2,
+                edgecolor="#455a64",
+                facecolor=COLOURS[colour],
+            )
+        )
         for text, shift, weight in ((title, 0.16, "bold"), (detail, -0.18, "normal")):
-            axes.text(x, y + shift, text, ha="center", va="center", fontsize=8, weight=weight,
-                      zorder=3)
+            axes.text(
+                x, y + shift, text, ha="center", va="center", fontsize=8, weight=weight, zorder=3
+            )
 
     def arrow(points, colour="#37474f", width=1.1):
         """Straight pieces between the points, with round corners."""
@@ -117,9 +139,17 @@ def draw(shown):
                 near = tuple(a + (e - a) * corner / length for a, e in zip(at, end))
                 vertices += [near] if end is before else [at, near]
                 codes += [Line.LINETO] if end is before else [Line.CURVE3] * 2
-        axes.add_patch(FancyArrowPatch(path=Line(vertices + [points[-1]], codes + [Line.LINETO]),
-                                       arrowstyle="-|>", mutation_scale=10, zorder=1, color=colour,
-                                       linewidth=width, joinstyle="miter"))
+        axes.add_patch(
+            FancyArrowPatch(
+                path=Line(vertices + [points[-1]], codes + [Line.LINETO]),
+                arrowstyle="-|>",
+                mutation_scale=10,
+                zorder=1,
+                color=colour,
+                linewidth=width,
+                joinstyle="miter",
+            )
+        )
 
     def loss(column, colour, title, detail):
         arrow([(column * step, -tall), (column * step, losses + tall)])
@@ -145,16 +175,25 @@ def draw(shown):
         arrive = end * step - half + arrive * half
         arrow([(x, tall), (x, y), (arrive, y), (arrive, tall)], BLUE, 1.5)
     if lanes:
-        axes.text(head * step + half, top - 0.22, "skipping connections", fontsize=8, color=BLUE,
-                  ha="left", va="center")
+        axes.text(
+            head * step + half,
+            top - 0.22,
+            "skipping connections",
+            fontsize=8,
+            color=BLUE,
+            ha="left",
+            va="center",
+        )
     return figure
 
 
 def main():
     options = _parse(sys.argv[1:])
     if options.out.suffix.lower() not in FORMATS:
-        raise UserError(f"{options.out} is no kind of figure that is drawn here: end --out in "
-                        f"{', '.join(FORMATS)}")
+        raise UserError(
+            f"{options.out} is no kind of figure that is drawn here: end --out in "
+            f"{', '.join(FORMATS)}"
+        )
     net, stages = _net_and_stages(options.prototxt, options.variant)
     try:
         shown = diagram(net, stages)

@@ -12,6 +12,7 @@ Example:
 
 import sys
 from pathlib import Path
+
 if __package__ in (None, ""):  # run as a file: import the repository's packages, not this folder's
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 from data_prep.cli import UserError, command
@@ -37,8 +38,9 @@ LETTERS = 30  # of a class name under an image
 def read_images(path, keys):
     """Images of an LMDB, uint8 height x width x 3, BGR, by their keys."""
     if not (path / "data.mdb").is_file():
-        raise UserError(f"{path} is not there: run this where the data set is, in the repository "
-                        "root")
+        raise UserError(
+            f"{path} is not there: run this where the data set is, in the repository root"
+        )
     wanted = {key.encode() for key in keys}
     found = {key.decode(): value for key, value in lmdb_io.items(path) if key in wanted}
     return [_decode(path, key, found.get(key)) for key in keys]
@@ -54,15 +56,18 @@ def _decode(path, key, value):
 
 
 def _short(text):
-    return text if len(text) <= LETTERS else text[:LETTERS - 3] + "..."
+    return text if len(text) <= LETTERS else text[: LETTERS - 3] + "..."
 
 
 def _check_ids(hierarchy, result, predictions):
     """UserError unless the predictions are of the hierarchy's levels and classes."""
     fits = [level["level"] for level in result["levels"]] == list(hierarchy.levels)
     for name, size in zip(hierarchy.levels, hierarchy.sizes):
-        ids = [predictions[column] for column in (name, f"{name}_predicted", f"{name}_from_fine")
-               if column in predictions]
+        ids = [
+            predictions[column]
+            for column in (name, f"{name}_predicted", f"{name}_from_fine")
+            if column in predictions
+        ]
         fits = fits and all(column.min() >= 0 and column.max() < size for column in ids)
     if not fits:
         raise UserError(f"the predictions are not of {result['data']} as it is now: evaluate again")
@@ -85,13 +90,15 @@ def captions(hierarchy, predictions, row):
 def figure(title, images, texts):
     """Matplotlib figure of images with lines of text, framed in the color of the first line."""
     from matplotlib.figure import Figure
+
     columns = min(COLUMNS, len(images))
     rows = -(-len(images) // columns)
     below = LINE * max(map(len, texts)) + 0.2
     width, height = columns * (TILE + 0.25), rows * (TILE + below) + HEAD
     picture = Figure(figsize=(width, height))
-    picture.text(0.01, 1 - 0.2 / height, title, fontsize=9, va="center", parse_math=False,
-                 wrap=True)
+    picture.text(
+        0.01, 1 - 0.2 / height, title, fontsize=9, va="center", parse_math=False, wrap=True
+    )
     for n, (image, lines) in enumerate(zip(images, texts)):
         left = (n % columns + 0.06) / columns
         bottom = height - HEAD - (n // columns) * (TILE + below) - TILE  # inches
@@ -101,19 +108,27 @@ def figure(title, images, texts):
         for side in axis.spines.values():
             side.set(color=lines[0][1], linewidth=2)
         for i, (text, color) in enumerate(lines, 1):
-            picture.text(left, (bottom - LINE * i) / height, text, color=color, fontsize=7.5,
-                         parse_math=False)
+            picture.text(
+                left,
+                (bottom - LINE * i) / height,
+                text,
+                color=color,
+                fontsize=7.5,
+                parse_math=False,
+            )
     return picture
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("result", type=Path, help="what tools/evaluate.py wrote, .json")
     parser.add_argument("--out", type=Path, required=True, metavar="PNG")
     parser.add_argument("--images", type=int, default=18, help="how many (default: %(default)s)")
-    parser.add_argument("--seed", type=int, default=1,
-                        help="of the random sample (default: %(default)s)")
+    parser.add_argument(
+        "--seed", type=int, default=1, help="of the random sample (default: %(default)s)"
+    )
     args = parser.parse_args()
     if args.out.suffix != ".png":
         parser.error(f"--out {args.out}: the name must end in .png")
@@ -122,21 +137,28 @@ def main():
     result = results.read(args.result)
     predictions = results.read_predictions(args.result)
     if predictions is None:
-        raise UserError(f"{results.table_of(args.result)} is not there: keep it beside "
-                        f"{args.result}")
+        raise UserError(
+            f"{results.table_of(args.result)} is not there: keep it beside {args.result}"
+        )
     hierarchy = Hierarchy.read(Path(result["data"]) / "hierarchy.tsv")
     _check_ids(hierarchy, result, predictions)
-    rows = np.random.default_rng(args.seed).permutation(len(predictions["key"]))[:args.images]
-    images = read_images(Path(result["data"]) / f"{result['split']}_images",
-                         predictions["key"][rows].tolist())
-    title = (f"{result['experiment']}: {len(images)} of {result['images']} {result['split']} "
-             f"images; {', '.join(hierarchy.levels)} as predicted, green if right, red if wrong")
+    rows = np.random.default_rng(args.seed).permutation(len(predictions["key"]))[: args.images]
+    images = read_images(
+        Path(result["data"]) / f"{result['split']}_images", predictions["key"][rows].tolist()
+    )
+    title = (
+        f"{result['experiment']}: {len(images)} of {result['images']} {result['split']} "
+        f"images; {', '.join(hierarchy.levels)} as predicted, green if right, red if wrong"
+    )
     picture = io.BytesIO()
     figure(title, images, [captions(hierarchy, predictions, row) for row in rows]).savefig(
-        picture, format="png", dpi=120)
+        picture, format="png", dpi=120
+    )
     files.write_whole(args.out, picture.getvalue())
-    print(f"wrote {args.out}: {len(images)} of {result['images']} {result['split']} images of "
-          f"{result['data']}")
+    print(
+        f"wrote {args.out}: {len(images)} of {result['images']} {result['split']} images of "
+        f"{result['data']}"
+    )
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ Example:
 
 import sys
 from pathlib import Path
+
 if __package__ in (None, ""):  # run as a file: import the repository's packages, not this folder's
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 from data_prep.cli import UserError, command
@@ -41,12 +42,14 @@ def forward(net, scoring, labels):
     with tqdm(total=len(labels), unit=" images", disable=None, leave=False) as progress:
         for start in range(0, len(labels), scoring.batch):
             net.forward()
-            part = labels[start:start + scoring.batch]
-            if not np.array_equal(net.blobs["label"].data[:len(part)].reshape(part.shape), part):
-                raise UserError(f"Caffe reads {scoring.labels} in another order than that of its "
-                                "keys: build the data set again")
+            part = labels[start : start + scoring.batch]
+            if not np.array_equal(net.blobs["label"].data[: len(part)].reshape(part.shape), part):
+                raise UserError(
+                    f"Caffe reads {scoring.labels} in another order than that of its "
+                    "keys: build the data set again"
+                )
             for level, blob in scoring.heads.items():
-                rows = net.blobs[blob].data[:len(part)].reshape(len(part), -1)
+                rows = net.blobs[blob].data[: len(part)].reshape(len(part), -1)
                 found[level].append(rows.copy())
             progress.update(len(part))
     return {level: np.concatenate(parts) for level, parts in found.items()}
@@ -89,11 +92,15 @@ def _fine(hierarchy, true, predicted, output):
     present = np.flatnonzero(images)
     recall = counts.diagonal()[present] / images[present]
     wrong = counts - np.diag(counts.diagonal())
-    pairs = [(int(wrong.flat[i]), names[i // classes], names[i % classes])
-             for i in np.argsort(-wrong, axis=None, kind="stable")[:PAIRS]]
-    result = {"mean_class_accuracy": float(recall.mean()),
-              "recall": {names[c]: float(value) for c, value in zip(present, recall)},
-              "confused": [{"images": n, "true": a, "predicted": b} for n, a, b in pairs if n]}
+    pairs = [
+        (int(wrong.flat[i]), names[i // classes], names[i % classes])
+        for i in np.argsort(-wrong, axis=None, kind="stable")[:PAIRS]
+    ]
+    result = {
+        "mean_class_accuracy": float(recall.mean()),
+        "recall": {names[c]: float(value) for c, value in zip(present, recall)},
+        "confused": [{"images": n, "true": a, "predicted": b} for n, a, b in pairs if n],
+    }
     if classes > TOP:
         result[f"top{TOP}"] = float(scores.in_top(output, true, TOP).mean())
     return result
@@ -101,6 +108,7 @@ def _fine(hierarchy, true, predicted, output):
 
 def table(result):
     """The figures as lines of text."""
+
     def cell(share):
         if not share:
             return "-"
@@ -110,8 +118,10 @@ def table(result):
     yield f"{'level':{width}}{'classes':>7}  {'own classifier':26}{'from fine':26}both agree"
     for level in result["levels"]:
         agree = f"{level['consistency']:.1%}" if "consistency" in level else "-"
-        yield (f"{level['level']:{width}}{level['classes']:7}  {cell(level.get('head')):26}"
-               f"{cell(level.get('from_fine')):26}{agree}")
+        yield (
+            f"{level['level']:{width}}{level['classes']:7}  {cell(level.get('head')):26}"
+            f"{cell(level.get('from_fine')):26}{agree}"
+        )
     fine, name = result["fine"], result["levels"][0]["level"]
     top = f"top-{TOP} {fine[f'top{TOP}']:.2%}, " if f"top{TOP}" in fine else ""
     yield f"{name}: {top}mean of the recall of its classes {fine['mean_class_accuracy']:.2%}"
@@ -120,10 +130,15 @@ def table(result):
 def _check_labels(hierarchy, labels, scoring):
     """UserError unless every row of labels is a row of the hierarchy."""
     fits = labels.shape[1:] == (len(hierarchy.sizes),)
-    if not (fits and labels[:, 0].max() < hierarchy.sizes[0]
-            and np.array_equal(hierarchy.labels[labels[:, 0]], labels)):
-        raise UserError(f"the labels in {scoring.labels} don't follow the hierarchy.tsv beside "
-                        "them: build the data set again")
+    if not (
+        fits
+        and labels[:, 0].max() < hierarchy.sizes[0]
+        and np.array_equal(hierarchy.labels[labels[:, 0]], labels)
+    ):
+        raise UserError(
+            f"the labels in {scoring.labels} don't follow the hierarchy.tsv beside "
+            "them: build the data set again"
+        )
 
 
 def _check_heads(hierarchy, net, scoring):
@@ -131,24 +146,40 @@ def _check_heads(hierarchy, net, scoring):
     for level, name in scoring.heads.items():
         wide = net.blobs[name].shape[1]
         if level >= len(hierarchy.sizes) or wide != hierarchy.sizes[level]:
-            raise UserError(f"{name} has {wide} classes, the hierarchy of {scoring.images.parent} "
-                            f"has {', '.join(map(str, hierarchy.sizes))}: the net is for another "
-                            "data set")
+            raise UserError(
+                f"{name} has {wide} classes, the hierarchy of {scoring.images.parent} "
+                f"has {', '.join(map(str, hierarchy.sizes))}: the net is for another "
+                "data set"
+            )
 
 
 def parse():
-    parser = argparse.ArgumentParser(description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--solver", type=Path, required=True, help="what the net was trained with")
-    parser.add_argument("--weights", type=Path,
-                        help="caffemodel (default: the solver's newest snapshot)")
-    parser.add_argument("--split", choices=("test", "train"), default="test",
-                        help="images to score (default: %(default)s)")
-    parser.add_argument("--out", type=Path, metavar="JSON",
-                        help="default: results/NAME.json, for --split train NAME_train.json; NAME "
-                        "is the solver's without _solver")
-    parser.add_argument("--batch", type=int, default=32,
-                        help="images at a time (default: %(default)s): for speed and memory only")
+    parser.add_argument(
+        "--weights", type=Path, help="caffemodel (default: the solver's newest snapshot)"
+    )
+    parser.add_argument(
+        "--split",
+        choices=("test", "train"),
+        default="test",
+        help="images to score (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--out",
+        type=Path,
+        metavar="JSON",
+        help="default: results/NAME.json, for --split train NAME_train.json; NAME "
+        "is the solver's without _solver",
+    )
+    parser.add_argument(
+        "--batch",
+        type=int,
+        default=32,
+        help="images at a time (default: %(default)s): for speed and memory only",
+    )
     parser.add_argument("--gpu", type=int, metavar="N", help="number of the GPU (default: the CPU)")
     args = parser.parse_args()
     args.experiment = args.solver.stem.removesuffix("_solver")
@@ -182,15 +213,27 @@ def main():
     if not all(np.isfinite(output).all() for output in outputs.values()):
         raise UserError(f"{weights} gives scores that are not finite: the training has diverged")
     levels, fine, columns = summarize(hierarchy, labels, outputs)
-    result = {"experiment": args.experiment, "solver": str(args.solver), "net": solver.net,
-              "stages": list(scoring.stages), "weights": str(weights),
-              "weights_sha256": files.sha256(weights), "data": str(folder), "split": args.split,
-              "images": len(keys), "levels": levels, "fine": fine, "seconds": round(seconds, 3)}
+    result = {
+        "experiment": args.experiment,
+        "solver": str(args.solver),
+        "net": solver.net,
+        "stages": list(scoring.stages),
+        "weights": str(weights),
+        "weights_sha256": files.sha256(weights),
+        "data": str(folder),
+        "split": args.split,
+        "images": len(keys),
+        "levels": levels,
+        "fine": fine,
+        "seconds": round(seconds, 3),
+    }
     results.write(args.out, result, {"key": keys, **columns})
     print(f"{args.experiment}: {weights} on {len(keys)} {args.split} images of {folder}")
     print("\n".join(table(result)))
-    print(f"{seconds:.1f} s, {len(keys) / seconds:.0f} images/s; "
-          f"wrote {args.out} and {results.table_of(args.out)}")
+    print(
+        f"{seconds:.1f} s, {len(keys) / seconds:.0f} images/s; "
+        f"wrote {args.out} and {results.table_of(args.out)}"
+    )
 
 
 if __name__ == "__main__":

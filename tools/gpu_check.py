@@ -13,6 +13,7 @@ Examples:
 
 import sys
 from pathlib import Path
+
 if __package__ in (None, ""):  # run as a file: import the repository's packages, not this folder's
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 from data_prep.cli import UserError, command
@@ -60,29 +61,38 @@ def names(text):
     chosen = text.split(",")
     for name in chosen:
         if name not in sections.SECTIONS:
-            raise argparse.ArgumentTypeError(f"there is no check {name!r}; there are "
-                                             + ", ".join(sections.SECTIONS))
+            raise argparse.ArgumentTypeError(
+                f"there is no check {name!r}; there are " + ", ".join(sections.SECTIONS)
+            )
     return chosen
 
 
 def print_table(path):
     try:
-        print(report.tables(files.existing(path, "results file").read_text(encoding="utf-8")),
-              end="")
+        print(
+            report.tables(files.existing(path, "results file").read_text(encoding="utf-8")), end=""
+        )
     except (ValueError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: {error}") from None
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     what = parser.add_mutually_exclusive_group()
     what.add_argument("--list", action="store_true", help="only name the checks")
     what.add_argument("--table", metavar="FILE", help="only print a results file as Markdown")
-    parser.add_argument("--only", type=names, metavar="A,B", default=list(sections.SECTIONS),
-                        help="these checks (default: all)")
-    parser.add_argument("--out", default=OUT, metavar="FILE",
-                        help="results file (default: %(default)s)")
+    parser.add_argument(
+        "--only",
+        type=names,
+        metavar="A,B",
+        default=list(sections.SECTIONS),
+        help="these checks (default: all)",
+    )
+    parser.add_argument(
+        "--out", default=OUT, metavar="FILE", help="results file (default: %(default)s)"
+    )
     args = parser.parse_args()
     if args.table:
         return print_table(args.table)
@@ -97,19 +107,25 @@ def main():
         return 0
     status, message = check_env.run_caffe("device_query", "-gpu", "all")
     if status:
-        raise UserError(f"there is a GPU, but the caffe on PATH can't use it ({message}): build "
-                        "one with `docker/build_caffe.sh --cuda 13`, then `make test-gpu "
-                        "CAFFE_PREFIX=~/.local/caffe-cuda13`")
+        raise UserError(
+            f"there is a GPU, but the caffe on PATH can't use it ({message}): build "
+            "one with `docker/build_caffe.sh --cuda 13`, then `make test-gpu "
+            "CAFFE_PREFIX=~/.local/caffe-cuda13`"
+        )
     files.make_way(args.out)
     print(", ".join(gpu["name"] for gpu in facts["gpus"]))
     results = {}
     for name in args.only:
         results[name] = result = check(name)
-        print(f"{result['verdict']:8} {name:12} {result['seconds']:5.0f} s  {result['summary']}",
-              flush=True)
+        print(
+            f"{result['verdict']:8} {name:12} {result['seconds']:5.0f} s  {result['summary']}",
+            flush=True,
+        )
         files.write_whole(args.out, report.dumps(facts, results))
-    print(f"{sum(result['seconds'] for result in results.values()):.0f} s in all; numbers in "
-          f"{args.out}")
+    print(
+        f"{sum(result['seconds'] for result in results.values()):.0f} s in all; numbers in "
+        f"{args.out}"
+    )
     return int(any(result["verdict"] == "FAILED" for result in results.values()))
 
 

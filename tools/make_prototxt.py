@@ -27,14 +27,20 @@ EXAMPLES = """examples, from the repository's root:
 
 
 def _parse(arguments):
-    parser = argparse.ArgumentParser(description=__doc__, epilog=EXAMPLES,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--check", action="store_true",
-                        help="write nothing; exit 1, naming the files that differ")
+    parser = argparse.ArgumentParser(
+        description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--check", action="store_true", help="write nothing; exit 1, naming the files that differ"
+    )
     one = parser.add_argument_group("one combination instead of all")
     add_data_options(one)
-    one.add_argument("--levels", metavar="N|NAMES", help="only so many levels of the label tree, "
-                     "from the finest on, or those of these names: 2, or species,order")
+    one.add_argument(
+        "--levels",
+        metavar="N|NAMES",
+        help="only so many levels of the label tree, "
+        "from the finest on, or those of these names: 2, or species,order",
+    )
     one.add_argument("--net", choices=list(tables.NETS))
     add_run_options(one)
     options = parser.parse_args(arguments)
@@ -55,8 +61,13 @@ def _texts(options):
     if not (options.dataset or options.data):
         if not PROTOTXT.is_dir():
             raise UserError(f"no folder {PROTOTXT} here: run this in the repository's root")
-        return {PROTOTXT / name: text for dataset, net in tables.GRID for name, text in
-                file_texts(tables.DATASETS[dataset], tables.NETS[net], str(PROTOTXT)).items()}
+        return {
+            PROTOTXT / name: text
+            for dataset, net in tables.GRID
+            for name, text in file_texts(
+                tables.DATASETS[dataset], tables.NETS[net], str(PROTOTXT)
+            ).items()
+        }
     net = tables.NETS[options.net]
     dataset = built_dataset(options.data, net) if options.data else tables.DATASETS[options.dataset]
     if options.levels is not None:
@@ -68,8 +79,13 @@ def _texts(options):
 def _differing(wanted):
     """Paths in prototxt/ that are missing, not as wanted, or not wanted."""
     there = set(PROTOTXT.glob("*.prototxt"))
-    return sorted(path for path in there | set(wanted) if path not in wanted
-                  or path not in there or path.read_text(encoding="utf-8") != wanted[path])
+    return sorted(
+        path
+        for path in there | set(wanted)
+        if path not in wanted
+        or path not in there
+        or path.read_text(encoding="utf-8") != wanted[path]
+    )
 
 
 def main():
@@ -78,8 +94,10 @@ def main():
     if options.check:
         wrong = _differing(wanted)
         if wrong:
-            raise UserError(f"not as the tables in tools/nets/ say: {', '.join(map(str, wrong))}; "
-                            "run tools/make_prototxt.py")
+            raise UserError(
+                f"not as the tables in tools/nets/ say: {', '.join(map(str, wrong))}; "
+                "run tools/make_prototxt.py"
+            )
         print(f"{len(wanted)} files in {PROTOTXT}/ are as the tables in tools/nets/ say")
         return
     write(wanted)

@@ -38,8 +38,9 @@ class _Links(HTMLParser):
 
 def _pip_settings():
     """pip's configuration as a dict; its environment variables come last and so win, as in pip."""
-    listing = subprocess.run([sys.executable, "-m", "pip", "config", "list"],
-                             capture_output=True, text=True)
+    listing = subprocess.run(
+        [sys.executable, "-m", "pip", "config", "list"], capture_output=True, text=True
+    )
     settings, environment = {}, {}
     for line in listing.stdout.splitlines():
         key, found, value = line.partition("=")
@@ -70,8 +71,10 @@ def fetch(project, filename, sha256):
     Raises UserError if none has it, or if its SHA-256 is not `sha256` (hexadecimal).
     """
     settings = _pip_settings()
-    indexes = [settings.get("index-url", PyPI.simple_url),
-               *settings.get("extra-index-url", "").split()]
+    indexes = [
+        settings.get("index-url", PyPI.simple_url),
+        *settings.get("extra-index-url", "").split(),
+    ]
     refusals = []
     for index in indexes:
         page = f"{index.rstrip('/')}/{project}/"
@@ -87,16 +90,20 @@ def fetch(project, filename, sha256):
             refusals.append(f"not listed by {urllib.parse.urlsplit(index).hostname or index}")
         except (OSError, ValueError) as error:  # URLError is an OSError
             refusals.append(str(getattr(error, "reason", error)))
-    raise UserError(f"{filename} could not be fetched ({'; '.join(dict.fromkeys(refusals))}): "
-                    "download it on a machine that reaches the Python package index and name the "
-                    "file with --package")
+    raise UserError(
+        f"{filename} could not be fetched ({'; '.join(dict.fromkeys(refusals))}): "
+        "download it on a machine that reaches the Python package index and name the "
+        "file with --package"
+    )
 
 
 def check(content, filename, sha256):
     """`content` itself if its SHA-256 is `sha256`; else UserError."""
     found = hashlib.sha256(content).hexdigest()
     if found != sha256:
-        raise UserError(f"{filename} is not the archive this command was written for (SHA-256 "
-                        f"{found[:16]}..., expected {sha256[:16]}...): remove it and fetch it "
-                        "again")
+        raise UserError(
+            f"{filename} is not the archive this command was written for (SHA-256 "
+            f"{found[:16]}..., expected {sha256[:16]}...): remove it and fetch it "
+            "again"
+        )
     return content

@@ -17,6 +17,7 @@ Example:
 
 import sys
 from pathlib import Path
+
 if __package__ in (None, ""):  # run as a file: import the repository's packages, not this folder's
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 from data_prep.cli import command
@@ -58,15 +59,22 @@ def running_mean(values):
 def panels(logs):
     """The Panels: total loss, single losses, accuracies, diagnostics; those that any log has."""
     losses = dict.fromkeys(name for log in logs for name in log.losses)
-    accuracies = dict.fromkeys(name for log in logs for name in log.names("test")
-                               if "accuracy" in name)
+    accuracies = dict.fromkeys(
+        name for log in logs for name in log.names("test") if "accuracy" in name
+    )
+
     def fine_to_coarse(name):  # loss_fine, loss1/loss_fine, glm_loss, loss_fc9..., loss_fc10...
         return not name.endswith("fine"), len(name), name
 
-    single = [Panel(name, {name: name}) for name in
-              [caffe_log.TOTAL, *sorted(losses, key=fine_to_coarse),
-               *sorted(accuracies, key=fine_to_coarse)]
-              if any((phase, name) in log.series for log in logs for phase in ("train", "test"))]
+    single = [
+        Panel(name, {name: name})
+        for name in [
+            caffe_log.TOTAL,
+            *sorted(losses, key=fine_to_coarse),
+            *sorted(accuracies, key=fine_to_coarse),
+        ]
+        if any((phase, name) in log.series for log in logs for phase in ("train", "test"))
+    ]
     return single + diagnostic_panels(logs)
 
 
@@ -98,6 +106,7 @@ def labels(paths):
 def figure(logs, names):
     """Matplotlib figure of the curves."""
     from matplotlib.figure import Figure
+
     shown = panels(logs)
     columns = min(COLUMNS, len(shown))
     rows = -(-len(shown) // columns)
@@ -120,10 +129,16 @@ def figure(logs, names):
         axis.grid(alpha=0.3)
         if "accuracy" in panel.title or "share" in panel.title:
             axis.set_ylim(-0.02, 1.02)
-    for axis in axes[len(shown):]:
+    for axis in axes[len(shown) :]:
         axis.set_axis_off()
-    picture.legend(handles.values(), handles, loc="outside upper left", ncols=len(handles),
-                   fontsize=9, frameon=False)
+    picture.legend(
+        handles.values(),
+        handles,
+        loc="outside upper left",
+        ncols=len(handles),
+        fontsize=9,
+        frameon=False,
+    )
     return picture
 
 
@@ -137,11 +152,23 @@ def draw(axis, log, panel, color):
                 if len(panel.outputs) == 1:
                     axis.plot(x, y, color=color, alpha=0.25, linewidth=0.8)
                 y = running_mean(y)
-            lines += axis.plot(x, y, color=color, linewidth=1.5, linestyle=STYLES[n % len(STYLES)],
-                               marker="o" if len(x) == 1 else None)
+            lines += axis.plot(
+                x,
+                y,
+                color=color,
+                linewidth=1.5,
+                linestyle=STYLES[n % len(STYLES)],
+                marker="o" if len(x) == 1 else None,
+            )
         if ("test", name) in log.series:
-            lines += axis.plot(*log.series["test", name], color=color, marker="o", markersize=3,
-                               linestyle="--" if name in log.losses else "-", linewidth=1.2)
+            lines += axis.plot(
+                *log.series["test", name],
+                color=color,
+                marker="o",
+                markersize=3,
+                linestyle="--" if name in log.losses else "-",
+                linewidth=1.2,
+            )
     if lines and (end := diverged(log)) is not None:
         axis.axvline(end, color=color, linestyle=":", linewidth=1)
     return lines
@@ -150,9 +177,17 @@ def draw(axis, log, panel, color):
 def explain(axis, panel):
     """A legend of the line styles, in grey: the colours are the logs'."""
     from matplotlib.lines import Line2D
-    axis.legend([Line2D([], [], color="0.4", linestyle=STYLES[n % len(STYLES)])
-                 for n in range(len(panel.outputs))], panel.outputs.values(), fontsize=6,
-                handlelength=3, framealpha=0.6)
+
+    axis.legend(
+        [
+            Line2D([], [], color="0.4", linestyle=STYLES[n % len(STYLES)])
+            for n in range(len(panel.outputs))
+        ],
+        panel.outputs.values(),
+        fontsize=6,
+        handlelength=3,
+        framealpha=0.6,
+    )
 
 
 def rows(logs, names):
@@ -168,13 +203,16 @@ def rows(logs, names):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("logs", type=Path, nargs="+", metavar="LOG",
-                        help="what `caffe train` printed")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "logs", type=Path, nargs="+", metavar="LOG", help="what `caffe train` printed"
+    )
     parser.add_argument("--out", type=Path, required=True, metavar="PNG")
-    parser.add_argument("--tsv", type=Path,
-                        help="also write the numbers: log, phase, output, iteration, value")
+    parser.add_argument(
+        "--tsv", type=Path, help="also write the numbers: log, phase, output, iteration, value"
+    )
     args = parser.parse_args()
     if args.out.suffix != ".png":
         parser.error(f"--out {args.out}: the name must end in .png")

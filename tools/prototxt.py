@@ -11,6 +11,7 @@ def parse(path, *messages):
     Raises ValueError, one sentence, where it can't be read or fits none.
     """
     from google.protobuf import text_format
+
     try:
         text = Path(path).read_text(encoding="utf-8", errors="replace")
     except FileNotFoundError:
@@ -30,6 +31,7 @@ def parse(path, *messages):
 def read(path, *messages):
     """As parse, but raises the UserError of commands."""
     from data_prep.cli import UserError
+
     try:
         return parse(path, *messages)
     except ValueError as error:

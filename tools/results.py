@@ -29,8 +29,9 @@ def write(path, result, columns):
     """
     lines = ["\t".join(columns)]
     for row in zip(*(np.asarray(values).tolist() for values in columns.values())):
-        lines.append("\t".join(f"{value:.6f}" if isinstance(value, float) else str(value)
-                               for value in row))
+        lines.append(
+            "\t".join(f"{value:.6f}" if isinstance(value, float) else str(value) for value in row)
+        )
     files.write_whole(table_of(path), "\n".join(lines) + "\n")
     files.write_whole(path, json.dumps(result, indent=1, ensure_ascii=False) + "\n")
 
@@ -48,18 +49,27 @@ def read(path):
 
 def _is_result(result):
     """Whether a decoded JSON value has all that the readers of results rely on."""
-    return (isinstance(result, dict)
-            and all(isinstance(result.get(name), str) for name in ("experiment", "data", "split"))
-            and type(result.get("images")) is int
-            and isinstance(result.get("levels"), list) and len(result["levels"]) > 0
-            and all(map(_is_level, result["levels"])))
+    return (
+        isinstance(result, dict)
+        and all(isinstance(result.get(name), str) for name in ("experiment", "data", "split"))
+        and type(result.get("images")) is int
+        and isinstance(result.get("levels"), list)
+        and len(result["levels"]) > 0
+        and all(map(_is_level, result["levels"]))
+    )
 
 
 def _is_level(level):
-    shares = [level[name] for name in ("head", "from_fine") if name in level] if isinstance(
-        level, dict) else []
-    return (len(shares) > 0 and isinstance(level.get("level"), str)
-            and all(isinstance(share, dict) and is_number(share.get("top1")) for share in shares))
+    shares = (
+        [level[name] for name in ("head", "from_fine") if name in level]
+        if isinstance(level, dict)
+        else []
+    )
+    return (
+        len(shares) > 0
+        and isinstance(level.get("level"), str)
+        and all(isinstance(share, dict) and is_number(share.get("top1")) for share in shares)
+    )
 
 
 def _columns(result):
@@ -85,8 +95,9 @@ def read_predictions(path):
             raise ValueError
         if {len(row) for row in rows} != {len(header)}:
             raise ValueError
-        return {name: np.array(values, dtype=_kind(name))
-                for name, values in zip(header, zip(*rows))}
+        return {
+            name: np.array(values, dtype=_kind(name)) for name, values in zip(header, zip(*rows))
+        }
     except (ValueError, OverflowError, csv.Error):
         raise UserError(f"{table} is not what tools/evaluate.py writes: evaluate again") from None
 

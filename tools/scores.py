@@ -9,7 +9,7 @@ Z95 = 1.959963984540054  # 97.5 % quantile of the normal distribution
 
 def wilson(right, total):
     """95 % confidence interval (low, high), in 0..1, of the share right/total (Wilson 1927)."""
-    share, z2 = right / total, Z95 ** 2 / total
+    share, z2 = right / total, Z95**2 / total
     middle = share + z2 / 2
     reach = Z95 * math.sqrt(share * (1 - share) / total + z2 / (4 * total))
     return max(0.0, (middle - reach) / (1 + z2)), min(1.0, (middle + reach) / (1 + z2))
@@ -28,7 +28,7 @@ def mcnemar(right_a, right_b):
     for i in range(fewer + 1):
         tail += term
         term = term * (alone - i) // (i + 1)
-    return min(1.0, tail * 2 / 2 ** alone)
+    return min(1.0, tail * 2 / 2**alone)
 
 
 def softmax(scores):

@@ -27,6 +27,7 @@ class ScoringNet:
     images, labels  paths of the two LMDBs; their folder is the data set's
     batch    images per forward
     """
+
     net: object
     heads: dict
     stages: tuple
@@ -38,33 +39,39 @@ class ScoringNet:
 def read_solver(path):
     """caffe_pb2.SolverParameter of a file."""
     from caffe.proto import caffe_pb2
+
     solver = prototxt.read(path, caffe_pb2.SolverParameter())
     if not solver.net:
-        raise UserError(f"solver {path} names no net: it needs a line `net: \"....prototxt\"`")
+        raise UserError(f'solver {path} names no net: it needs a line `net: "....prototxt"`')
     return solver
 
 
 def read_net(solver):
     """caffe_pb2.NetParameter of a solver's net file, all stages in it."""
     from caffe.proto import caffe_pb2
+
     return prototxt.read(solver.net, caffe_pb2.NetParameter())
 
 
 def newest_snapshot(solver):
     """Path of the solver's caffemodel with the highest iteration."""
     prefix = Path(solver.snapshot_prefix)
-    numbered = [(int(number), path)
-                for path in prefix.parent.glob(f"{prefix.name}_iter_*.caffemodel")
-                if (number := path.stem.rpartition("_")[2]).isdigit()]
+    numbered = [
+        (int(number), path)
+        for path in prefix.parent.glob(f"{prefix.name}_iter_*.caffemodel")
+        if (number := path.stem.rpartition("_")[2]).isdigit()
+    ]
     if not numbered:
-        raise UserError(f"there is no snapshot {prefix}_iter_*.caffemodel yet: train first, or "
-                        "name --weights")
+        raise UserError(
+            f"there is no snapshot {prefix}_iter_*.caffemodel yet: train first, or name --weights"
+        )
     return max(numbered)[1]
 
 
 def scoring_net(solver, split, batch):
     """ScoringNet of a solver's own test state on a split ("test" or "train"), `batch` at a time."""
     import caffe
+
     train_val = read_net(solver)
     stages = tuple(solver.test_state[0].stage) if solver.test_state else ()
     tested = rules.select(train_val, caffe.TEST, stages)
@@ -78,16 +85,19 @@ def scoring_net(solver, split, batch):
         source = Path(param.source)
         source = source.parent / f"{split}_{source.name.partition('_')[2]}"
         if not (source / "data.mdb").is_file():
-            raise UserError(f"{source} is not there: make the data set, from the repository root, "
-                            f"with {build_command(source.parent)}")
+            raise UserError(
+                f"{source} is not there: make the data set, from the repository root, "
+                f"with {build_command(source.parent)}"
+            )
         param.source, param.batch_size = str(source), batch
     kept = rules.needed_for(tested, [*heads.values(), "data", "label"])
     del tested.layer[:]
     tested.layer.extend(kept)
     for layer in tested.layer:
         del layer.include[:]  # the stages have been applied
-    return ScoringNet(tested, heads, stages, Path(sources["data"].source),
-                      Path(sources["label"].source), batch)
+    return ScoringNet(
+        tested, heads, stages, Path(sources["data"].source), Path(sources["label"].source), batch
+    )
 
 
 def read_labels(scoring):
@@ -95,16 +105,21 @@ def read_labels(scoring):
 
     Raises UserError unless both LMDBs have the same keys and fine labels.
     """
+
     def read(path):
-        return [(key.decode(), lmdb_io.parse_datum(value, f"record {key.decode()} of {path}"))
-                for key, value in lmdb_io.items(path)]
+        return [
+            (key.decode(), lmdb_io.parse_datum(value, f"record {key.decode()} of {path}"))
+            for key, value in lmdb_io.items(path)
+        ]
 
     images, labels = read(scoring.images), read(scoring.labels)
     keys = [key for key, _ in labels]
     fine = [datum.float_data[:1] for _, datum in labels]
     if not keys or [(key, [datum.label]) for key, datum in images] != list(zip(keys, fine)):
-        raise UserError(f"{scoring.images} and {scoring.labels} have different records: build the "
-                        "data set again")
+        raise UserError(
+            f"{scoring.images} and {scoring.labels} have different records: build the "
+            "data set again"
+        )
     return keys, np.array([datum.float_data for _, datum in labels], dtype=np.int64)
 
 
@@ -113,14 +128,17 @@ def try_gpu(number, option="--gpu"):
     process, so another one tries."""
     trial = f"import caffe; caffe.set_mode_gpu(); caffe.set_device({number:d})"
     if subprocess.run([sys.executable, "-c", trial], capture_output=True).returncode:
-        raise UserError(f"GPU {number} can't be used: there is none of that number, or this Caffe "
-                        f"was built for the CPU only; leave out {option}")
+        raise UserError(
+            f"GPU {number} can't be used: there is none of that number, or this Caffe "
+            f"was built for the CPU only; leave out {option}"
+        )
 
 
 def use_gpu(number):
     """Select a GPU. Raises UserError."""
     try_gpu(number)
     import caffe
+
     caffe.set_mode_gpu()
     caffe.set_device(number)
 
@@ -132,6 +150,7 @@ def load(scoring, weights):
     Caffe would leave the one at random values, and abort at the other.
     """
     import caffe
+
     with tempfile.NamedTemporaryFile("w", suffix=".prototxt") as file:
         file.write(text_format.MessageToString(scoring.net))
         file.flush()
@@ -140,7 +159,9 @@ def load(scoring, weights):
     missing = caffemodel.compare(weights, needed, "the net")
     if missing:
         few = ", ".join(missing[:4]) + (" ..." if missing[4:] else "")
-        raise UserError(f"{weights} has no weights for {few}: evaluate it with the solver that it "
-                        "was trained with")
+        raise UserError(
+            f"{weights} has no weights for {few}: evaluate it with the solver that it "
+            "was trained with"
+        )
     net.copy_from(str(weights))
     return net

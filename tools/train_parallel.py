@@ -24,6 +24,7 @@ Examples:
 import os
 import sys
 from pathlib import Path
+
 if __package__ in (None, ""):  # run as a file: import the repository's packages, not this folder's
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 os.environ.setdefault("GLOG_minloglevel", "0")  # its report of the iterations is wanted here
@@ -52,17 +53,29 @@ process_count.__name__ = "number of processes"
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--solver", required=True, help="solver prototxt")
     where = parser.add_mutually_exclusive_group()
-    where.add_argument("--gpus", type=gpu_numbers, metavar="0,1",
-                       help="numbers of this machine's GPUs, one process each")
-    where.add_argument("--processes", type=process_count, metavar="N",
-                       help="so many processes on this machine's CPU")
+    where.add_argument(
+        "--gpus",
+        type=gpu_numbers,
+        metavar="0,1",
+        help="numbers of this machine's GPUs, one process each",
+    )
+    where.add_argument(
+        "--processes",
+        type=process_count,
+        metavar="N",
+        help="so many processes on this machine's CPU",
+    )
     begin = parser.add_mutually_exclusive_group()
-    begin.add_argument("--weights", metavar="A[,B]",
-                       help="caffemodels to start from, as for `caffe train -weights`")
+    begin.add_argument(
+        "--weights",
+        metavar="A[,B]",
+        help="caffemodels to start from, as for `caffe train -weights`",
+    )
     begin.add_argument("--snapshot", metavar="FILE", help="solverstate to go on from")
     args = parser.parse_args()
     if rank.is_rank():

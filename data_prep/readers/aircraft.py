@@ -18,7 +18,9 @@ DESCRIPTION = "FGVC-Aircraft: 100 variants -> 70 families -> 30 manufacturers"
 SIZE = 256
 COUNTS = {"train": ("trainval", 6667), "test": ("test", 3333)}  # split: (in file names, images)
 CLASSES = {  # level: list of its classes
-    "variant": "variants.txt", "family": "families.txt", "manufacturer": "manufacturers.txt",
+    "variant": "variants.txt",
+    "family": "families.txt",
+    "manufacturer": "manufacturers.txt",
 }
 BOXES = "images_box.txt"  # xmin ymin xmax ymax in pixels from 1; xmax and ymax are in the box
 COPYRIGHT = 20  # pixels

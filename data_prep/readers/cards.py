@@ -44,8 +44,7 @@ def add_arguments(parser):
     parser.add_argument(
         "--decks",
         metavar="DECK,...",
-        help="only these decks of data_prep/decks.tsv "
-        "(default: all that are not left out there)",
+        help="only these decks of data_prep/decks.tsv (default: all that are not left out there)",
     )
 
 
@@ -118,9 +117,10 @@ def _prepare(renderer, decks, hierarchy, size, folder, jobs):
     """Render all cards as PNG files, shorter side >= size; return Records, equal cards once."""
     labels = {card: label for label, card in enumerate(hierarchy.names[0])}
     cards = [(rank, suit) for suit in SUITS for rank in RANKS]
-    with ThreadPoolExecutor(jobs) as pool, tqdm(
-        desc="render", unit=" cards", total=52 * len(decks)
-    ) as bar:
+    with (
+        ThreadPoolExecutor(jobs) as pool,
+        tqdm(desc="render", unit=" cards", total=52 * len(decks)) as bar,
+    ):
         zooms = list(pool.map(lambda deck: _zoom(renderer, deck, size), decks))
         tasks = []
         for deck, zoom in zip(decks, zooms):

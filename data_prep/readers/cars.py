@@ -98,8 +98,7 @@ def _joint(root, digest):
         raise UserError(f"{path}: the annotations have no {lacking[0]}: use the original {JOINT}")
     test = np.array([bool(row["test"]) for row in rows])
     return {
-        split: (path, rows[test == (split == "test")], root, "relative_im_path")
-        for split in LISTS
+        split: (path, rows[test == (split == "test")], root, "relative_im_path") for split in LISTS
     }
 
 
@@ -150,9 +149,7 @@ def _records(path, rows, split, folder, field, classes, bbox):
     fields = (*CORNERS, "class", field)
     lacking = [name for name in fields if name not in (rows.dtype.names or ())]
     if lacking:
-        raise UserError(
-            f"{path}: the annotations have no {lacking[0]}: use the archive's own list"
-        )
+        raise UserError(f"{path}: the annotations have no {lacking[0]}: use the archive's own list")
     records = []
     for number, row in enumerate(rows, 1):
         try:

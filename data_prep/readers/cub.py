@@ -52,9 +52,7 @@ def open_source(args):
     digest = hashlib.sha256(hierarchy.text().encode())
     for file in LISTS:
         digest.update(texts[file])
-    records = present(
-        records, args.root / "images.txt", args.root / "images", digest, args.partial
-    )
+    records = present(records, args.root / "images.txt", args.root / "images", digest, args.partial)
     return Source(
         hierarchy,
         digest.hexdigest(),

@@ -112,9 +112,7 @@ def open_source(args):
         splits = _split(classes, args.test_share or TEST_SHARE, args.seed)
         if "test" not in splits.values():
             raise UserError(f"no class in {root} has two images: one to train, one to test with")
-    records = [
-        Record(file, root / file, labels[classes[file]], splits[file]) for file in files
-    ]
+    records = [Record(file, root / file, labels[classes[file]], splits[file]) for file in files]
     digest = hashlib.sha256(hierarchy.text().encode())
     add_images(digest, records)
     share = None if has_splits else args.test_share or TEST_SHARE

@@ -73,9 +73,7 @@ def open_source(args):
             f"{table}, line {line}: there is no file {missing[0].path}{more}: paths are relative "
             "to --root"
         )
-    return Source(
-        hierarchy, digest.hexdigest(), lambda folder, jobs: records, {"bbox": args.bbox}
-    )
+    return Source(hierarchy, digest.hexdigest(), lambda folder, jobs: records, {"bbox": args.bbox})
 
 
 def _read(table):

@@ -18,7 +18,10 @@ TREE = Hierarchy.read(TABLES / "aircraft.tsv")
 LEVELS = {"variant": "variants", "family": "families", "manufacturer": "manufacturers"}
 VARIANTS = {  # split: {image: variant}
     "trainval": {
-        "1025794": "707-320", "0034309": "F/A-18", "1340192": "737-200", "0056978": "737-300",
+        "1025794": "707-320",
+        "0034309": "F/A-18",
+        "1340192": "737-200",
+        "0056978": "737-300",
     },
     "test": {"0062765": "F/A-18", "1514522": "737-200"},
 }
@@ -110,7 +113,8 @@ def test_labels_and_levels(official, tmp_path):
     rows = {tuple(line.split("\t")[1:]) for line in listing(out).splitlines() if "jpg" in line}
     assert rows == {
         (f"{image}.jpg", *map(str, TREE.labels[TREE.names[0].index(variant)]))
-        for variants in VARIANTS.values() for image, variant in variants.items()
+        for variants in VARIANTS.values()
+        for image, variant in variants.items()
     }
 
 

@@ -90,12 +90,14 @@ def test_labels_and_levels(official, tmp_path):
     assert run("verify_lmdb.py", out).returncode == 0
     manifest = json.loads((out / "manifest.json").read_text())
     assert manifest["levels"] == [
-        {"name": "model", "classes": 196}, {"name": "body_type", "classes": 9},
+        {"name": "model", "classes": 196},
+        {"name": "body_type", "classes": 9},
     ]
     rows = [line.split("\t")[1:] for line in listing(out).splitlines() if "jpg" in line]
     expected = {
         (f"cars_{split}/{i:05d}.jpg", *map(str, TREE.labels[label - 1]))
-        for split, labels in CLASSES.items() for i, label in enumerate(labels, 1)
+        for split, labels in CLASSES.items()
+        for i, label in enumerate(labels, 1)
     }
     assert set(map(tuple, rows)) == expected
 

@@ -84,8 +84,10 @@ def test_tree_splits_and_what_is_left_out(tmp_path):
     rows = splits(out)
     assert len(rows) == 18
     for folder, label, share in (
-        ("Gulls/Terns/Little", 2, 1), ("Gulls/Terns/Common", 3, 1),
-        ("Gulls/Gulls/Common", 1, 2), ("Owls/Owls/Barn", 0, 0),
+        ("Gulls/Terns/Little", 2, 1),
+        ("Gulls/Terns/Common", 3, 1),
+        ("Gulls/Gulls/Common", 1, 2),
+        ("Owls/Owls/Barn", 0, 0),
     ):
         own = [rows[image] for image in rows if image.startswith(folder)]
         assert {labels for _, labels in own} == {tuple(tree.labels[label])}
@@ -133,7 +135,8 @@ def test_folders_train_and_test(tmp_path):
     root = photos(tmp_path / "photos", {"train/x/a": 2, "train/y/b": 3, "test/x/a": 1})
     manifest = build(root, tmp_path / "mine")
     assert manifest["levels"] == [
-        {"name": "level_1", "classes": 2}, {"name": "level_2", "classes": 2},
+        {"name": "level_1", "classes": 2},
+        {"name": "level_2", "classes": 2},
     ]
     assert [entry["classes_present"] for entry in manifest["splits"].values()] == [[2, 2], [1, 1]]
     for image, (split, labels) in splits(tmp_path / "mine").items():
@@ -254,8 +257,10 @@ def test_refused_without_images_as_a_command(tmp_path):
     assert not (tmp_path / "mine").exists()
 
 
-@pytest.mark.parametrize("option", [("--levels", "a,a"), ("--levels", "a,b c"),
-                                    ("--test-share", "1"), ("--test-share", "x")])
+@pytest.mark.parametrize(
+    "option",
+    [("--levels", "a,a"), ("--levels", "a,b c"), ("--test-share", "1"), ("--test-share", "x")],
+)
 def test_usage(option, capsys):
     with pytest.raises(SystemExit) as exit_:
         build_lmdb.main(["folder", "--root", "photos", *option])

@@ -148,7 +148,13 @@ def test_page_of_a_table(tmp_path):
     page = Page((tmp_path / "tree.html").read_text(encoding="utf-8"))
     assert "script" not in page.tags and "empty SP" in page.words and "train" not in page.words
     assert page.depths == {
-        "t": 1, "p & q": 2, "<script>x</script>": 2, "2": 2, "u": 1, '"r"': 2, "3": 2,
+        "t": 1,
+        "p & q": 2,
+        "<script>x</script>": 2,
+        "2": 2,
+        "u": 1,
+        '"r"': 2,
+        "3": 2,
     }
     assert {path.name for path in tmp_path.iterdir()} == {"tree.tsv", "tree.html"}
     assert run("hierarchy.py", "check", table, "--html", "x.html").returncode == 2

@@ -232,7 +232,11 @@ def built(birds, tmp_path_factory):
 def test_a_built_data_set(built):
     manifest = json.loads((built / "manifest.json").read_text())
     assert manifest["options"]["batches"] == {
-        "groups": 2, "classes": 4, "images": 2, "epochs": 4, "workers": 2,
+        "groups": 2,
+        "classes": 4,
+        "images": 2,
+        "epochs": 4,
+        "workers": 2,
     }
     train = read_listing(built / "train.tsv")
     assert manifest["splits"]["train"]["images"] == len(train) and len(train) % 16 == 0

@@ -60,8 +60,12 @@ def listed(out):
 
 
 EXPECTED = {
-    "a/1.jpg": ("train", 2, 0), "a/2.jpg": ("test", 2, 0), "b/1.jpg": ("train", 1, 1),
-    "b/2.jpg": ("test", 1, 1), "c/1.jpg": ("train", 0, 0), "c/2.jpg": ("train", 0, 0),
+    "a/1.jpg": ("train", 2, 0),
+    "a/2.jpg": ("test", 2, 0),
+    "b/1.jpg": ("train", 1, 1),
+    "b/2.jpg": ("test", 1, 1),
+    "c/1.jpg": ("train", 0, 0),
+    "c/2.jpg": ("train", 0, 0),
 }
 
 
@@ -197,8 +201,11 @@ B = ("--bbox",)
         (_put('"Owl, barn"', '"Owl" barn'), (), ("line 4", "expected")),
         (_put("Tern,Gulls,test", "Tern,,test"), (), ("line 3: the cell of family is empty",)),
         (_put("Tern", "Te\trn"), (), ("line 2", "Te\\trn", "control characters")),
-        (_put("Tern,Gulls,test", "Tern,Owls,test"), (),
-         ("line 3: the species Tern has two parents", "Owls", "line 2, Gulls")),
+        (
+            _put("Tern,Gulls,test", "Tern,Owls,test"),
+            (),
+            ("line 3: the species Tern has two parents", "Owls", "line 2, Gulls"),
+        ),
         (_put("train", "val"), (), ("line 2: the split is 'val'", "train nor test")),
         (_put("train", "Train"), (), ("line 2: the split is 'Train'",)),
         (_put("a/2.jpg", "a//./1.jpg"), (), ("line 3", "a//./1.jpg is listed in line 2")),
@@ -212,8 +219,11 @@ B = ("--bbox",)
         (_gone, (), ("line 6: there is no file", "c/1.jpg (and 1 more of 6)", "--root")),
         (_broken, (), ("1 of 6 images", "b/2.jpg: not an image")),
         (_no_test, (), ("images.csv has no test images",)),
-        (_put("barn\",Owls,train", "barn\",Owls,test"), (),
-         ("line 4: 1 of the classes have no training images: Owl, barn",)),
+        (
+            _put('barn",Owls,train', 'barn",Owls,test'),
+            (),
+            ("line 4: 1 of the classes have no training images: Owl, barn",),
+        ),
         (_put("10,5,20,30", "10,5,wide,30"), B, ("line 2: w is 'wide', no number",)),
         (_put("10,5,20,30", "10,5,,30"), B, ("line 2: w is '', no number",)),
         (_put("10,5,20,30", "10,nan,20,30"), B, ("line 2: the box 10, nan, 20, 30",)),

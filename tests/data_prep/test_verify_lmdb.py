@@ -71,7 +71,12 @@ SMALL = cv2.imencode(".jpg", np.zeros((16, 32, 3), np.uint8))[1].tobytes()
         ("train_labels", 5, lambda _: None, "the labels have the key 00000006 here"),
         ("train_labels", 11, lambda _: None, "images and labels differ in number"),
         ("test_images", 0, lambda _: b"\xff\xff", "not a Datum"),
-        ("test_images", 2, with_pixels(b"junk"), "test 00000002: damaged, cut short, or not an image"),
+        (
+            "test_images",
+            2,
+            with_pixels(b"junk"),
+            "test 00000002: damaged, cut short, or not an image",
+        ),
         ("test_images", 2, with_pixels(SMALL), "32 x 16 pixels"),
         ("test_images", 2, with_pixels(NOISE), "test_images has not the records that were built"),
     ],
@@ -90,8 +95,7 @@ def test_one_image_in_both_splits(built, tmp_path):
 
 
 def test_nearly_the_same_image_in_both_splits(built, tmp_path):
-    """Another encoding of a training image of the class: not the same bytes, but the same drawing.
-    """
+    """Another encoding of a training image of the class: not the same bytes, but the same drawing."""
     copy = shutil.copytree(built, tmp_path / "cub")
     train = lmdb_io.parse_datum(first(copy, "train_images"))
     image = cv2.imdecode(np.frombuffer(train.data, np.uint8), cv2.IMREAD_COLOR)

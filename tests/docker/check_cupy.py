@@ -15,8 +15,10 @@ KERNEL = """
 extern "C" __global__ void twice(__half* x) { x[0] = x[0] + x[0]; }
 """
 
-print(f"CuPy {cupy.__version__}, NVRTC {nvrtc.getVersion()}, NCCL {nccl.get_version()}, "
-      f"cuBLAS of {cublas.__name__}")
+print(
+    f"CuPy {cupy.__version__}, NVRTC {nvrtc.getVersion()}, NCCL {nccl.get_version()}, "
+    f"cuBLAS of {cublas.__name__}"
+)
 own = Path(cupy.__file__).parent / "_core" / "include"
 includes = [own, *(own / "cupy" / "_cccl").glob("*/"), find_nvidia_header_directory("cudart")]
 for arch in ARCHITECTURES:

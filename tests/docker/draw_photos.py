@@ -17,5 +17,5 @@ for family in range(2):
         for i in range(IMAGES):
             image = rng.integers(0, 60, (SIDE, SIDE, 3), np.uint8)
             image[:, :, family] += 120
-            image[:SIDE // 2, :, 2] += np.uint8(120 * species)
+            image[: SIDE // 2, :, 2] += np.uint8(120 * species)
             cv2.imwrite(str(folder / f"{i}.jpg"), image)

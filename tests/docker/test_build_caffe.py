@@ -18,14 +18,20 @@ TARBALL = "caffe_1.0.0+git20180821.99bd997.orig.tar.gz"
 
 def bash(code, **variables):
     """Run code with the script's functions loaded."""
-    return subprocess.run(["bash", "-c", f'. "{SCRIPT}"; {code}'], env={**os.environ, **variables},
-                          capture_output=True, text=True, timeout=60)
+    return subprocess.run(
+        ["bash", "-c", f'. "{SCRIPT}"; {code}'],
+        env={**os.environ, **variables},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
 
 
 def build(*arguments, **variables):
     command = [SCRIPT, "--python", sys.executable, *map(str, arguments)]
-    return subprocess.run(command, env={**os.environ, **variables},
-                          capture_output=True, text=True, timeout=60)
+    return subprocess.run(
+        command, env={**os.environ, **variables}, capture_output=True, text=True, timeout=60
+    )
 
 
 def one_error(done, status=1):
@@ -51,8 +57,17 @@ def built(tmp_path):
 def test_help_and_usage_errors():
     done = build("--help")
     assert done.returncode == 0 and "Example:" in done.stdout
-    for option in ["--prefix", "--source", "--python", "--jobs", "--test", "--install-packages",
-                   "--cuda", "--cuda-arch", "--cuda-home"]:
+    for option in [
+        "--prefix",
+        "--source",
+        "--python",
+        "--jobs",
+        "--test",
+        "--install-packages",
+        "--cuda",
+        "--cuda-arch",
+        "--cuda-home",
+    ]:
         assert option in done.stdout
     assert "--speed" in one_error(build("--speed"), 2)
     assert "--prefix needs a value" in one_error(build("--prefix"), 2)
@@ -105,13 +120,14 @@ def toolkit(tmp_path):
     (home / "bin" / "nvcc").write_text(
         "#!/bin/sh\ncase $1 in\n"
         '--version) echo "Cuda compilation tools, release 12.4, V12.4.131" ;;\n'
-        "--list-gpu-code) printf 'sm_60\\nsm_75\\nsm_90\\n' ;;\nesac\n")
+        "--list-gpu-code) printf 'sm_60\\nsm_75\\nsm_90\\n' ;;\nesac\n"
+    )
     (home / "bin" / "nvcc").chmod(0o755)
     return home
 
 
-CUDA = '''. "$here/cuda.sh"; python="$python" python_version=3.11 numpy_version=2.4.6
-          work=/w prefix=/x; use_cuda'''
+CUDA = """. "$here/cuda.sh"; python="$python" python_version=3.11 numpy_version=2.4.6
+          work=/w prefix=/x; use_cuda"""
 
 
 def use_cuda(code, cuda="13", **variables):
@@ -132,10 +148,16 @@ def test_cuda_options_reach_cmake():
 
 def test_recipe_depends_on_cuda(toolkit):
     cpu = bash("hash_recipe", prefix="/x", python_version="3.11", numpy_version="2.4.6").stdout
-    hashes = [cpu] + [use_cuda("hash_recipe", **options).stdout for options in [
-        {}, {"cuda_arch": "90"}, {"cuda_arch": "80 90"},
-        {"cuda": "12", "cuda_home": str(toolkit)},
-        {"cuda": "12", "cuda_home": str(toolkit), "cuda_arch": "90"}]]
+    hashes = [cpu] + [
+        use_cuda("hash_recipe", **options).stdout
+        for options in [
+            {},
+            {"cuda_arch": "90"},
+            {"cuda_arch": "80 90"},
+            {"cuda": "12", "cuda_home": str(toolkit)},
+            {"cuda": "12", "cuda_home": str(toolkit), "cuda_arch": "90"},
+        ]
+    ]
     assert len(set(hashes)) == len(hashes) and all(hashes)
     assert use_cuda("hash_recipe", cuda_arch="90 80").stdout == hashes[3]  # the order says nothing
 
@@ -164,8 +186,10 @@ def test_architectures_are_asked_of_the_compiler(toolkit, tmp_path):
     assert "compiles for 60 75 90" in message and "--cuda-arch 100" in message
 
 
-@pytest.mark.parametrize("left, kind", [
-    ("cuda: 13\ncuda_arch: 75 90\ncuda_home: \n", "CUDA 13 (sm_75 sm_90)"), ("", "the CPU")])
+@pytest.mark.parametrize(
+    "left, kind",
+    [("cuda: 13\ncuda_arch: 75 90\ncuda_home: \n", "CUDA 13 (sm_75 sm_90)"), ("", "the CPU")],
+)
 def test_a_folder_stays_what_it_was_built_for(built, tmp_path, left, kind):
     (built / "BUILD").write_text("recipe: 0\n" + left)
     (tmp_path / "tree").mkdir()  # no Caffe in it: the attempt ends there
@@ -174,10 +198,13 @@ def test_a_folder_stays_what_it_was_built_for(built, tmp_path, left, kind):
 
 
 def test_default_architectures_are_lists_that_the_option_takes():
-    tables = bash('. "$here/cuda.sh"; for cuda in "${!CUDA_ARCH[@]}"; do '
-                  'echo "$cuda ${CUDA_ARCH[$cuda]}"; done').stdout.splitlines()
+    tables = bash(
+        '. "$here/cuda.sh"; for cuda in "${!CUDA_ARCH[@]}"; do '
+        'echo "$cuda ${CUDA_ARCH[$cuda]}"; done'
+    ).stdout.splitlines()
     assert {line.split()[0] for line in tables} == {
-        re.search(r"cuda(\d+)", path.name).group(1) for path in REQUIREMENTS}
+        re.search(r"cuda(\d+)", path.name).group(1) for path in REQUIREMENTS
+    }
     for line in tables:
         numbers = [int(word) for word in line.split()[1:]]
         assert numbers == sorted(set(numbers)) and numbers[0] >= 50
@@ -185,8 +212,11 @@ def test_default_architectures_are_lists_that_the_option_takes():
 
 @pytest.mark.parametrize("path", REQUIREMENTS, ids=lambda path: path.stem)
 def test_cuda_wheels_are_pinned_with_checksums(path):
-    lines = [line for line in path.read_text().replace("\\\n", " ").splitlines()
-             if line and not line.startswith("#")]
+    lines = [
+        line
+        for line in path.read_text().replace("\\\n", " ").splitlines()
+        if line and not line.startswith("#")
+    ]
     pin = re.compile(r"(nvidia-[a-z0-9-]+)==[0-9.]+ +--hash=sha256:[0-9a-f]{64}")
     names = [pin.fullmatch(line).group(1) for line in lines]
     assert len(set(names)) == len(names)
@@ -199,15 +229,20 @@ def test_toolkit_is_merged_once_and_libraries_get_their_link_names(toolkit, tmp_
     (toolkit / "lib64" / "libcudart.so.12").write_text("library")
     (toolkit / "include" / "cuda.h").write_text("header")
     pip = tmp_path / "python"
-    pip.write_text("""#!/bin/sh
+    pip.write_text(
+        """#!/bin/sh
 while [ "$1" != --target ]; do shift; done
 mkdir -p "$2/nvidia/cudnn/lib" "$2/nvidia/cudnn/include"
 echo 9 > "$2/nvidia/cudnn/lib/libcudnn.so.9"
 echo once >> "%s/fetched"
-""" % tmp_path)
+"""
+        % tmp_path
+    )
     pip.chmod(0o755)
-    code = (f'. "$here/cuda.sh"; python="{pip}" work="{tmp_path}/work" log="{tmp_path}/log"; '
-            f'cuda=12 cuda_home="{toolkit}"; mkdir "$work"; assemble_toolkit; assemble_toolkit')
+    code = (
+        f'. "$here/cuda.sh"; python="{pip}" work="{tmp_path}/work" log="{tmp_path}/log"; '
+        f'cuda=12 cuda_home="{toolkit}"; mkdir "$work"; assemble_toolkit; assemble_toolkit'
+    )
     done = bash(code)
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "fetched").read_text() == "once\n"
@@ -222,8 +257,10 @@ def test_failed_download_leaves_no_toolkit(tmp_path):
     pip = tmp_path / "python"
     pip.write_text("#!/bin/sh\necho 'ERROR: no such host'; exit 1\n")
     pip.chmod(0o755)
-    done = bash(f'. "$here/cuda.sh"; python="{pip}" work="{tmp_path}" log="{tmp_path}/log" cuda=13 '
-                'cuda_home=; assemble_toolkit')
+    done = bash(
+        f'. "$here/cuda.sh"; python="{pip}" work="{tmp_path}" log="{tmp_path}/log" cuda=13 '
+        "cuda_home=; assemble_toolkit"
+    )
     assert done.returncode == 1
     assert "no such host" in done.stderr and "error: pip could not fetch" in done.stderr
     assert not (tmp_path / "cuda" / "READY").exists()
@@ -244,8 +281,10 @@ def test_missing_package_is_named():
 def test_missing_packages_without_root_or_sudo(tmp_path):
     for tool in ["bash", "awk", "dpkg-query"]:
         (tmp_path / tool).symlink_to(shutil.which(tool))
-    done = bash("packages() { echo no-such-package-1; }; id() { echo 1000; }; "
-                f"PATH={tmp_path}; install_packages")
+    done = bash(
+        "packages() { echo no-such-package-1; }; id() { echo 1000; }; "
+        f"PATH={tmp_path}; install_packages"
+    )
     assert "apt-get install no-such-package-1" in one_error(done)
 
 
@@ -254,7 +293,10 @@ def test_package_list():
     assert len(listed) == len(set(listed))
     assert "libboost-python-dev" in bash("packages caffe").stdout.split()
     assert bash("packages cards").stdout.split() == [
-        "gnome-cards-data", "kdegames-card-data-kf5", "librsvg2-bin"]
+        "gnome-cards-data",
+        "kdegames-card-data-kf5",
+        "librsvg2-bin",
+    ]
 
 
 def test_interpreter_without_numpy(tmp_path):
@@ -274,8 +316,12 @@ def test_wrong_source(tmp_path):
     assert not (tmp_path / "p").exists()
 
 
-@pytest.mark.parametrize("name, entries, expected", [
-    ("debian.sources", """\
+@pytest.mark.parametrize(
+    "name, entries, expected",
+    [
+        (
+            "debian.sources",
+            """\
 # the archive
 Types: deb
 URIs: http://mirror.example/debian
@@ -302,7 +348,8 @@ URIs: http://off.example/debian
 Suites: CODENAME
 Components: main
 Enabled: no
-""", """\
+""",
+            """\
 Types: deb-src
 Suites: bullseye
 Components: main
@@ -312,19 +359,25 @@ Signed-By:
  .
  abc
 
-"""),
-    ("local.list", """\
+""",
+        ),
+        (
+            "local.list",
+            """\
 # deb http://old.example/debian CODENAME main
 deb [arch=amd64 signed-by=/k.gpg] http://mirror.example/debian CODENAME main contrib  # ours
 deb http://plain.example/debian stable main
 deb http://mirror.example/security CODENAME-security main
 deb http://tools.example/apt nodistro main
 deb-src http://mirror.example/debian CODENAME main
-""", """\
+""",
+            """\
 deb-src [ signed-by=/k.gpg] http://mirror.example/debian bullseye main
 deb-src http://plain.example/debian bullseye main
-"""),
-])
+""",
+        ),
+    ],
+)
 def test_source_entries_follow_the_machines_own(tmp_path, name, entries, expected):
     codename = bash("sed -n s/^VERSION_CODENAME=//p /etc/os-release").stdout.strip() or "stable"
     parts = tmp_path / "apt" / "sources.list.d"

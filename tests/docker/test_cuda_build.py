@@ -54,8 +54,14 @@ pytestmark = pytest.mark.skipif(PREFIX is None, reason="no build for CUDA: ~/.lo
 
 
 def run(*command, cwd=None, **variables):
-    return subprocess.run(list(map(str, command)), cwd=cwd, capture_output=True, text=True,
-                          timeout=120, env={**os.environ, "GLOG_minloglevel": "0", **variables})
+    return subprocess.run(
+        list(map(str, command)),
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        env={**os.environ, "GLOG_minloglevel": "0", **variables},
+    )
 
 
 def pycaffe(code, **variables):
@@ -79,8 +85,12 @@ def curve(caffe, folder):
 
 
 def test_every_library_is_found_without_help():
-    files = [PREFIX / "bin" / "caffe", PREFIX / "lib" / "libcaffe.so",
-             PREFIX / "python" / "caffe" / "_caffe.so", *(PREFIX / "cuda" / "lib").glob("*.so*")]
+    files = [
+        PREFIX / "bin" / "caffe",
+        PREFIX / "lib" / "libcaffe.so",
+        PREFIX / "python" / "caffe" / "_caffe.so",
+        *(PREFIX / "cuda" / "lib").glob("*.so*"),
+    ]
     for path in files:
         done = run("ldd", path, LD_LIBRARY_PATH="")
         assert "not found" not in done.stdout, path
@@ -96,11 +106,18 @@ def test_training_on_the_cpu_needs_no_gpu_and_gives_the_cpu_builds_curve(tmp_pat
     assert losses == curve(shutil.which("caffe"), tmp_path)
 
 
-@pytest.mark.parametrize("command", [
-    ["device_query"], ["train", "-solver", "s", "-gpu", "0"],
-    ["train", "-solver", "s", "-gpu", "all"],
-    ["test", "-model", "n", "-weights", "w", "-gpu", "0"], ["time", "-model", "n", "-gpu", "0"],
-    ["train", "-solver", "gpu"]], ids=" ".join)
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["device_query"],
+        ["train", "-solver", "s", "-gpu", "0"],
+        ["train", "-solver", "s", "-gpu", "all"],
+        ["test", "-model", "n", "-weights", "w", "-gpu", "0"],
+        ["time", "-model", "n", "-gpu", "0"],
+        ["train", "-solver", "gpu"],
+    ],
+    ids=" ".join,
+)
 def test_gpu_flag_without_a_gpu(no_gpu, tmp_path, command):
     (tmp_path / "s").write_text(SOLVER)
     (tmp_path / "gpu").write_text(SOLVER + "solver_mode: GPU")
@@ -117,14 +134,26 @@ def test_nccl_id_is_whole():
     assert uid.rstrip(b"\0").count(0) > 0  # a C string of it would be shorter
 
 
-@pytest.mark.parametrize("value, limit", [(None, 256 << 20), ("", 256 << 20), ("0", 0),
-                                          ("4096", 4 << 30), ("-1", None), ("1e3", None),
-                                          ("65537", None)])
+@pytest.mark.parametrize(
+    "value, limit",
+    [
+        (None, 256 << 20),
+        ("", 256 << 20),
+        ("0", 0),
+        ("4096", 4 << 30),
+        ("-1", None),
+        ("1e3", None),
+        ("65537", None),
+    ],
+)
 def test_workspace_limit(value, limit):
     variables = {} if value is None else {"CAFFE_CUDNN_WORKSPACE_MB": value}
-    done = pycaffe("import ctypes; "
-                   f"f = ctypes.CDLL('{PREFIX}/lib/libcaffe.so')._ZN5caffe19CuDNNWorkspaceLimitEv; "
-                   "f.restype = ctypes.c_size_t; print(f())", **variables)
+    done = pycaffe(
+        "import ctypes; "
+        f"f = ctypes.CDLL('{PREFIX}/lib/libcaffe.so')._ZN5caffe19CuDNNWorkspaceLimitEv; "
+        "f.restype = ctypes.c_size_t; print(f())",
+        **variables,
+    )
     if limit is not None:
         assert done.stdout.strip() == str(limit), done.stderr
     else:
@@ -136,11 +165,24 @@ def test_workspace_limit(value, limit):
 def cudnn_choices(tmp_path_factory):
     """The program of cudnn_choices.cpp, with the build's libcaffe."""
     program = tmp_path_factory.mktemp("cudnn") / "choices"
-    done = run("g++", "-O0", "-w", "-rdynamic", "-DUSE_CUDNN", f"-I{PREFIX}/include",
-               f"-I{PREFIX}/cuda/include", Path(__file__).with_name("cudnn_choices.cpp"),
-               f"-L{PREFIX}/lib", f"-Wl,-rpath,{PREFIX}/lib:{PREFIX}/cuda/lib",
-               f"-Wl,-rpath-link,{PREFIX}/cuda/lib", "-lcaffe", "-lboost_thread", "-lglog",
-               "-o", program)
+    done = run(
+        "g++",
+        "-O0",
+        "-w",
+        "-rdynamic",
+        "-DUSE_CUDNN",
+        f"-I{PREFIX}/include",
+        f"-I{PREFIX}/cuda/include",
+        Path(__file__).with_name("cudnn_choices.cpp"),
+        f"-L{PREFIX}/lib",
+        f"-Wl,-rpath,{PREFIX}/lib:{PREFIX}/cuda/lib",
+        f"-Wl,-rpath-link,{PREFIX}/cuda/lib",
+        "-lcaffe",
+        "-lboost_thread",
+        "-lglog",
+        "-o",
+        program,
+    )
     assert done.returncode == 0, done.stderr
     return program
 

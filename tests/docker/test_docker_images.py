@@ -16,8 +16,13 @@ PREFIX = Path(shutil.which("caffe") or "/nowhere/bin/caffe").resolve().parent.pa
 
 
 def run(*command, **variables):
-    return subprocess.run(list(map(str, command)), env={**os.environ, **variables},
-                          capture_output=True, text=True, timeout=60)
+    return subprocess.run(
+        list(map(str, command)),
+        env={**os.environ, **variables},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
 
 
 def instructions(dockerfile):
@@ -47,12 +52,22 @@ def patterns():
     return [line for line in lines if line and not line.startswith("#")]
 
 
-@pytest.mark.parametrize("path", [
-    ".git/config", ".venv/bin/python", "data/cub/train_images/data.mdb", "results/cub.json",
-    "weights/bvlc_googlenet.caffemodel", "snapshots/cub_googlenet_ours/model_iter_1.solverstate",
-    "photos/cats/1.jpg", "prototxt/mine/model.caffemodel", "tools/__pycache__/evaluate.pyc",
-    "tests/.pytest_cache/README.md", "core",
-])
+@pytest.mark.parametrize(
+    "path",
+    [
+        ".git/config",
+        ".venv/bin/python",
+        "data/cub/train_images/data.mdb",
+        "results/cub.json",
+        "weights/bvlc_googlenet.caffemodel",
+        "snapshots/cub_googlenet_ours/model_iter_1.solverstate",
+        "photos/cats/1.jpg",
+        "prototxt/mine/model.caffemodel",
+        "tools/__pycache__/evaluate.pyc",
+        "tests/.pytest_cache/README.md",
+        "core",
+    ],
+)
 def test_context_leaves_out(patterns, path):
     assert ignored(path, patterns)
 
@@ -83,8 +98,16 @@ def test_dockerfile(dockerfile, patterns):
         elif name == "USER":
             user = arguments
         else:
-            assert name in ("ARG", "CMD", "ENTRYPOINT", "ENV", "HEALTHCHECK", "LABEL", "RUN",
-                            "WORKDIR")
+            assert name in (
+                "ARG",
+                "CMD",
+                "ENTRYPOINT",
+                "ENV",
+                "HEALTHCHECK",
+                "LABEL",
+                "RUN",
+                "WORKDIR",
+            )
     assert user not in ("root", "0")
     build, final = dockerfile.read_text().split("\nFROM ")[1:]
     assert "build_caffe.sh --install-packages" in build and "build_caffe.sh" not in final
@@ -96,8 +119,10 @@ def test_dockerfile(dockerfile, patterns):
 @pytest.mark.parametrize("name", ["requirements", "requirements-cupy"])
 def test_locked_packages_are_the_pinned_ones(name):
     """NAME.lock holds every pin of NAME.txt, each with checksums, and agrees with the other lock."""
+
     def pins(path):
         return dict(re.findall(r"^([\w.-]+)==([\w.]+)", path.read_text(), re.MULTILINE))
+
     lock = ROOT / "docker" / f"{name}.lock"
     pinned, locked = pins(lock.with_suffix(".txt")), pins(lock)
     assert pinned.items() <= locked.items(), f"run the command at the top of {lock.name} again"
@@ -105,16 +130,26 @@ def test_locked_packages_are_the_pinned_ones(name):
     assert len(entries) == len(locked)
     assert all("--hash=sha256:" in entry for entry in entries)
     everywhere = pins(ROOT / "docker" / "requirements.lock")
-    assert {package: everywhere.get(package, version) for package, version in locked.items()} == locked
+    assert {
+        package: everywhere.get(package, version) for package, version in locked.items()
+    } == locked
 
 
 # --- caffe of the CUDA image
 
+
 def gpu_arguments(dev, *arguments, **variables):
     """(arguments that caffe is given, line on stderr) with the device files in `dev`."""
     code = f'. "{WRAPPER}"; gpu_arguments "$@"; printf "%s\\n" "${{arguments[@]}}"'
-    done = run("bash", "-c", code, "bash", dev, *arguments,
-               **({"CAFFE_GPU": "", "CUDA_VISIBLE_DEVICES": "0"} | variables))
+    done = run(
+        "bash",
+        "-c",
+        code,
+        "bash",
+        dev,
+        *arguments,
+        **({"CAFFE_GPU": "", "CUDA_VISIBLE_DEVICES": "0"} | variables),
+    )
     assert done.returncode == 0, done.stderr
     assert done.stderr.count("\n") <= 1
     return done.stdout.splitlines(), done.stderr
@@ -161,10 +196,17 @@ def test_hidden_gpus_are_none(dev):
         assert gpu_arguments(dev, *TRAIN, CUDA_VISIBLE_DEVICES=hidden)[0] == TRAIN
 
 
-@pytest.mark.parametrize("command", [
-    [*TRAIN, "-gpu", "1"], [*TRAIN, "--gpu=all"], ["train", "-gpu=1"], ["device_query"],
-    ["-version"], [],
-])
+@pytest.mark.parametrize(
+    "command",
+    [
+        [*TRAIN, "-gpu", "1"],
+        [*TRAIN, "--gpu=all"],
+        ["train", "-gpu=1"],
+        ["device_query"],
+        ["-version"],
+        [],
+    ],
+)
 def test_left_alone(dev, command):
     arguments, line = gpu_arguments(dev, *command)
     assert [word for word in arguments if word] == command and line == ""
@@ -202,6 +244,7 @@ def test_wrapper_runs_caffe(tmp_path, link):
 
 # --- what is in an image
 
+
 @pytest.mark.skipif(not shutil.which("dpkg-query"), reason="no dpkg: not Debian")
 def test_runtime_packages():
     """Those of Caffe's libraries, without what the libraries themselves depend on."""
@@ -209,8 +252,15 @@ def test_runtime_packages():
     assert done.returncode == 0, done.stderr
     packages = done.stdout.split()
     assert packages == sorted(set(packages))
-    for pattern in ("python3", "librsvg2-bin", r"libopenblas0-.*", r"libopencv-imgcodecs.*",
-                    r"libboost-python.*", r"libprotobuf\d+", "liblmdb0"):
+    for pattern in (
+        "python3",
+        "librsvg2-bin",
+        r"libopenblas0-.*",
+        r"libopencv-imgcodecs.*",
+        r"libboost-python.*",
+        r"libprotobuf\d+",
+        "liblmdb0",
+    ):
         assert any(re.fullmatch(pattern, name) for name in packages), f"{pattern}: {packages}"
     assert not [name for name in packages if name.endswith("-dev") or "gdal" in name]
 
@@ -222,8 +272,9 @@ def test_runtime_packages_names_a_library_that_is_nowhere(tmp_path):
     broken.write_bytes(library.replace(b"libglog.so.", b"libgl0g.so."))
     done = run(ROOT / "docker" / "image" / "runtime_packages.sh", tmp_path)
     assert done.returncode == 1 and done.stdout == ""
-    assert re.fullmatch(rf"error: libgl0g\.so\.\d+ is not found, which is needed by {broken}\n",
-                        done.stderr)
+    assert re.fullmatch(
+        rf"error: libgl0g\.so\.\d+ is not found, which is needed by {broken}\n", done.stderr
+    )
 
 
 @pytest.mark.skipif(not shutil.which("dpkg-query"), reason="no dpkg: not Debian")
@@ -246,16 +297,23 @@ def test_versions_of_cuda(tmp_path):
     done = run(ROOT / "docker" / "image" / "versions.sh", tmp_path, "1234abc")
     assert done.returncode == 0, done.stderr
     assert "caffe\tmode\tCUDA 13 (sm_90)\n" in done.stdout
-    for package, version in {"nvidia-cudnn-cu13": r"9(\.\d+)+", "nvidia-nccl-cu13": r"2(\.\d+)+",
-                             "nvidia-cublas": r"13(\.\d+)+"}.items():
+    for package, version in {
+        "nvidia-cudnn-cu13": r"9(\.\d+)+",
+        "nvidia-nccl-cu13": r"2(\.\d+)+",
+        "nvidia-cublas": r"13(\.\d+)+",
+    }.items():
         assert re.search(rf"^nvidia\t{package}\t{version}$", done.stdout, re.MULTILINE)
 
 
 def test_snapshot_folders(tmp_path):
     (tmp_path / "docker").mkdir()
     shutil.copy(ROOT / "docker" / "snapshot_folders.sh", tmp_path / "docker")
-    for name, prefix in {"a_solver": "snapshots/a/model", "mine/b_solver": "snapshots/b c/model",
-                         "c_solver": "model", "d_train_val": "snapshots/d/model"}.items():
+    for name, prefix in {
+        "a_solver": "snapshots/a/model",
+        "mine/b_solver": "snapshots/b c/model",
+        "c_solver": "model",
+        "d_train_val": "snapshots/d/model",
+    }.items():
         file = tmp_path / "prototxt" / f"{name}.prototxt"
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(f'net: "x"\nsnapshot_prefix: "{prefix}"  # here\n')
@@ -280,10 +338,10 @@ def stand_ins(tmp_path):
     folder = tmp_path / "bin"
     folder.mkdir()
     for name, does in {
-        "docker": f'case $1 in import) cat >{tmp_path}/base.tar ;; *) [ -e {tmp_path}/running ]; '
-                  "esac",
+        "docker": f"case $1 in import) cat >{tmp_path}/base.tar ;; *) [ -e {tmp_path}/running ]; "
+        "esac",
         "dockerd": f"trap 'rm {tmp_path}/running; exit' TERM\ntouch {tmp_path}/running\n"
-                   f'echo $$ >{tmp_path}/data/pid; for i in $(seq 100); do sleep 0.1; done',
+        f"echo $$ >{tmp_path}/data/pid; for i in $(seq 100); do sleep 0.1; done",
         "debootstrap": 'mkdir -p "$3"/etc/apt/sources.list.d',
         "id": "echo 0",  # -u: root
     }.items():
@@ -299,15 +357,20 @@ def test_a_base_image_made_here_has_the_package_sources_of_the_registrys(stand_i
     with tarfile.open(tmp_path / "base.tar") as base:
         sources = base.extractfile("./etc/apt/sources.list.d/debian.sources").read().decode()
     assert re.findall("^(?:URIs|Suites): (.*)$", sources, re.MULTILINE) == [
-        "http://mirror.example/debian", "bookworm bookworm-updates",
-        "http://mirror.example/debian-security", "bookworm-security"]
+        "http://mirror.example/debian",
+        "bookworm bookworm-updates",
+        "http://mirror.example/debian-security",
+        "bookworm-security",
+    ]
 
 
 @pytest.mark.parametrize("made, status", [("true", 0), ("false", 1)])
 def test_the_daemon_of_the_test_ends_with_it(made, status, stand_ins, tmp_path):
     """Whether or not everything passes; its base image is there already (inspect)."""
-    script = (f". {ROOT}/docker/test_image.sh; build_image() {{ {made}; }}; test_image() {{ :; }}; "
-              f"main --data-root {tmp_path}/data cpu")
+    script = (
+        f". {ROOT}/docker/test_image.sh; build_image() {{ {made}; }}; test_image() {{ :; }}; "
+        f"main --data-root {tmp_path}/data cpu"
+    )
     done = run("bash", "-c", script, PATH=stand_ins)
     assert done.returncode == status and "unbound" not in done.stderr, done.stderr
     assert "starting a Docker daemon" in done.stdout

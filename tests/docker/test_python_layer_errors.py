@@ -74,14 +74,22 @@ def start(folder, command="train", module="layers", layer="Failing", hook="none"
     (folder / "layers.py").write_text(LAYERS)
     (folder / "net.prototxt").write_text(NET.format(module=module, layer=layer, hook=hook))
     (folder / "solver.prototxt").write_text(SOLVER)
-    arguments = {"train": ["-solver", "solver.prototxt"],
-                 "time": ["-model", "net.prototxt", "-iterations", "100000"]}[command]
+    arguments = {
+        "train": ["-solver", "solver.prototxt"],
+        "time": ["-model", "net.prototxt", "-iterations", "100000"],
+    }[command]
     path = os.pathsep.join(filter(None, [str(folder), os.environ.get("PYTHONPATH")]))
     env = {**os.environ, "PYTHONPATH": path, "GLOG_minloglevel": "0"}
     # A job that a script starts in the background inherits an ignored Ctrl-C; a user's shell's does not.
-    return subprocess.Popen(["caffe", command, *arguments], cwd=folder, env=env, text=True,
-                            stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-                            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))
+    return subprocess.Popen(
+        ["caffe", command, *arguments],
+        cwd=folder,
+        env=env,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
 
 
 def outcome(*arguments, **options):
@@ -101,14 +109,20 @@ def test_every_hook_ends_with_traceback_and_sentence(tmp_path, hook):
     assert lines[-2] == "ValueError: seven is no good"  # the traceback, once, right before
 
 
-@pytest.mark.parametrize("options, sentence", [
-    (dict(module="no_such_module"), "ModuleNotFoundError: No module named 'no_such_module'"),
-    (dict(layer="NoSuchLayer"), "AttributeError: module 'layers' has no attribute 'NoSuchLayer'"),
-    (dict(layer="Unborn"), "OSError: no room"),
-    (dict(layer="Exiting", hook="forward"), "SystemExit: 0"),  # no exit with status 0
-    (dict(layer="Empty", hook="forward"), "AssertionError"),
-    (dict(layer="Unprintable", hook="forward"), "failure (its message cannot be shown)"),
-])
+@pytest.mark.parametrize(
+    "options, sentence",
+    [
+        (dict(module="no_such_module"), "ModuleNotFoundError: No module named 'no_such_module'"),
+        (
+            dict(layer="NoSuchLayer"),
+            "AttributeError: module 'layers' has no attribute 'NoSuchLayer'",
+        ),
+        (dict(layer="Unborn"), "OSError: no room"),
+        (dict(layer="Exiting", hook="forward"), "SystemExit: 0"),  # no exit with status 0
+        (dict(layer="Empty", hook="forward"), "AssertionError"),
+        (dict(layer="Unprintable", hook="forward"), "failure (its message cannot be shown)"),
+    ],
+)
 def test_import_constructor_and_odd_exceptions(tmp_path, options, sentence):
     status, lines = outcome(tmp_path, **options)
     assert status == 1
@@ -127,10 +141,13 @@ def test_pycaffe_gets_the_exception_itself(tmp_path):
         caffe.Net(str(tmp_path / "net.prototxt"), caffe.TRAIN)
 
 
-@pytest.mark.parametrize("command, status, last", [
-    ("train", 0, "Optimization Done."),  # Caffe's own handler: stop after the iteration
-    ("time", -signal.SIGINT, None),
-])
+@pytest.mark.parametrize(
+    "command, status, last",
+    [
+        ("train", 0, "Optimization Done."),  # Caffe's own handler: stop after the iteration
+        ("time", -signal.SIGINT, None),
+    ],
+)
 def test_ctrl_c_stays_caffes_own(tmp_path, command, status, last):
     process = start(tmp_path, command=command, layer="Slow")
     running = {"train": "Iteration 0", "time": "Initial loss"}[command]

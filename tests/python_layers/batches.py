@@ -19,8 +19,8 @@ def random_batch(seed, levels, samples=24, fine_classes=8, dimensions=10, scale=
 def smooth_batch(step, levels, margins, **options):
     """(features, labels) where finite differences of the GLM loss mean something: steady_batch."""
     return steady_batch(
-        step, levels,
-        lambda x, labels: glm.forward(x, labels, margins, **options).coefficients != 0)
+        step, levels, lambda x, labels: glm.forward(x, labels, margins, **options).coefficients != 0
+    )
 
 
 def steady_batch(step, levels, selection):
@@ -32,10 +32,14 @@ def steady_batch(step, levels, selection):
     for seed in range(100):
         features, labels, _ = random_batch(seed, levels, samples=12, dimensions=4)
         expected = selection(features, labels)
-        moves = (sign * step * np.eye(1, features.size, i).reshape(features.shape)
-                 for i in range(features.size) for sign in (1, -1))
-        if expected.any() and all((selection(features + move, labels) == expected).all()
-                                  for move in moves):
+        moves = (
+            sign * step * np.eye(1, features.size, i).reshape(features.shape)
+            for i in range(features.size)
+            for sign in (1, -1)
+        )
+        if expected.any() and all(
+            (selection(features + move, labels) == expected).all() for move in moves
+        ):
             return features, labels
     raise AssertionError(f"no smooth batch among 100 seeds for a step of {step}")
 
@@ -47,9 +51,11 @@ def contrastive_choice(**options):
 
 def triplet_choice(normalize=True, **options):
     """The selection of the triplet loss: its coefficients are constant while the triplets are."""
+
     def selection(x, labels):
         x = x / np.linalg.norm(x, axis=1, keepdims=True) if normalize else x
         return triplet.forward(x, labels, normalize=False, **options).coefficients
+
     return selection
 
 

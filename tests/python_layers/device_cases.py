@@ -133,8 +133,9 @@ def check_memory(cupy, no_waiting):
 def losses_net(tmp_path, layer, **options):
     name, parameters = LAYERS[layer]
     levels = 2 if layer.startswith("glm") else 1
-    return make_net(tmp_path, name, parameters, levels=levels, diagnostics=True, loss_weight=2.0,
-                    **options)
+    return make_net(
+        tmp_path, name, parameters, levels=levels, diagnostics=True, loss_weight=2.0, **options
+    )
 
 
 def passes(net, sizes=(12, 12, 5, 20)):
@@ -151,21 +152,33 @@ def passes(net, sizes=(12, 12, 5, 20)):
         if "label_2" in net.blobs:
             net.blobs["label_2"].data[...] = labels[1]
         loss, gradient = run(net, features, labels[0])
-        results.append([np.array(loss), net.blobs["diagnostics"].data.copy(), gradient,
-                        *(blob.data.copy() for params in net.params.values() for blob in params)])
+        results.append(
+            [
+                np.array(loss),
+                net.blobs["diagnostics"].data.copy(),
+                gradient,
+                *(blob.data.copy() for params in net.params.values() for blob in params),
+            ]
+        )
     return results
 
 
 def pooling_outcome(tmp_path, bottoms):
     """Descriptors and the maps' gradients of a net of the bilinear pooling layer alone."""
     names = ["a", "b"][:bottoms]
-    (tmp_path / "net.prototxt").write_text("force_backward: true\n" + "".join(
-        f'layer {{ name: "{name}" type: "Input" top: "{name}" '
-        f"input_param {{ shape {{ dim: 2 dim: 3 dim: 4 dim: 4 }} }} }}\n" for name in names) + f"""
+    (tmp_path / "net.prototxt").write_text(
+        "force_backward: true\n"
+        + "".join(
+            f'layer {{ name: "{name}" type: "Input" top: "{name}" '
+            f"input_param {{ shape {{ dim: 2 dim: 3 dim: 4 dim: 4 }} }} }}\n"
+            for name in names
+        )
+        + f"""
         layer {{ name: "bilinear" type: "Python" top: "bilinear"
                  {" ".join(f'bottom: "{name}"' for name in names)}
                  python_param {{ module: "python_layers.bilinear_pooling"
-                                 layer: "BilinearPoolingLayer" }} }}""")
+                                 layer: "BilinearPoolingLayer" }} }}"""
+    )
     rng = np.random.default_rng(0)
     net = caffe.Net(str(tmp_path / "net.prototxt"), caffe.TRAIN)
     for name in names:

@@ -34,8 +34,19 @@ FUNCTIONS = {
     "zeros": "shape dtype order",
     "zeros_like": "a dtype order subok shape",
 }
-UFUNCS = ["abs", "add", "copysign", "divide", "isfinite", "matmul", "maximum", "minimum",
-          "multiply", "sqrt", "subtract"]
+UFUNCS = [
+    "abs",
+    "add",
+    "copysign",
+    "divide",
+    "isfinite",
+    "matmul",
+    "maximum",
+    "minimum",
+    "multiply",
+    "sqrt",
+    "subtract",
+]
 METHODS = {
     "any": "axis out keepdims",
     "argmax": "axis out dtype keepdims",
@@ -45,8 +56,12 @@ METHODS = {
     "min": "axis out keepdims",
     "sum": "axis dtype out keepdims",
 }
-VIEWS = {"reshape": "shape", "ravel": "order", "diagonal": "offset axis1 axis2",
-         "transpose": "axes"}
+VIEWS = {
+    "reshape": "shape",
+    "ravel": "order",
+    "diagonal": "offset axis1 axis2",
+    "transpose": "axes",
+}
 # atomicAdd knows no 64-bit integers.
 ADDED = [np.int32, np.uint32, np.uint64, np.float16, np.float32, np.float64]
 
@@ -92,8 +107,10 @@ def make_cupy(monkeypatch):
         setattr(cupy, name, _Ufunc(array, name))
     cupy.ndarray = _constructor(array)
     cupy.cuda = types.SimpleNamespace(
-        UnownedMemory=_UnownedMemory, MemoryPointer=_MemoryPointer,
-        Stream=types.SimpleNamespace(null=_Stream()))
+        UnownedMemory=_UnownedMemory,
+        MemoryPointer=_MemoryPointer,
+        Stream=types.SimpleNamespace(null=_Stream()),
+    )
     cupy.asarray = lambda values: array(device.transfer(np.array(values)))
     cupy.asnumpy = lambda values: device.transfer(values._values.copy())
     monkeypatch.setitem(sys.modules, "cupy", cupy)
@@ -129,6 +146,7 @@ def _function(array, name, parameters):
         if unknown or (name != "einsum" and len(arguments) > len(parameters)):
             raise TypeError(f"cupy.{name} takes {parameters}, not {sorted(unknown)}")
         return _launch(array, getattr(np, name), *arguments, **options)
+
     return call
 
 
@@ -177,6 +195,7 @@ class _Array:
 
         def put(values, at, new):
             values[at] = new
+
         _launch(self.make, put, self, index, value)
 
     def _refuse(self, *arguments, **options):
@@ -205,11 +224,14 @@ def _operator(name):
             return NotImplemented
         result = _launch(self.make, getattr(np.ndarray, name), self, *others)
         return self if name.startswith("__i") and name != "__invert__" else result
+
     return operate
 
 
-for _name in ("add sub mul truediv floordiv mod pow matmul and or radd rsub rmul rtruediv "
-              "iadd isub imul itruediv lt le gt ge eq ne neg invert").split():
+for _name in (
+    "add sub mul truediv floordiv mod pow matmul and or radd rsub rmul rtruediv "
+    "iadd isub imul itruediv lt le gt ge eq ne neg invert"
+).split():
     setattr(_Array, f"__{_name}__", _operator(f"__{_name}__"))
 
 
@@ -221,6 +243,7 @@ def _method(name, parameters, copies):
         if copies:
             return _launch(self.make, method, self, *arguments, **options)
         return self.make(method(self._values, *arguments, **options))
+
     return call
 
 

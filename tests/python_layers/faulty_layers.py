@@ -10,9 +10,13 @@ from metric_twins import triplet as triplet_twin
 
 from python_layers import center_loss, contrastive_loss, glm_loss, minmax_loss, triplet_loss
 
-LAYERS = {"glm": glm_loss.GLMLossLayer, "contrastive": contrastive_loss.ContrastiveLossLayer,
-          "triplet": triplet_loss.TripletLossLayer, "minmax": minmax_loss.MinMaxLossLayer,
-          "center": center_loss.CenterLossLayer}
+LAYERS = {
+    "glm": glm_loss.GLMLossLayer,
+    "contrastive": contrastive_loss.ContrastiveLossLayer,
+    "triplet": triplet_loss.TripletLossLayer,
+    "minmax": minmax_loss.MinMaxLossLayer,
+    "center": center_loss.CenterLossLayer,
+}
 
 
 def _labels(bottom):
@@ -99,8 +103,17 @@ class LabelsLeftAlone:
             bottom[i].diff[...] = values
 
 
-FAULTS = [LossWeightIgnored, DivisionForgotten, HingeIgnored, OtherBranchesLength, LastPairWins,
-          LastSampleMovesTheCentre, AddedToTheBottom, TimesPropagateDown, LabelsLeftAlone]
+FAULTS = [
+    LossWeightIgnored,
+    DivisionForgotten,
+    HingeIgnored,
+    OtherBranchesLength,
+    LastPairWins,
+    LastSampleMovesTheCentre,
+    AddedToTheBottom,
+    TimesPropagateDown,
+    LabelsLeftAlone,
+]
 
 
 def _glm_without_hinge(self, x, *labels):
@@ -117,14 +130,21 @@ def _contrastive_without_hinge(self, x, labels):
 
     def loss(x):
         distance = np.linalg.norm(x[i] - x[j], axis=1)
-        return np.where(same, distance, self.arguments["margin"] - distance) @ np.where(
-            same, distance, self.arguments["margin"] - distance) / 2 / len(i)
+        return (
+            np.where(same, distance, self.arguments["margin"] - distance)
+            @ np.where(same, distance, self.arguments["margin"] - distance)
+            / 2
+            / len(i)
+        )
 
     return numeric_gradient(loss, x, 1e-6)
 
 
-WITHOUT_HINGE = {"glm": _glm_without_hinge, "triplet": _triplet_without_hinge,
-                 "contrastive": _contrastive_without_hinge}
+WITHOUT_HINGE = {
+    "glm": _glm_without_hinge,
+    "triplet": _triplet_without_hinge,
+    "contrastive": _contrastive_without_hinge,
+}
 
 
 def name(loss, fault):
@@ -135,4 +155,5 @@ def name(loss, fault):
 for _loss, _layer in LAYERS.items():
     for _fault in FAULTS:
         globals()[name(_loss, _fault)] = type(
-            name(_loss, _fault), (_fault, _layer), {"without_hinge": WITHOUT_HINGE.get(_loss)})
+            name(_loss, _fault), (_fault, _layer), {"without_hinge": WITHOUT_HINGE.get(_loss)}
+        )

@@ -9,7 +9,7 @@ import numpy as np
 
 def nearest_pairs(x, p_set, q_set, k):
     """zeta_k(S_p, S_q): the k nearest (i, j), i in S_p, j in S_q; all if there are fewer."""
-    pairs = [(np.sum((x[i] - x[j])**2), i, j) for i in p_set for j in q_set]
+    pairs = [(np.sum((x[i] - x[j]) ** 2), i, j) for i in p_set for j in q_set]
     return [(i, j) for _, i, j in sorted(pairs)[:k]]
 
 
@@ -22,8 +22,9 @@ def laplacian(x, p_set, q_set, k):
     return np.diag(g.sum(axis=1)) - g, len(pairs)
 
 
-def glm(x, labels, margins, k=1, within_gradient="exact", normalize=False, classes=None,
-        anchors=None):
+def glm(
+    x, labels, margins, k=1, within_gradient="exact", normalize=False, classes=None, anchors=None
+):
     """(M, dM/dX, {"active": [...], "skipped": [...]}) by Eqs. (3)-(33), h levels; x is n x d.
 
     anchors: the classes c of the mean are those of so many samples, from the first; None: all.
@@ -48,7 +49,7 @@ def glm(x, labels, margins, k=1, within_gradient="exact", normalize=False, class
         others = [o for o in fine if o != c]
         mean = np.mean([x[i] for i in members[c]], axis=0)
         n_c = len(members[c])
-        within = sum(np.sum((x[i] - mean)**2) for i in members[c]) / n_c
+        within = sum(np.sum((x[i] - mean) ** 2) for i in members[c]) / n_c
         for j in range(h):
             level = max(j, 1)
             near_set = [o for o in others if h == 1 or ancestor[o][level] == ancestor[c][level]]
@@ -60,8 +61,9 @@ def glm(x, labels, margins, k=1, within_gradient="exact", normalize=False, class
                 distance, closest = min(((between(c, o)[0], o) for o in near_set))
                 m = within - distance + margins[0]
             else:
-                largest, farthest = max(((between(c, o)[0], o) for o in near_set),
-                                        key=lambda pair: pair[0])
+                largest, farthest = max(
+                    ((between(c, o)[0], o) for o in near_set), key=lambda pair: pair[0]
+                )
                 distance, closest = min(((between(c, o)[0], o) for o in far_set))
                 m = largest - distance + margins[j]
             if m <= 0:
@@ -80,8 +82,11 @@ def glm(x, labels, margins, k=1, within_gradient="exact", normalize=False, class
     if normalize:
         length = np.linalg.norm(raw, axis=1, keepdims=True)
         gradient = (gradient - x * np.sum(x * gradient, axis=1, keepdims=True)) / length
-    return total / averaged_over, gradient, {"active": active / len(meant),
-                                             "skipped": skipped / len(meant)}
+    return (
+        total / averaged_over,
+        gradient,
+        {"active": active / len(meant), "skipped": skipped / len(meant)},
+    )
 
 
 def random_tree(rng, levels, fine_classes):

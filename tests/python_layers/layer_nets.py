@@ -5,8 +5,19 @@ import json
 import caffe
 
 
-def prototxt(layer, parameters, samples=12, features="dim: 4", loss_weight=1.0, diagnostics=False,
-             extra="", labels="", force_backward=True, levels=1, package="python_layers."):
+def prototxt(
+    layer,
+    parameters,
+    samples=12,
+    features="dim: 4",
+    loss_weight=1.0,
+    diagnostics=False,
+    extra="",
+    labels="",
+    force_backward=True,
+    levels=1,
+    package="python_layers.",
+):
     """The net's text; layer: "<module of the package>.<class>", extra: more of its fields."""
     module, name = layer.split(".")
     label_names = [f"label_{level}" for level in range(1, levels + 1)]
@@ -14,13 +25,18 @@ def prototxt(layer, parameters, samples=12, features="dim: 4", loss_weight=1.0, 
     tops = f'top: "loss" loss_weight: {loss_weight} '
     if diagnostics:
         tops += 'top: "diagnostics" loss_weight: 0'
-    return f"force_backward: {str(force_backward).lower()}\n" + "\n".join(
-        f'layer {{ name: "{blob}" type: "Input" top: "{blob}" '
-        f'input_param {{ shape {{ dim: {samples} {shape} }} }} }}'
-        for blob, shape in [("features", features), *zip(label_names, levels * [labels])]) + f"""
+    return (
+        f"force_backward: {str(force_backward).lower()}\n"
+        + "\n".join(
+            f'layer {{ name: "{blob}" type: "Input" top: "{blob}" '
+            f"input_param {{ shape {{ dim: {samples} {shape} }} }} }}"
+            for blob, shape in [("features", features), *zip(label_names, levels * [labels])]
+        )
+        + f"""
         layer {{ name: "metric" type: "Python" bottom: "features" {bottoms} {tops} {extra}
                  python_param {{ module: "{package}{module}" layer: "{name}"
                                  param_str: {json.dumps(json.dumps(parameters))} }} }}"""
+    )
 
 
 def make_net(tmp_path, layer, parameters, phase=caffe.TRAIN, **options):

@@ -8,6 +8,7 @@ import numpy as np
 
 def _on_the_sphere(loss):
     """Adds `normalize` to a loss(x, y, ...): features to length 1, and the chain rule."""
+
     def normalized(x, y, normalize=False, **options):
         raw = np.asarray(x, dtype=np.float64)
         if not normalize:
@@ -16,6 +17,7 @@ def _on_the_sphere(loss):
         x = raw / length
         value, gradient = loss(x, y, **options)
         return value, (gradient - x * np.sum(x * gradient, axis=1, keepdims=True)) / length
+
     return normalized
 
 
@@ -33,7 +35,7 @@ def contrastive(x, y, margin=1.0, average="pairs"):
                 sums[same] += distance**2
                 move = 2 * away
             elif distance < margin:
-                sums[same] += (margin - distance)**2
+                sums[same] += (margin - distance) ** 2
                 move = -2 * (margin - distance) * away / distance if distance else 0 * away
             else:
                 continue
@@ -50,7 +52,7 @@ def contrastive(x, y, margin=1.0, average="pairs"):
 
 def triplets(x, y, mining):
     """All triplets (a, p, n) that `mining` chooses."""
-    square = [[np.sum((a - b)**2) for b in x] for a in x]
+    square = [[np.sum((a - b) ** 2) for b in x] for a in x]
     chosen = []
     for a in range(len(x)):
         positives = [i for i in range(len(x)) if y[i] == y[a] and i != a]
@@ -65,8 +67,11 @@ def triplets(x, y, mining):
                 taken = [min(negatives, key=lambda n: square[a][n])]
             if mining == "semihard":
                 farther = [n for n in negatives if square[a][n] > square[a][p]]
-                taken = [min(farther, key=lambda n: square[a][n]) if farther else
-                         max(negatives, key=lambda n: square[a][n])]
+                taken = [
+                    min(farther, key=lambda n: square[a][n])
+                    if farther
+                    else max(negatives, key=lambda n: square[a][n])
+                ]
             chosen += [(a, p, n) for n in taken]
     return chosen
 
@@ -75,7 +80,7 @@ def triplets(x, y, mining):
 def triplet(x, y, margin=0.2, mining="semihard", average="active"):
     total, gradient, active, mined = 0.0, np.zeros_like(x), 0, triplets(x, y, mining)
     for a, p, n in mined:
-        hinge = np.sum((x[a] - x[p])**2) - np.sum((x[a] - x[n])**2) + margin
+        hinge = np.sum((x[a] - x[p]) ** 2) - np.sum((x[a] - x[n]) ** 2) + margin
         if hinge <= 0:
             continue
         active += 1

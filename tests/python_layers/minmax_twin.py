@@ -13,13 +13,21 @@ def minmax(x, labels, k1, k2, normalize):
     n = len(x)
 
     def distance(i, j):
-        return np.sum((x[i] - x[j])**2)
+        return np.sum((x[i] - x[j]) ** 2)
 
-    neighbours = {i: sorted((j for j in range(n) if j != i and labels[j] == labels[i]),
-                            key=lambda j: distance(i, j))[:k1] for i in range(n)}
-    zeta = {c: sorted(((i, j) for i in range(n) for j in range(n)
-                       if labels[i] == c and labels[j] != c),
-                      key=lambda pair: distance(*pair))[:k2] for c in set(labels)}
+    neighbours = {
+        i: sorted(
+            (j for j in range(n) if j != i and labels[j] == labels[i]), key=lambda j: distance(i, j)
+        )[:k1]
+        for i in range(n)
+    }
+    zeta = {
+        c: sorted(
+            ((i, j) for i in range(n) for j in range(n) if labels[i] == c and labels[j] != c),
+            key=lambda pair: distance(*pair),
+        )[:k2]
+        for c in set(labels)
+    }
     total, gradient = 0.0, np.zeros_like(x)
     intrinsic = penalty = 0
     for i in range(n):

@@ -13,8 +13,10 @@ def threads():
     """{is it NumPy's own: its number of threads} of the BLAS libraries in this process."""
     np.ones((2, 2)) @ np.ones((2, 2))
     home = Path(np.__file__).parent.parent
-    return {Path(library.filepath).is_relative_to(home): library.num_threads
-            for library in ThreadpoolController().select(user_api="blas").lib_controllers}
+    return {
+        Path(library.filepath).is_relative_to(home): library.num_threads
+        for library in ThreadpoolController().select(user_api="blas").lib_controllers
+    }
 
 
 def test_inside_one_thread_and_outside_as_before():

@@ -28,7 +28,8 @@ def assert_same(features, labels, centers, tolerance=1e-5):
         after = centers.copy()
         terms.move(after, alpha)
         assert np.abs(after - moved(features, labels, centers, alpha)).max() <= (
-            tolerance * np.abs(centers).max())
+            tolerance * np.abs(centers).max()
+        )
         absent = np.setdiff1d(np.arange(len(centers)), labels)
         assert np.array_equal(after[absent], centers[absent])
 
@@ -45,8 +46,7 @@ def test_gradient_is_the_derivative_for_fixed_centres():
     features, labels, centers = batch(0, 12, 5)
     features = features.astype(np.float64)
     gradient = center.forward(features, [labels], centers).gradient(features)
-    numeric = numeric_gradient(
-        lambda x: center.forward(x, [labels], centers).loss, features, 1e-5)
+    numeric = numeric_gradient(lambda x: center.forward(x, [labels], centers).loss, features, 1e-5)
     assert gradient == pytest.approx(numeric, abs=1e-8)
 
 
@@ -80,21 +80,32 @@ def test_diagnostics():
     features, labels, centers = batch(2)
     terms = center.forward(features, [labels], centers)
     present = np.unique(labels)
-    assert dict(zip(center.diagnostic_names(1), terms.diagnostics, strict=True)) == pytest.approx({
-        "loss": terms.loss, "classes": len(present),
-        "center_length": np.linalg.norm(centers[present], axis=1).mean()})
+    assert dict(zip(center.diagnostic_names(1), terms.diagnostics, strict=True)) == pytest.approx(
+        {
+            "loss": terms.loss,
+            "classes": len(present),
+            "center_length": np.linalg.norm(centers[present], axis=1).mean(),
+        }
+    )
 
 
-@pytest.mark.parametrize("change, message", [
-    (lambda x, y: (x, y[:-1]), "label_1 has 5 values for 6 samples"),
-    (lambda x, y: (x, y + 0.5), "label_1 must hold whole numbers"),
-    (lambda x, y: (x, y - 1), "label_1 must hold whole numbers of at least 0"),
-    (lambda x, y: (x, y + 3),
-     "label_1 holds class 5 and there are only 5 centres, numbered from 0"),
-    (lambda x, y: (np.where(np.arange(6)[:, None] == 4, np.nan, x), y),
-     r"features of 1 of 6 samples hold nan or inf \(first: sample 4\)"),
-    (lambda x, y: (x * np.float32(np.inf), y), "features of 6 of 6 samples hold nan or inf"),
-])
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (lambda x, y: (x, y[:-1]), "label_1 has 5 values for 6 samples"),
+        (lambda x, y: (x, y + 0.5), "label_1 must hold whole numbers"),
+        (lambda x, y: (x, y - 1), "label_1 must hold whole numbers of at least 0"),
+        (
+            lambda x, y: (x, y + 3),
+            "label_1 holds class 5 and there are only 5 centres, numbered from 0",
+        ),
+        (
+            lambda x, y: (np.where(np.arange(6)[:, None] == 4, np.nan, x), y),
+            r"features of 1 of 6 samples hold nan or inf \(first: sample 4\)",
+        ),
+        (lambda x, y: (x * np.float32(np.inf), y), "features of 6 of 6 samples hold nan or inf"),
+    ],
+)
 def test_bad_input_is_named(change, message):
     features, labels = change(np.ones((6, 2), np.float32), np.array([0, 0, 1, 1, 1, 2]))
     with pytest.raises(ValueError, match=message):

@@ -24,7 +24,7 @@ def batch(seed, samples=12):
 def net_with_centers(tmp_path, parameters=None, **options):
     """(net, its centres, a copy of them); centres away from zero."""
     net = make_net(tmp_path, LAYER, {"num_classes": CLASSES, **(parameters or {})}, **options)
-    blob, = net.params["metric"]
+    (blob,) = net.params["metric"]
     blob.data[...] = np.random.default_rng(0).normal(size=(CLASSES, 4))
     return net, blob, blob.data.copy()
 
@@ -95,9 +95,13 @@ def test_where_nothing_below_learns(tmp_path, extra, moves):
 
 def test_two_losses_on_the_same_features_add_up(tmp_path):
     text = prototxt(LAYER, {"num_classes": CLASSES})
-    layer = text[text.index('layer { name: "metric"'):]
-    (tmp_path / "net.prototxt").write_text(text + layer.replace('"metric"', '"again"').replace(
-        'top: "loss" loss_weight: 1', 'top: "loss_again" loss_weight: 2'))
+    layer = text[text.index('layer { name: "metric"') :]
+    (tmp_path / "net.prototxt").write_text(
+        text
+        + layer.replace('"metric"', '"again"').replace(
+            'top: "loss" loss_weight: 1', 'top: "loss_again" loss_weight: 2'
+        )
+    )
     net = caffe.Net(str(tmp_path / "net.prototxt"), caffe.TRAIN)
     features, labels = batch(7)
     expected = twin(features, labels, np.zeros((CLASSES, 4)))[1]
@@ -139,9 +143,12 @@ def test_features_of_another_size_stop_the_reshape(tmp_path):
 def test_labels_beyond_num_classes_stop_the_forward_pass(tmp_path):
     net, centers, before = net_with_centers(tmp_path)
     features, labels = batch(4)
-    with pytest.raises(ValueError, match="^CenterLossLayer: label_1 holds class 6 and there are "
-                                         "only 6 centres, numbered from 0; num_classes must be the "
-                                         "number of classes$"):
+    with pytest.raises(
+        ValueError,
+        match="^CenterLossLayer: label_1 holds class 6 and there are "
+        "only 6 centres, numbered from 0; num_classes must be the "
+        "number of classes$",
+    ):
         run(net, features, np.where(labels == 0, 6, labels))
     assert np.array_equal(centers.data, before)
 
@@ -151,17 +158,26 @@ def test_diagnostics_top(tmp_path):
     features, labels = batch(5)
     fill(net, features, labels)
     present = np.unique(labels)
-    assert net.forward()["diagnostics"] == pytest.approx(np.float32([
-        twin(features, labels, before)[0], len(present),
-        np.linalg.norm(before[present], axis=1).mean()]))
+    assert net.forward()["diagnostics"] == pytest.approx(
+        np.float32(
+            [
+                twin(features, labels, before)[0],
+                len(present),
+                np.linalg.norm(before[present], axis=1).mean(),
+            ]
+        )
+    )
 
 
-@pytest.mark.parametrize("parameters, message", [
-    ({}, 'param_str needs "num_classes"'),
-    ({"num_classes": 0}, '"num_classes" must be a whole number from 1'),
-    ({"num_classes": 5, "alpha": 1.5}, '"alpha" must be a number from 0 to 1, not 1.5'),
-    ({"classes": 5}, 'unknown parameter "classes"; the nearest known one is "num_classes"'),
-])
+@pytest.mark.parametrize(
+    "parameters, message",
+    [
+        ({}, 'param_str needs "num_classes"'),
+        ({"num_classes": 0}, '"num_classes" must be a whole number from 1'),
+        ({"num_classes": 5, "alpha": 1.5}, '"alpha" must be a number from 0 to 1, not 1.5'),
+        ({"classes": 5}, 'unknown parameter "classes"; the nearest known one is "num_classes"'),
+    ],
+)
 def test_wrong_parameters_stop_the_net(tmp_path, parameters, message):
     with pytest.raises(ValueError, match="CenterLossLayer.*" + message):
         make_net(tmp_path, LAYER, parameters)
@@ -169,21 +185,35 @@ def test_wrong_parameters_stop_the_net(tmp_path, parameters, message):
 
 def make_solver(tmp_path, extra, iter_size=1, **fields):
     """A solver with everything that could disturb the centres."""
-    (tmp_path / "net.prototxt").write_text(
-        prototxt(LAYER, {"num_classes": CLASSES}, extra=extra))
-    lines = {"net": f'"{tmp_path}/net.prototxt"', "base_lr": 0.1, "momentum": 0.9,
-             "lr_policy": '"step"', "stepsize": 1, "gamma": 0.5, "clip_gradients": 0.01,
-             "iter_size": iter_size, "snapshot_prefix": f'"{tmp_path}/model"', **fields}
+    (tmp_path / "net.prototxt").write_text(prototxt(LAYER, {"num_classes": CLASSES}, extra=extra))
+    lines = {
+        "net": f'"{tmp_path}/net.prototxt"',
+        "base_lr": 0.1,
+        "momentum": 0.9,
+        "lr_policy": '"step"',
+        "stepsize": 1,
+        "gamma": 0.5,
+        "clip_gradients": 0.01,
+        "iter_size": iter_size,
+        "snapshot_prefix": f'"{tmp_path}/model"',
+        **fields,
+    }
     path = tmp_path / "solver.prototxt"
     path.write_text("".join(f"{name}: {value}\n" for name, value in lines.items()))
     return caffe.get_solver(str(path))
 
 
 @pytest.mark.parametrize("iter_size", [1, 2])
-@pytest.mark.parametrize("fields, extra", [
-    ({}, FIXED), ({"weight_decay": 0.1}, FIXED), ({"weight_decay": 0.1}, "param { lr_mult: 0 }"),
-    ({}, ""), ({"type": '"Adam"', "weight_decay": 0.1, "momentum2": 0.99}, FIXED),
-])
+@pytest.mark.parametrize(
+    "fields, extra",
+    [
+        ({}, FIXED),
+        ({"weight_decay": 0.1}, FIXED),
+        ({"weight_decay": 0.1}, "param { lr_mult: 0 }"),
+        ({}, ""),
+        ({"type": '"Adam"', "weight_decay": 0.1, "momentum2": 0.99}, FIXED),
+    ],
+)
 def test_alpha_is_the_same_in_every_solver(tmp_path, fields, extra, iter_size):
     """Momentum, decay, clipping and learning rate leave the centres alone; iter_size: batches."""
     solver = make_solver(tmp_path, extra, iter_size, **fields)
@@ -203,7 +233,8 @@ def test_a_forgotten_param_line_only_decays_the_centres(tmp_path):
     fill(solver.net, features, labels)
     solver.step(1)
     assert solver.net.params["metric"][0].data == pytest.approx(
-        moved(features, labels, np.zeros((CLASSES, 4))) * (1 - 0.1 * 0.1), abs=1e-6)
+        moved(features, labels, np.zeros((CLASSES, 4))) * (1 - 0.1 * 0.1), abs=1e-6
+    )
 
 
 NET = """
@@ -231,12 +262,17 @@ def train(tmp_path, max_iter, *arguments):
     solver.write_text(f"""net: "{tmp_path}/net.prototxt" base_lr: 0.01 momentum: 0.9
         weight_decay: 0.1 lr_policy: "fixed" max_iter: {max_iter} test_iter: 2 test_interval: 1
         solver_mode: CPU snapshot_prefix: "{tmp_path}/model" """)
-    result = subprocess.run([shutil.which("caffe"), "train", "-solver", solver, *arguments],
-                            capture_output=True, text=True, timeout=100)
+    result = subprocess.run(
+        [shutil.which("caffe"), "train", "-solver", solver, *arguments],
+        capture_output=True,
+        text=True,
+        timeout=100,
+    )
     assert result.returncode == 0, result.stderr[-3000:]
     model = caffe.proto.caffe_pb2.NetParameter.FromString(
-        (tmp_path / f"model_iter_{max_iter}.caffemodel").read_bytes())
-    blob, = next(layer for layer in model.layer if layer.name == "center").blobs
+        (tmp_path / f"model_iter_{max_iter}.caffemodel").read_bytes()
+    )
+    (blob,) = next(layer for layer in model.layer if layer.name == "center").blobs
     return np.array(blob.data).reshape(blob.shape.dim)
 
 
@@ -244,21 +280,22 @@ def test_snapshots_keep_the_centres_and_testing_does_not_move_them(tmp_path):
     """Two samples of a class at x, from 0, with alpha 1/2: each iteration leaves 2/3 of the way."""
     (tmp_path / "net.prototxt").write_text(NET)
     goal = np.array([[1], [0], [-4], [0]]) * np.ones(3)
-    assert train(tmp_path, 2) == pytest.approx(goal * (1 - (2 / 3)**2), abs=1e-6)
+    assert train(tmp_path, 2) == pytest.approx(goal * (1 - (2 / 3) ** 2), abs=1e-6)
     resumed = train(tmp_path, 5, "-snapshot", tmp_path / "model_iter_2.solverstate")
-    assert resumed == pytest.approx(goal * (1 - (2 / 3)**5), abs=1e-6)
+    assert resumed == pytest.approx(goal * (1 - (2 / 3) ** 5), abs=1e-6)
     finetuned = train(tmp_path, 1, "-weights", tmp_path / "model_iter_2.caffemodel")
-    assert finetuned == pytest.approx(goal * (1 - (2 / 3)**3), abs=1e-6)
+    assert finetuned == pytest.approx(goal * (1 - (2 / 3) ** 3), abs=1e-6)
 
 
 def test_the_test_net_sees_the_centres_of_the_training_net(tmp_path):
     net = tmp_path / "net.prototxt"
     net.write_text(NET)
     (tmp_path / "solver.prototxt").write_text(
-        f'net: "{net}" base_lr: 1 lr_policy: "fixed" test_iter: 1 test_interval: 100')
+        f'net: "{net}" base_lr: 1 lr_policy: "fixed" test_iter: 1 test_interval: 100'
+    )
     solver = caffe.get_solver(str(tmp_path / "solver.prototxt"))
     losses = []
     for _ in range(2):
         losses.append(float(solver.test_nets[0].forward()["center_loss"][0]))
         solver.step(1)
-    assert losses == pytest.approx([3 * 17 / 4, 3 * 17 / 4 * (2 / 3)**2])
+    assert losses == pytest.approx([3 * 17 / 4, 3 * 17 / 4 * (2 / 3) ** 2])

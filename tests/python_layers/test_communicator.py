@@ -26,7 +26,7 @@ class Rank(communicator.Alone):
         self.rank, self._everything = rank, everything
 
     def gather(self, array):
-        whole, = (each for each in self._everything if each[:1].shape == array[:1].shape)
+        (whole,) = (each for each in self._everything if each[:1].shape == array[:1].shape)
         assert (whole[self.own(SAMPLES)] == array).all()
         return whole
 
@@ -48,8 +48,10 @@ def test_ranks_parts_make_the_gradient_of_one_batch(tmp_path, layer, use):
     gradient. In the second pass the centres have moved."""
     features, labels = batch()
     alone = make_net(tmp_path, layer, LAYERS[layer], samples=RANKS * SAMPLES, loss_weight=2)
-    ranks = [make_net(tmp_path, layer, LAYERS[layer], samples=SAMPLES, loss_weight=2)
-             for _ in range(RANKS)]
+    ranks = [
+        make_net(tmp_path, layer, LAYERS[layer], samples=SAMPLES, loss_weight=2)
+        for _ in range(RANKS)
+    ]
     for _ in range(2):
         expected, gradient = run(alone, features, labels)
         assert expected > 0
@@ -61,7 +63,8 @@ def test_ranks_parts_make_the_gradient_of_one_batch(tmp_path, layer, use):
             use(communicator.ALONE)
             assert loss == expected
             assert part / RANKS == pytest.approx(
-                gradient[own], abs=float(1e-6 * np.abs(gradient).max()))
+                gradient[own], abs=float(1e-6 * np.abs(gradient).max())
+            )
     for net in ranks:
         for blob, expected in zip(net.params.get("metric", []), alone.params.get("metric", [])):
             assert np.array_equal(blob.data, expected.data) and blob.data.any()

@@ -50,7 +50,8 @@ def test_gradient_is_the_derivative(average, normalize):
     features = features.astype(np.float64)
     gradient = contrastive.forward(features, labels, **options).gradient(features)
     numeric = numeric_gradient(
-        lambda x: contrastive.forward(x, labels, **options).loss, features, 1e-6)
+        lambda x: contrastive.forward(x, labels, **options).loss, features, 1e-6
+    )
     assert gradient == pytest.approx(numeric, abs=1e-6 * np.abs(gradient).max())
 
 
@@ -64,8 +65,9 @@ def test_coinciding_samples_of_different_classes_are_not_moved_by_each_other(nor
     labels = np.arange(8) % 4
     margin = 0.1 if normalize else scale
     terms = contrastive.forward(features, [labels], margin, normalize)
-    assert terms.loss == pytest.approx(12 * margin**2 / (2 * 28) + terms.diagnostics[2]**2 * 4 / 56,
-                                       rel=1e-5)
+    assert terms.loss == pytest.approx(
+        12 * margin**2 / (2 * 28) + terms.diagnostics[2] ** 2 * 4 / 56, rel=1e-5
+    )
     pulls = twin(features, labels, margin=0.0, normalize=normalize)[1]
     assert terms.gradient(features) == pytest.approx(pulls, abs=1e-5 * np.abs(pulls).max())
 
@@ -99,16 +101,21 @@ def test_diagnostics():
     i, j = np.triu_indices(len(labels), 1)
     same = labels[i] == labels[j]
     named = dict(zip(contrastive.diagnostic_names(1), terms.diagnostics, strict=True))
-    assert named == pytest.approx({
-        "loss": terms.loss, "active": (distances[~same] < MARGIN).mean(),
-        "same": distances[same].mean(), "different": distances[~same].mean()})
+    assert named == pytest.approx(
+        {
+            "loss": terms.loss,
+            "active": (distances[~same] < MARGIN).mean(),
+            "same": distances[same].mean(),
+            "different": distances[~same].mean(),
+        }
+    )
 
 
 def test_scipys_distances_give_the_same_loss():
     features, labels = batch(2)
     distances = pdist(features.astype(np.float64))
     i, j = np.triu_indices(len(labels), 1)
-    each = np.where(labels[i] == labels[j], distances**2, np.maximum(MARGIN - distances, 0)**2)
+    each = np.where(labels[i] == labels[j], distances**2, np.maximum(MARGIN - distances, 0) ** 2)
     assert contrastive.forward(features, [labels], MARGIN).loss == pytest.approx(each.mean() / 2)
 
 
@@ -118,9 +125,14 @@ def test_caffes_own_layer_on_all_pairs_gives_the_same_loss_and_gradient(tmp_path
     i, j = np.triu_indices(len(features), 1)
     shapes = {"a": f"dim: {len(i)} dim: 10", "b": f"dim: {len(i)} dim: 10", "y": f"dim: {len(i)}"}
     path = tmp_path / "net.prototxt"
-    path.write_text("force_backward: true\n" + "\n".join(
-        f'layer {{ name: "{name}" type: "Input" top: "{name}" '
-        f"input_param {{ shape {{ {shape} }} }} }}" for name, shape in shapes.items()) + f"""
+    path.write_text(
+        "force_backward: true\n"
+        + "\n".join(
+            f'layer {{ name: "{name}" type: "Input" top: "{name}" '
+            f"input_param {{ shape {{ {shape} }} }} }}"
+            for name, shape in shapes.items()
+        )
+        + f"""
         layer {{ name: "reshape" type: "Reshape" bottom: "y" top: "similar"
                  reshape_param {{ shape {{ dim: 0 dim: 1 dim: 1 dim: 1 }} }} }}
         layer {{ name: "a4" type: "Reshape" bottom: "a" top: "a4"
@@ -128,7 +140,8 @@ def test_caffes_own_layer_on_all_pairs_gives_the_same_loss_and_gradient(tmp_path
         layer {{ name: "b4" type: "Reshape" bottom: "b" top: "b4"
                  reshape_param {{ shape {{ dim: 0 dim: 0 dim: 1 dim: 1 }} }} }}
         layer {{ name: "loss" type: "ContrastiveLoss" bottom: "a4" bottom: "b4" bottom: "similar"
-                 top: "loss" contrastive_loss_param {{ margin: {MARGIN} }} }}""")
+                 top: "loss" contrastive_loss_param {{ margin: {MARGIN} }} }}"""
+    )
     net = caffe.Net(str(path), caffe.TEST)
     for name, values in {"a": features[i], "b": features[j], "y": labels[i] == labels[j]}.items():
         net.blobs[name].data[...] = values
@@ -150,11 +163,15 @@ def test_torchs_autograd_gives_the_same_gradient(normalize, margin):
     x = torch.tensor(features, dtype=torch.float64, requires_grad=True)
     distance = torch.pdist(torch.nn.functional.normalize(x) if normalize else x)
     i, j = np.triu_indices(len(labels), 1)
-    each = torch.where(torch.tensor(labels[i] == labels[j]), distance**2,
-                       torch.clamp(margin - distance, min=0)**2)
+    each = torch.where(
+        torch.tensor(labels[i] == labels[j]),
+        distance**2,
+        torch.clamp(margin - distance, min=0) ** 2,
+    )
     loss = each.mean() / 2
     loss.backward()
     terms = contrastive.forward(features, [labels], margin, normalize)
     assert terms.loss == pytest.approx(loss.item())
     assert terms.gradient(features) == pytest.approx(
-        x.grad.numpy(), abs=1e-5 * float(x.grad.abs().max()))
+        x.grad.numpy(), abs=1e-5 * float(x.grad.abs().max())
+    )

@@ -5,8 +5,16 @@ import inspect
 import device_cases
 import numpy as np
 import pytest
-from device_cases import (ANCHORS, CLASSES, DIMENSIONS, LOSSES, MAKE_UPS, assert_same, batch,
-                          on_device)
+from device_cases import (
+    ANCHORS,
+    CLASSES,
+    DIMENSIONS,
+    LOSSES,
+    MAKE_UPS,
+    assert_same,
+    batch,
+    on_device,
+)
 from fake_cupy import FUNCTIONS, METHODS, UFUNCS, VIEWS, Waited, make_cupy
 
 pytestmark = pytest.mark.filterwarnings("error")
@@ -73,8 +81,11 @@ def test_no_float64_copy_of_the_features(device, loss, monkeypatch):
     there, labels = on_device(cupy, *batch(0))
     counter.results.clear()
     loss(there, labels).gradient(there)
-    large = [dtype for dtype, shape in counter.results
-             if shape in ((24, DIMENSIONS), (ANCHORS, DIMENSIONS))]
+    large = [
+        dtype
+        for dtype, shape in counter.results
+        if shape in ((24, DIMENSIONS), (ANCHORS, DIMENSIONS))
+    ]
     assert large and set(large) == {np.dtype(np.float32)}
 
 
@@ -97,11 +108,25 @@ def test_duplicate_features_and_ties(device):
         assert value == pytest.approx(float(loss(features, labels).loss), rel=1e-12), name
 
 
-@pytest.mark.parametrize("act", [
-    float, bool, int, list, np.asarray, np.sum,
-    lambda a: a[a > 0], lambda a: a + np.ones(3), lambda a: np.ones(3) * a,
-    lambda a: a[np.arange(2)], lambda a: np.arange(3)[a], lambda a: max(a, 1), lambda a: a.item(),
-    lambda a: f"{a:.3f}"])
+@pytest.mark.parametrize(
+    "act",
+    [
+        float,
+        bool,
+        int,
+        list,
+        np.asarray,
+        np.sum,
+        lambda a: a[a > 0],
+        lambda a: a + np.ones(3),
+        lambda a: np.ones(3) * a,
+        lambda a: a[np.arange(2)],
+        lambda a: np.arange(3)[a],
+        lambda a: max(a, 1),
+        lambda a: a.item(),
+        lambda a: f"{a:.3f}",
+    ],
+)
 def test_the_wall_holds(device, act):
     """So that the tests above mean something."""
     cupy, counter = device

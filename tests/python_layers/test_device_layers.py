@@ -23,6 +23,7 @@ Blob = caffe._caffe.Blob
 @pytest.fixture
 def on_device(monkeypatch):
     """A function; from its call on, nets are made as in GPU mode: returns the fake cupy."""
+
     def begin():
         cupy, device = make_cupy(monkeypatch)
         device.queue = stream = cupy.cuda.Stream.null
@@ -33,12 +34,14 @@ def on_device(monkeypatch):
                 if stream.entered:
                     raise Waited(f"blob.{name} copies from the device")
                 return host[name].fget(blob)
+
             return property(read)
 
         def of_device(name):
             def pointer(blob):
                 assert stream.entered, "device memory used outside the default stream"
                 return host[name].fget(blob).ctypes.data
+
             return property(pointer)
 
         for name in ("data", "diff"):
@@ -46,6 +49,7 @@ def on_device(monkeypatch):
             monkeypatch.setattr(Blob, f"_gpu_{name}_ptr", of_device(name), raising=False)
         monkeypatch.setattr(blobs, "_is_pinned", lambda address: True)
         return cupy
+
     blobs._cupy.cache_clear()
     yield begin
     blobs._cupy.cache_clear()
@@ -97,19 +101,22 @@ def test_a_layer_that_asked_the_host_would_be_caught(tmp_path, on_device, monkey
 @pytest.mark.parametrize("status, kind, pinned", [(0, 1, True), (0, 2, False), (1, 0, False)])
 def test_memory_that_the_driver_knows_is_pinned(monkeypatch, status, kind, pinned):
     """The driver's answers: host memory of its own, device memory, an address it doesn't know."""
+
     def pointer_get_attribute(result, attribute, address):
         assert attribute.value == 2 and address.value == 4096  # CU_POINTER_ATTRIBUTE_MEMORY_TYPE
         result._obj.value = kind
         return status
 
-    monkeypatch.setattr(ctypes, "CDLL", lambda name: SimpleNamespace(
-        cuPointerGetAttribute=pointer_get_attribute))
+    monkeypatch.setattr(
+        ctypes, "CDLL", lambda name: SimpleNamespace(cuPointerGetAttribute=pointer_get_attribute)
+    )
     assert blobs._is_pinned(4096) is pinned
 
 
 def test_without_a_driver_nothing_is_pinned(monkeypatch):
     def no_driver(name):
         raise OSError(f"{name}: cannot open shared object file")
+
     monkeypatch.setattr(ctypes, "CDLL", no_driver)
     assert not blobs._is_pinned(4096)
 
@@ -129,14 +136,16 @@ def test_without_cupy_the_host_computes_and_says_so_once(tmp_path, on_device, mo
     for _ in range(2):
         assert blobs.blobs_of_mode() is blobs.HostBlobs
         passes(losses_net(tmp_path, "glm"), [12])
-    line, = lines
+    (line,) = lines
     assert "CuPy can't be imported" in line and "cupy-cuda12x" in line
 
 
 def test_cpu_mode_never_imports_cupy():
-    code = ("import importlib, sys; from python_layers import blobs; "
-            "assert blobs.blobs_of_mode() is blobs.HostBlobs; "
-            f"[importlib.import_module('python_layers.' + m) for m in "
-            f"{sorted({name.split('.')[0] for name, _ in LAYERS.values()})}]; "
-            "assert not [m for m in sys.modules if m.startswith('cupy')]")
+    code = (
+        "import importlib, sys; from python_layers import blobs; "
+        "assert blobs.blobs_of_mode() is blobs.HostBlobs; "
+        f"[importlib.import_module('python_layers.' + m) for m in "
+        f"{sorted({name.split('.')[0] for name, _ in LAYERS.values()})}]; "
+        "assert not [m for m in sys.modules if m.startswith('cupy')]"
+    )
     subprocess.run([sys.executable, "-c", code], check=True)

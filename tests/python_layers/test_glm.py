@@ -30,8 +30,11 @@ def assert_same(features, labels, margins, tolerance=1e-4, **options):
 @pytest.mark.parametrize("levels", [1, 2, 3, 4])
 def test_agrees_with_the_twin(levels, k, within_gradient, normalize):
     losses = [
-        assert_same(*random_batch(seed, levels), k=k, within_gradient=within_gradient,
-                    normalize=normalize) for seed in range(4)]
+        assert_same(
+            *random_batch(seed, levels), k=k, within_gradient=within_gradient, normalize=normalize
+        )
+        for seed in range(4)
+    ]
     assert min(losses) > 0
 
 
@@ -76,8 +79,10 @@ def test_paper_gradient_is_short_by_one_minus_one_over_n():
     features = np.array([[0, 0], [2, 0], [0.1, 3], [0, -3]], np.float32)
     labels = [[0, 0, 0, 1], [0, 0, 0, 0]]
     # Without the nearest pair's own gradient, by taking it from the single-sample class away.
-    exact, paper = (glm.forward(features, labels, [9, 0], 1, mode).gradient(features)
-                    for mode in ("exact", "paper"))
+    exact, paper = (
+        glm.forward(features, labels, [9, 0], 1, mode).gradient(features)
+        for mode in ("exact", "paper")
+    )
     zero_margin = glm.forward(features, labels, [9, 0], 1, "exact")
     mean = features[:3].mean(axis=0)
     within = 2 / 3 * (features[:3] - mean) / 2  # two classes in the mean of Eq. (14)
@@ -122,17 +127,24 @@ def test_memory_is_linear_in_the_feature_size():
     assert peak < 3 * 128 * 4096 * 8
 
 
-@pytest.mark.parametrize("change, message", [
-    (lambda x, y: (x, [y[0][:-1], y[1]]), "label_1 has 5 values for 6 samples"),
-    (lambda x, y: (x, [y[0] + 0.5, y[1]]), "label_1 must hold whole numbers"),
-    (lambda x, y: (x, [y[0], y[1] - 5]), "label_2 must hold whole numbers"),
-    (lambda x, y: (x, [y[0], np.array([0, 0, 0, 0, 1, 1])]),
-     "class 1 of label_1 has two parents in label_2, 0 and 1"),
-    (lambda x, y: (np.where(np.arange(6)[:, None] == 4, np.nan, x), y),
-     r"features of 1 of 6 samples hold nan or inf \(first: sample 4\)"),
-    (lambda x, y: (x * np.float32(np.inf), y), "features of 6 of 6 samples hold nan or inf"),
-    (lambda x, y: (x, y + y), "2 margins for 4 label levels"),
-])
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (lambda x, y: (x, [y[0][:-1], y[1]]), "label_1 has 5 values for 6 samples"),
+        (lambda x, y: (x, [y[0] + 0.5, y[1]]), "label_1 must hold whole numbers"),
+        (lambda x, y: (x, [y[0], y[1] - 5]), "label_2 must hold whole numbers"),
+        (
+            lambda x, y: (x, [y[0], np.array([0, 0, 0, 0, 1, 1])]),
+            "class 1 of label_1 has two parents in label_2, 0 and 1",
+        ),
+        (
+            lambda x, y: (np.where(np.arange(6)[:, None] == 4, np.nan, x), y),
+            r"features of 1 of 6 samples hold nan or inf \(first: sample 4\)",
+        ),
+        (lambda x, y: (x * np.float32(np.inf), y), "features of 6 of 6 samples hold nan or inf"),
+        (lambda x, y: (x, y + y), "2 margins for 4 label levels"),
+    ],
+)
 def test_bad_input_is_named(change, message):
     features = np.ones((6, 2), np.float32)
     features, labels = change(features, [np.array([0, 0, 1, 1, 1, 2]), np.zeros(6)])

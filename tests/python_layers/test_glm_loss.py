@@ -11,22 +11,29 @@ from glm_twin import glm as twin
 from python_layers import glm
 
 
-def make_net(tmp_path, samples, levels, parameters, features="dim: 5", loss_weight=1.0,
-             diagnostics=False):
+def make_net(
+    tmp_path, samples, levels, parameters, features="dim: 5", loss_weight=1.0, diagnostics=False
+):
     """A net of the layer alone: blobs features, label_1..h and loss."""
     labels = [f"label_{level + 1}" for level in range(levels)]
-    inputs = [f'layer {{ name: "{name}" type: "Input" top: "{name}" input_param {{ shape {{ '
-              f'dim: {samples} {shape} }} }} }}'
-              for name, shape in [("features", features)] + [(label, "") for label in labels]]
+    inputs = [
+        f'layer {{ name: "{name}" type: "Input" top: "{name}" input_param {{ shape {{ '
+        f"dim: {samples} {shape} }} }} }}"
+        for name, shape in [("features", features)] + [(label, "") for label in labels]
+    ]
     bottoms = " ".join(f'bottom: "{name}"' for name in ["features"] + labels)
     tops = 'top: "loss" ' + f"loss_weight: {loss_weight} "
     if diagnostics:
         tops += 'top: "diagnostics" loss_weight: 0'
     param_str = json.dumps(json.dumps(parameters)) if isinstance(parameters, dict) else parameters
-    prototxt = "force_backward: true\n" + "\n".join(inputs) + f"""
+    prototxt = (
+        "force_backward: true\n"
+        + "\n".join(inputs)
+        + f"""
         layer {{ name: "glm" type: "Python" {bottoms} {tops}
                  python_param {{ module: "python_layers.glm_loss" layer: "GLMLossLayer"
                                  param_str: {param_str} }} }}"""
+    )
     path = tmp_path / "net.prototxt"
     path.write_text(prototxt)
     return caffe.Net(str(path), caffe.TRAIN)
@@ -40,7 +47,8 @@ def run(net, features, labels):
     net.blobs["features"].data[...] = features.reshape(net.blobs["features"].data.shape)
     for level, values in enumerate(labels, 1):
         net.blobs[f"label_{level}"].data[...] = values.reshape(
-            net.blobs[f"label_{level}"].data.shape)
+            net.blobs[f"label_{level}"].data.shape
+        )
     outputs = net.forward()
     net.backward()
     return outputs, net.blobs["features"].diff.reshape(len(features), -1).copy()
@@ -122,8 +130,10 @@ def test_diagnostics_top(tmp_path):
     assert named["loss"] == outputs["loss"][0]
     assert named["between_min_sp"] <= named["between_max_sp"]
     counts = np.bincount(labels[0])
-    spread = [((features[labels[0] == c] - features[labels[0] == c].mean(0))**2).sum() / counts[c]
-              for c in np.unique(labels[0])]
+    spread = [
+        ((features[labels[0] == c] - features[labels[0] == c].mean(0)) ** 2).sum() / counts[c]
+        for c in np.unique(labels[0])
+    ]
     assert named["within"] == pytest.approx(np.mean(spread), rel=1e-5)
     alone = make_net(tmp_path, 16, 3, {"margins": [2, 2, 2]})
     assert np.array_equal(gradient, run(alone, features, labels)[1])
@@ -137,14 +147,17 @@ def test_average_over_all_classes(tmp_path):
     assert run(whole, features, labels)[0]["loss"] == pytest.approx(mean * present / 200)
 
 
-@pytest.mark.parametrize("parameters, message", [
-    ({"margin": [1, 1]}, 'unknown parameter "margin"; the nearest known one is "margins"'),
-    ({"margins": [1]}, '"margins" has 1 values for 2 label levels'),
-    ({"k": "1"}, '"k" must be a whole number'),
-    ({"average": "all"}, '"fine_classes" goes with "average": "all"'),
-    ({"fine_classes": 9}, '"fine_classes" goes with "average": "all"'),
-    ('"k=1"', "param_str is not JSON"),
-])
+@pytest.mark.parametrize(
+    "parameters, message",
+    [
+        ({"margin": [1, 1]}, 'unknown parameter "margin"; the nearest known one is "margins"'),
+        ({"margins": [1]}, '"margins" has 1 values for 2 label levels'),
+        ({"k": "1"}, '"k" must be a whole number'),
+        ({"average": "all"}, '"fine_classes" goes with "average": "all"'),
+        ({"fine_classes": 9}, '"fine_classes" goes with "average": "all"'),
+        ('"k=1"', "param_str is not JSON"),
+    ],
+)
 def test_wrong_parameters_stop_the_net(tmp_path, parameters, message):
     with pytest.raises(ValueError, match="GLMLossLayer.*" + message):
         make_net(tmp_path, 8, 2, parameters)
@@ -154,8 +167,9 @@ def test_wrong_data_stops_the_forward_pass(tmp_path):
     net = make_net(tmp_path, 6, 2, {})
     features, labels = batch(0, 6, 2)
     for bad_features, bad_labels, message in [
-            (features * np.nan, labels, "hold nan or inf"),
-            (features, [np.zeros(6), np.arange(6)], "class 0 of label_1 has two parents")]:
+        (features * np.nan, labels, "hold nan or inf"),
+        (features, [np.zeros(6), np.arange(6)], "class 0 of label_1 has two parents"),
+    ]:
         with pytest.raises(ValueError, match="GLMLossLayer: .*" + message):
             run(net, bad_features, bad_labels)
 

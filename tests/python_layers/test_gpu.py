@@ -49,7 +49,9 @@ def gpu_mode(monkeypatch):
 
         def strict(self, cupy):
             self._cupy, self.queue = cupy, NoWaiting()
+
         monkeypatch.setattr(blobs.DeviceBlobs, "__init__", strict)
+
     yield begin
     caffe.set_mode_cpu()
 

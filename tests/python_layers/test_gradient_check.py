@@ -9,8 +9,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from batches import (contrastive_choice, minmax_choice, random_batch, smooth_batch, steady_batch,
-                     triplet_choice)
+from batches import (
+    contrastive_choice,
+    minmax_choice,
+    random_batch,
+    smooth_batch,
+    steady_batch,
+    triplet_choice,
+)
 from caffe.proto import caffe_pb2
 from google.protobuf import text_format
 
@@ -33,23 +39,45 @@ def gradient_check(request):
     if not program.exists():
         beside = program.with_suffix(".new")
         subprocess.run(
-            ["g++", "-std=c++14", "-O1", "-DCPU_ONLY", f"-I{prefix}/include", str(SOURCE),
-             "-o", str(beside), f"-L{prefix}/lib", f"-Wl,-rpath,{prefix}/lib",
-             *(f"-l{library}" for library in LIBRARIES)], check=True)
+            [
+                "g++",
+                "-std=c++14",
+                "-O1",
+                "-DCPU_ONLY",
+                f"-I{prefix}/include",
+                str(SOURCE),
+                "-o",
+                str(beside),
+                f"-L{prefix}/lib",
+                f"-Wl,-rpath,{prefix}/lib",
+                *(f"-l{library}" for library in LIBRARIES),
+            ],
+            check=True,
+        )
         os.replace(beside, program)
     return program
 
 
-def check(program, tmp_path, layer_class, parameters, features, labels, weights=(), unchecked=(),
-          loss_weight=(1,)):
+def check(
+    program,
+    tmp_path,
+    layer_class,
+    parameters,
+    features,
+    labels,
+    weights=(),
+    unchecked=(),
+    loss_weight=(1,),
+):
     """layer_class: "<module of python_layers>.<class>"; labels: one array per level.
 
     loss_weight: none for a layer that is no loss: `labels` are then more features, all checked.
     weights: the layer's own blobs; unchecked: at most one number, see gradient_check.cpp.
     """
     bottoms = caffe_pb2.BlobProtoVector()
-    layer = caffe_pb2.LayerParameter(name="loss", type="Python", top=["loss"],
-                                     loss_weight=loss_weight)
+    layer = caffe_pb2.LayerParameter(
+        name="loss", type="Python", top=["loss"], loss_weight=loss_weight
+    )
     for kept, arrays in ((bottoms, (features, *labels)), (layer, weights)):
         for values in arrays:
             kept.blobs.add(data=values.ravel()).shape.dim.extend(values.shape)
@@ -60,15 +88,29 @@ def check(program, tmp_path, layer_class, parameters, features, labels, weights=
     layer.python_param.param_str = json.dumps(parameters)
     (tmp_path / "layer.prototxt").write_text(text_format.MessageToString(layer))
     return subprocess.run(
-        [program, tmp_path / "layer.prototxt", tmp_path / "bottoms", str(STEP), str(THRESHOLD),
-         *map(str, unchecked)],
-        capture_output=True, text=True, timeout=120)
+        [
+            program,
+            tmp_path / "layer.prototxt",
+            tmp_path / "bottoms",
+            str(STEP),
+            str(THRESHOLD),
+            *map(str, unchecked),
+        ],
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
 
 
 def check_glm(program, tmp_path, levels, **parameters):
     parameters["margins"] = [3] * levels
-    return check(program, tmp_path, "glm_loss.GLMLossLayer", parameters,
-                 *smooth_batch(STEP, levels, **parameters))
+    return check(
+        program,
+        tmp_path,
+        "glm_loss.GLMLossLayer",
+        parameters,
+        *smooth_batch(STEP, levels, **parameters),
+    )
 
 
 def assert_passed(result):
@@ -80,8 +122,11 @@ def assert_passed(result):
 @pytest.mark.parametrize("k", [1, 2])
 @pytest.mark.parametrize("levels", [1, 2, 3])
 def test_exact_gradient_of_glm_passes(gradient_check, tmp_path, levels, k, normalize):
-    assert_passed(check_glm(gradient_check, tmp_path, levels, k=k, normalize=normalize,
-                            within_gradient="exact"))
+    assert_passed(
+        check_glm(
+            gradient_check, tmp_path, levels, k=k, normalize=normalize, within_gradient="exact"
+        )
+    )
 
 
 @pytest.mark.parametrize("normalize", [False, True])
@@ -97,15 +142,24 @@ TRIPLET = "triplet_loss.TripletLossLayer", triplet_choice
 MINMAX = "minmax_loss.MinMaxLossLayer", minmax_choice
 
 
-@pytest.mark.parametrize("layer_class, choice, parameters", [
-    (*CONTRASTIVE, {"margin": 3, "normalize": False}),
-    (*CONTRASTIVE, {"margin": 1.2, "normalize": True}),
-    (*CONTRASTIVE, {"margin": 3, "average": "kinds"}),
-    *((*TRIPLET, {"mining": mining, **space}) for mining in ("all", "semihard", "hard")
-      for space in ({"margin": 3, "normalize": False}, {"margin": 0.4, "average": "mined"})),
-    *((*MINMAX, {"k1": k1, "k2": k2, "normalize": normalize})
-      for k1, k2 in ((1, 2), (5, 10)) for normalize in (False, True)),
-])
+@pytest.mark.parametrize(
+    "layer_class, choice, parameters",
+    [
+        (*CONTRASTIVE, {"margin": 3, "normalize": False}),
+        (*CONTRASTIVE, {"margin": 1.2, "normalize": True}),
+        (*CONTRASTIVE, {"margin": 3, "average": "kinds"}),
+        *(
+            (*TRIPLET, {"mining": mining, **space})
+            for mining in ("all", "semihard", "hard")
+            for space in ({"margin": 3, "normalize": False}, {"margin": 0.4, "average": "mined"})
+        ),
+        *(
+            (*MINMAX, {"k1": k1, "k2": k2, "normalize": normalize})
+            for k1, k2 in ((1, 2), (5, 10))
+            for normalize in (False, True)
+        ),
+    ],
+)
 def test_gradient_passes(gradient_check, tmp_path, layer_class, choice, parameters):
     features, labels = steady_batch(STEP, 1, choice(**parameters))
     assert_passed(check(gradient_check, tmp_path, layer_class, parameters, features, labels))
@@ -116,8 +170,16 @@ def check_center(program, tmp_path, alpha):
     features, labels, _ = random_batch(0, 1, samples=12, dimensions=4)
     assert (abs(abs(features) - 1) > 1e-3).all()
     centers = np.random.default_rng(1).choice([-1.0, 1.0], size=(8, 4))
-    return check(program, tmp_path, "center_loss.CenterLossLayer",
-                 {"num_classes": 8, "alpha": alpha}, features, labels, [centers], [1])
+    return check(
+        program,
+        tmp_path,
+        "center_loss.CenterLossLayer",
+        {"num_classes": 8, "alpha": alpha},
+        features,
+        labels,
+        [centers],
+        [1],
+    )
 
 
 def test_gradient_of_center_passes_while_the_centres_stay(gradient_check, tmp_path):
@@ -133,12 +195,23 @@ def test_gradient_of_center_does_not_pass_while_they_move(gradient_check, tmp_pa
 @pytest.mark.parametrize("signed_sqrt", [False, True])
 @pytest.mark.parametrize("l2_normalize", [False, True])
 @pytest.mark.parametrize("channels", [(3,), (2, 3)])
-def test_gradient_of_bilinear_pooling_passes(gradient_check, tmp_path, channels, signed_sqrt,
-                                             l2_normalize):
+def test_gradient_of_bilinear_pooling_passes(
+    gradient_check, tmp_path, channels, signed_sqrt, l2_normalize
+):
     """Of one map and of both; no sum of products is near 0, where the square root is not smooth."""
     rng = np.random.default_rng(0)
-    maps = [rng.uniform(0.5, 1.5, size=(2, c, 2, 2)) * rng.choice([-1, 1], size=(2, c, 1, 1))
-            for c in channels]
-    assert_passed(check(gradient_check, tmp_path, "bilinear_pooling.BilinearPoolingLayer",
-                        {"signed_sqrt": signed_sqrt, "l2_normalize": l2_normalize},
-                        maps[0], maps[1:], loss_weight=()))
+    maps = [
+        rng.uniform(0.5, 1.5, size=(2, c, 2, 2)) * rng.choice([-1, 1], size=(2, c, 1, 1))
+        for c in channels
+    ]
+    assert_passed(
+        check(
+            gradient_check,
+            tmp_path,
+            "bilinear_pooling.BilinearPoolingLayer",
+            {"signed_sqrt": signed_sqrt, "l2_normalize": l2_normalize},
+            maps[0],
+            maps[1:],
+            loss_weight=(),
+        )
+    )

@@ -16,24 +16,35 @@ LEVELS = {"glm": 2}  # label bottoms; all others: 1
 CENTERS = np.random.default_rng(9).normal(size=(8, 4)).astype(np.float32)
 
 # Margins that leave some hinges closed; distances of the batches are about 8 (squared).
-RAW = {"glm": {"margins": [1, 1]}, "contrastive": {"margin": 2.5},
-       "triplet": {"margin": 1, "mining": "all", "normalize": False, "average": "mined"},
-       "minmax": {"k1": 2, "k2": 3, "normalize": False},
-       "center": {"num_classes": 8, "alpha": 0.5}}
-ON_SPHERE = {"glm": {"normalize": True}, "contrastive": {"normalize": True},
-             "triplet": {"normalize": True}, "minmax": {"normalize": True}}
+RAW = {
+    "glm": {"margins": [1, 1]},
+    "contrastive": {"margin": 2.5},
+    "triplet": {"margin": 1, "mining": "all", "normalize": False, "average": "mined"},
+    "minmax": {"k1": 2, "k2": 3, "normalize": False},
+    "center": {"num_classes": 8, "alpha": 0.5},
+}
+ON_SPHERE = {
+    "glm": {"normalize": True},
+    "contrastive": {"normalize": True},
+    "triplet": {"normalize": True},
+    "minmax": {"normalize": True},
+}
 
 
 def expected(loss, parameters, features, labels):
     """(loss, gradient) of the twins."""
     if loss == "glm":
-        return glm_twin.glm(features, labels, parameters.get("margins", [1, 1]),
-                            within_gradient="paper",
-                            normalize=parameters.get("normalize", False))[:2]
+        return glm_twin.glm(
+            features,
+            labels,
+            parameters.get("margins", [1, 1]),
+            within_gradient="paper",
+            normalize=parameters.get("normalize", False),
+        )[:2]
     if loss == "minmax":
         return minmax_twin.minmax(features, labels[0], **{"k1": 5, "k2": 10, **parameters})[:2]
     if loss == "center":
-        return center_twin.center(features, labels[0], CENTERS[:, :features.shape[1]])
+        return center_twin.center(features, labels[0], CENTERS[:, : features.shape[1]])
     return getattr(metric_twins, loss)(features, labels[0], **parameters)
 
 
@@ -44,10 +55,18 @@ def batch(loss, dimensions=4, seed=3):
 
 def make_net(tmp_path, loss, fault, parameters, change=lambda text: text, **options):
     """A net of one loss; fault: None for our layer; change(text) of its prototxt."""
-    layer = (f"{loss}_loss.{faulty_layers.LAYERS[loss].__name__}" if fault is None else
-             f"faulty_layers.{faulty_layers.name(loss, fault)}")
-    text = layer_nets.prototxt(layer, parameters, levels=LEVELS.get(loss, 1),
-                               package="python_layers." if fault is None else "", **options)
+    layer = (
+        f"{loss}_loss.{faulty_layers.LAYERS[loss].__name__}"
+        if fault is None
+        else f"faulty_layers.{faulty_layers.name(loss, fault)}"
+    )
+    text = layer_nets.prototxt(
+        layer,
+        parameters,
+        levels=LEVELS.get(loss, 1),
+        package="python_layers." if fault is None else "",
+        **options,
+    )
     path = tmp_path / "net.prototxt"
     path.write_text(change(text))
     return caffe.Net(str(path), caffe.TRAIN)
@@ -61,7 +80,7 @@ def run(net, inputs, labels):
         net.blobs[name].data[...] = values
     for name, (blob, *_) in net.params.items():
         if "metric" in name:
-            blob.data[...] = CENTERS[:, :blob.shape[1]]
+            blob.data[...] = CENTERS[:, : blob.shape[1]]
     net.forward()
     net.backward()
     return net
@@ -85,11 +104,13 @@ def check_gradient(tmp_path, loss, fault, parameters):
 
 def check_shared_features(tmp_path, loss, fault, parameters):
     """Two layers read one blob: Caffe's Split gives each a diff of its own, and adds them."""
+
     def twice(text):
         head, layer = text.split('layer { name: "metric"')
         second = layer.replace('top: "loss" loss_weight: 1', 'top: "loss_2" loss_weight: 3')
-        return head + "".join(f'layer {{ name: "metric{i}"' + each
-                              for i, each in enumerate((layer, second)))
+        return head + "".join(
+            f'layer {{ name: "metric{i}"' + each for i, each in enumerate((layer, second))
+        )
 
     features, labels = batch(loss)
     net = make_net(tmp_path, loss, fault, parameters, twice)
@@ -105,13 +126,19 @@ def check_weights_below(tmp_path, loss, fault, parameters):
     dimensions = 1 + LEVELS.get(loss, 1)
 
     def learnt(text):
-        text = text.replace('name: "features" type: "Input" top: "features"',
-                            'name: "data" type: "Input" top: "data"')
-        return text.replace('layer { name: "metric"', """
+        text = text.replace(
+            'name: "features" type: "Input" top: "features"',
+            'name: "data" type: "Input" top: "data"',
+        )
+        return text.replace(
+            'layer { name: "metric"',
+            """
             layer { name: "features" type: "InnerProduct" bottom: "data" top: "features"
                     inner_product_param { num_output: %d bias_term: false
                                           weight_filler { type: "gaussian" std: 1 } } }
-            layer { name: "metric\"""" % dimensions)
+            layer { name: "metric\""""
+            % dimensions,
+        )
 
     data, labels = batch(loss)
     net = make_net(tmp_path, loss, fault, parameters, learnt, force_backward=False)
@@ -152,14 +179,23 @@ KNOWN = [  # fault, the check that catches it, the layers' parameters, the losse
     (faulty_layers.AddedToTheBottom, check_gradient, RAW, RAW),
     (faulty_layers.AddedToTheBottom, check_shared_features, RAW, RAW),
     (faulty_layers.TimesPropagateDown, check_weights_below, RAW, RAW),
-    (faulty_layers.LabelsLeftAlone, check_labels, RAW, RAW)]
+    (faulty_layers.LabelsLeftAlone, check_labels, RAW, RAW),
+]
 
 
-@pytest.mark.parametrize("fault, check, loss, parameters", [
-    pytest.param(fault, check, loss, table[loss], id=f"{fault.__name__}-{check.__name__}-{loss}")
-    for fault, check, table, losses in KNOWN for loss in losses])
-def test_check_passes_on_our_layer_and_fails_with_the_fault(tmp_path, fault, check, loss,
-                                                            parameters):
+@pytest.mark.parametrize(
+    "fault, check, loss, parameters",
+    [
+        pytest.param(
+            fault, check, loss, table[loss], id=f"{fault.__name__}-{check.__name__}-{loss}"
+        )
+        for fault, check, table, losses in KNOWN
+        for loss in losses
+    ],
+)
+def test_check_passes_on_our_layer_and_fails_with_the_fault(
+    tmp_path, fault, check, loss, parameters
+):
     check(tmp_path, loss, None, parameters)
     with pytest.raises(AssertionError):
         check(tmp_path, loss, fault, parameters)

@@ -46,8 +46,8 @@ def test_ring_keeps_the_newest(capacity):
     memory, newest = SampleMemory(capacity), deque(maxlen=capacity)
     for features, labels in stream(capacity, [4, 3, 9, 4, 1, 30, 2, 8, 8, 8]):
         everything = rows(*memory.behind(features, labels))
-        assert everything[:len(features)] == rows(features, labels)
-        assert sorted(everything[len(features):]) == sorted(newest)
+        assert everything[: len(features)] == rows(features, labels)
+        assert sorted(everything[len(features) :]) == sorted(newest)
         memory.keep()
         newest.extend(rows(features, labels))
 
@@ -81,9 +81,15 @@ def test_memory_is_bounded(monkeypatch):
     assert kept < 1.1 * (64 + 16) * 4096 * 4 and peak < kept + 1.2 * 16 * 4096 * 4
 
 
-OPTIONS = [dict(k=k, within_gradient=mode, normalize=normalize)
-           for k, mode, normalize in [(1, "paper", False), (3, "exact", False), (1, "exact", True),
-                                      (2, "paper", True)]]
+OPTIONS = [
+    dict(k=k, within_gradient=mode, normalize=normalize)
+    for k, mode, normalize in [
+        (1, "paper", False),
+        (3, "exact", False),
+        (1, "exact", True),
+        (2, "paper", True),
+    ]
+]
 
 
 @pytest.mark.parametrize("options", OPTIONS)
@@ -104,8 +110,9 @@ def test_glm_of_the_first_samples_classes_agrees_with_the_twin(levels, options):
 @pytest.mark.parametrize("levels", [1, 3])
 def test_all_classes_as_anchors_change_nothing(levels):
     features, labels, margins = random_batch(1, levels)
-    plain, all_of = (glm.forward(features, labels, margins, anchors=anchors)
-                     for anchors in (None, len(features)))
+    plain, all_of = (
+        glm.forward(features, labels, margins, anchors=anchors) for anchors in (None, len(features))
+    )
     assert plain.loss == pytest.approx(all_of.loss, rel=1e-14)
     assert plain.coefficients == pytest.approx(all_of.coefficients, rel=1e-14)
     assert plain.diagnostics == pytest.approx(all_of.diagnostics, rel=1e-14)
@@ -127,8 +134,15 @@ def test_gradient_is_the_derivative_while_the_memory_stays(normalize):
 
 
 def make_net(tmp_path, samples=6, phase=caffe.TRAIN, **parameters):
-    return layer_nets.make_net(tmp_path, "glm_loss.GLMLossLayer", {"margins": [2, 2], **parameters},
-                               phase, samples=samples, features="dim: 5", levels=2)
+    return layer_nets.make_net(
+        tmp_path,
+        "glm_loss.GLMLossLayer",
+        {"margins": [2, 2], **parameters},
+        phase,
+        samples=samples,
+        features="dim: 5",
+        levels=2,
+    )
 
 
 def step(net, features, labels, backward=True):
@@ -150,12 +164,17 @@ def test_layer_agrees_with_the_twin_over_the_kept_samples(tmp_path, normalize):
     for features, labels in stream(3, [6, 6, 4, 8, 6]):
         batch = (features, labels)
         all_samples = batch if kept is None else joined(batch, kept)
-        expected, gradient, _ = twin(*all_samples, [2, 2], within_gradient="paper",
-                                     normalize=normalize, anchors=len(features))
+        expected, gradient, _ = twin(
+            *all_samples,
+            [2, 2],
+            within_gradient="paper",
+            normalize=normalize,
+            anchors=len(features),
+        )
         step(net, features, labels, backward=False)
         loss, actual = step(net, features, labels)
         assert loss == pytest.approx(expected, rel=1e-4)
-        assert np.abs(actual - gradient[:len(features)]).max() <= 1e-4 * np.abs(gradient).max()
+        assert np.abs(actual - gradient[: len(features)]).max() <= 1e-4 * np.abs(gradient).max()
         kept = batch if kept is None else joined(kept, batch)
         kept = kept[0][-9:], [level[-9:] for level in kept[1]]
 
@@ -168,22 +187,27 @@ def test_kept_samples_are_not_multiplied_again(tmp_path, monkeypatch):
         assert step(net, *batch)[0] > 0
 
 
-@pytest.mark.parametrize("phase, parameters", [(caffe.TRAIN, {}), (caffe.TRAIN, {"memory": 0}),
-                                               (caffe.TEST, {"memory": 9})])
+@pytest.mark.parametrize(
+    "phase, parameters",
+    [(caffe.TRAIN, {}), (caffe.TRAIN, {"memory": 0}), (caffe.TEST, {"memory": 9})],
+)
 def test_without_memory_every_batch_stands_alone(tmp_path, phase, parameters):
     net = make_net(tmp_path, phase=phase, **parameters)
     batches = list(stream(4, [6, 6, 6]))
     first = [step(net, *batch) for batch in batches]
     for (loss, gradient), (again, same), batch in zip(
-            first, [step(net, *batch) for batch in batches], batches):
+        first, [step(net, *batch) for batch in batches], batches
+    ):
         assert loss == again and np.array_equal(gradient, same)
         assert loss == pytest.approx(twin(*batch, [2, 2])[0], rel=1e-4)
 
 
 def test_same_batches_give_the_same_bits(tmp_path):
     batches = list(stream(5, [6, 6, 3, 6]))
-    runs = [[step(net, *batch) for batch in batches]
-            for net in (make_net(tmp_path, memory=10) for _ in range(2))]
+    runs = [
+        [step(net, *batch) for batch in batches]
+        for net in (make_net(tmp_path, memory=10) for _ in range(2))
+    ]
     for (loss, gradient), (again, same) in zip(*runs):
         assert loss == again and np.array_equal(gradient, same)
 

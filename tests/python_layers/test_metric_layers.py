@@ -24,6 +24,7 @@ pytestmark = pytest.mark.filterwarnings("error")
 @dataclass(frozen=True)
 class Loss:
     """layer: "<module of python_layers>.<class>"; twin(x, y, **parameters) -> loss, gradient."""
+
     layer: str
     parameters: dict
     twin: object
@@ -37,17 +38,34 @@ class Loss:
 
 
 LOSSES = [
-    *(Loss("contrastive_loss.ContrastiveLossLayer", parameters, metric_twins.contrastive,
-           contrastive.diagnostic_names)
-      for parameters in ({"margin": 3}, {"margin": 1.2, "normalize": True, "average": "kinds"})),
-    *(Loss("triplet_loss.TripletLossLayer", {"mining": mining, **space}, metric_twins.triplet,
-           triplet.diagnostic_names)
-      for mining in ("all", "semihard", "hard")
-      for space in ({"normalize": False, "margin": 3, "average": "mined"}, {"normalize": True})),
-    *(Loss("minmax_loss.MinMaxLossLayer", {"k1": 5, "k2": 1, "normalize": normalize},
-           lambda *batch, **parameters: minmax_twin(*batch, **parameters)[:2],
-           minmax.diagnostic_names)
-      for normalize in (False, True)),
+    *(
+        Loss(
+            "contrastive_loss.ContrastiveLossLayer",
+            parameters,
+            metric_twins.contrastive,
+            contrastive.diagnostic_names,
+        )
+        for parameters in ({"margin": 3}, {"margin": 1.2, "normalize": True, "average": "kinds"})
+    ),
+    *(
+        Loss(
+            "triplet_loss.TripletLossLayer",
+            {"mining": mining, **space},
+            metric_twins.triplet,
+            triplet.diagnostic_names,
+        )
+        for mining in ("all", "semihard", "hard")
+        for space in ({"normalize": False, "margin": 3, "average": "mined"}, {"normalize": True})
+    ),
+    *(
+        Loss(
+            "minmax_loss.MinMaxLossLayer",
+            {"k1": 5, "k2": 1, "normalize": normalize},
+            lambda *batch, **parameters: minmax_twin(*batch, **parameters)[:2],
+            minmax.diagnostic_names,
+        )
+        for normalize in (False, True)
+    ),
 ]
 
 each_loss = pytest.mark.parametrize("loss", LOSSES, ids=str)
@@ -79,8 +97,13 @@ def test_blobs_of_any_shape(tmp_path, loss):
     features, labels = batch(2, dimensions=12)
     flat = make_net(tmp_path, loss.layer, loss.parameters, features="dim: 12")
     expected = run(flat, features, labels)
-    pooled = make_net(tmp_path, loss.layer, loss.parameters, features="dim: 3 dim: 2 dim: 2",
-                      labels="dim: 1 dim: 1 dim: 1")
+    pooled = make_net(
+        tmp_path,
+        loss.layer,
+        loss.parameters,
+        features="dim: 3 dim: 2 dim: 2",
+        labels="dim: 1 dim: 1 dim: 1",
+    )
     actual = run(pooled, features, labels)
     assert actual[0] == expected[0] and np.array_equal(actual[1], expected[1])
 
@@ -115,8 +138,10 @@ def test_empty_batch(tmp_path, loss):
 
 @each_loss
 def test_train_and_test_phase_agree(tmp_path, loss):
-    train, test = (run(make_net(tmp_path, loss.layer, loss.parameters, phase), *batch(3))
-                   for phase in (caffe.TRAIN, caffe.TEST))
+    train, test = (
+        run(make_net(tmp_path, loss.layer, loss.parameters, phase), *batch(3))
+        for phase in (caffe.TRAIN, caffe.TEST)
+    )
     assert train[0] == test[0] and np.array_equal(train[1], test[1])
 
 
@@ -135,18 +160,24 @@ def learning_net(path, losses, dimensions=4):
     inputs = "".join(
         f'layer {{ name: "{name}" type: "Input" top: "{name}" '
         f"input_param {{ shape {{ {shape} }} }} }}"
-        for name, shape in (("data", f"dim: 12 dim: {dimensions}"), ("label_1", "dim: 12")))
-    path.write_text(inputs + """
+        for name, shape in (("data", f"dim: 12 dim: {dimensions}"), ("label_1", "dim: 12"))
+    )
+    path.write_text(
+        inputs
+        + """
         layer { name: "features" type: "InnerProduct" bottom: "data" top: "features"
                 inner_product_param { num_output: 4 bias_term: false
-                                      weight_filler { type: "gaussian" std: 1 } } }""" + "".join(
-        f"""
+                                      weight_filler { type: "gaussian" std: 1 } } }"""
+        + "".join(
+            f"""
         layer {{ name: "loss_{number}" type: "Python" bottom: "features" bottom: "label_1"
                  top: "loss_{number}" loss_weight: {number}
                  python_param {{ module: "python_layers.{loss.layer.split(".")[0]}"
                                  layer: "{loss.layer.split(".")[1]}"
                                  param_str: {json.dumps(json.dumps(loss.parameters))} }} }}"""
-        for number, loss in enumerate(losses, 1)))
+            for number, loss in enumerate(losses, 1)
+        )
+    )
     return path
 
 
@@ -178,7 +209,8 @@ def test_solver_takes_the_mean_over_iter_size(tmp_path, loss, iter_size):
     net = learning_net(tmp_path / "net.prototxt", [loss])
     (tmp_path / "solver.prototxt").write_text(
         f'net: "{net}" base_lr: 0.5 lr_policy: "fixed" iter_size: {iter_size} random_seed: 1 '
-        "max_iter: 1 snapshot_after_train: false")
+        "max_iter: 1 snapshot_after_train: false"
+    )
     solver = caffe.SGDSolver(str(tmp_path / "solver.prototxt"))
     data, labels = batch(7)
     blobs = solver.net.blobs
@@ -199,18 +231,38 @@ def test_batches_without_anything_to_learn_from(tmp_path, loss):
         assert gradient == pytest.approx(np.zeros_like(gradient), abs=1e-6)
 
 
-@pytest.mark.parametrize("layer, parameters, message", [
-    ("contrastive_loss.ContrastiveLossLayer", {"margins": [1]},
-     'unknown parameter "margins"; the nearest known one is "margin"'),
-    ("contrastive_loss.ContrastiveLossLayer", {"margin": -1},
-     '"margin" must be a number of at least 0, not -1'),
-    ("triplet_loss.TripletLossLayer", {"mining": "semi-hard"},
-     '"mining" must be "all" or "semihard" or "hard", not "semi-hard"'),
-    ("triplet_loss.TripletLossLayer", {"margin": [0.2]}, '"margin" must be a number of at least 0'),
-    ("minmax_loss.MinMaxLossLayer", {"k": 1}, 'unknown parameter "k"; the nearest known one is "k'),
-    ("minmax_loss.MinMaxLossLayer", {"k1": 0}, '"k1" must be a whole number from 1'),
-    ("minmax_loss.MinMaxLossLayer", {"normalize": "yes"}, '"normalize" must be true or false'),
-])
+@pytest.mark.parametrize(
+    "layer, parameters, message",
+    [
+        (
+            "contrastive_loss.ContrastiveLossLayer",
+            {"margins": [1]},
+            'unknown parameter "margins"; the nearest known one is "margin"',
+        ),
+        (
+            "contrastive_loss.ContrastiveLossLayer",
+            {"margin": -1},
+            '"margin" must be a number of at least 0, not -1',
+        ),
+        (
+            "triplet_loss.TripletLossLayer",
+            {"mining": "semi-hard"},
+            '"mining" must be "all" or "semihard" or "hard", not "semi-hard"',
+        ),
+        (
+            "triplet_loss.TripletLossLayer",
+            {"margin": [0.2]},
+            '"margin" must be a number of at least 0',
+        ),
+        (
+            "minmax_loss.MinMaxLossLayer",
+            {"k": 1},
+            'unknown parameter "k"; the nearest known one is "k',
+        ),
+        ("minmax_loss.MinMaxLossLayer", {"k1": 0}, '"k1" must be a whole number from 1'),
+        ("minmax_loss.MinMaxLossLayer", {"normalize": "yes"}, '"normalize" must be true or false'),
+    ],
+)
 def test_wrong_parameters_stop_the_net(tmp_path, layer, parameters, message):
     with pytest.raises(ValueError, match=layer.split(".")[1] + ": .*" + message):
         make_net(tmp_path, layer, parameters)
@@ -219,8 +271,11 @@ def test_wrong_parameters_stop_the_net(tmp_path, layer, parameters, message):
 @each_loss
 def test_a_second_level_of_labels_is_refused(tmp_path, loss):
     path = tmp_path / "net.prototxt"
-    path.write_text(prototxt(loss.layer, loss.parameters).replace(
-        'bottom: "label_1"', 'bottom: "label_1" bottom: "label_1"'))
+    path.write_text(
+        prototxt(loss.layer, loss.parameters).replace(
+            'bottom: "label_1"', 'bottom: "label_1" bottom: "label_1"'
+        )
+    )
     with pytest.raises(ValueError, match=r"takes 1 label bottom, not 2"):
         caffe.Net(str(path), caffe.TRAIN)
 
@@ -241,8 +296,14 @@ def test_other_samples_extend_the_loss_and_stay_constant(tmp_path, loss, monkeyp
     module, name = loss.layer.split(".")
     layer = getattr(importlib.import_module(f"python_layers.{module}"), name)
     features, labels = batch(9, 24)
-    monkeypatch.setattr(layer, "extended", lambda self, own, of_own: (
-        np.concatenate([own, features[12:]]), [np.concatenate([of_own[0], labels[12:]])]))
+    monkeypatch.setattr(
+        layer,
+        "extended",
+        lambda self, own, of_own: (
+            np.concatenate([own, features[12:]]),
+            [np.concatenate([of_own[0], labels[12:]])],
+        ),
+    )
     net = make_net(tmp_path, loss.layer, loss.parameters, loss_weight=2.0)
     value, gradient = run(net, features[:12], labels[:12])
     expected, of_all = loss(features, labels)

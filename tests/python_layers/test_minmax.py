@@ -59,7 +59,8 @@ def test_graphs_by_hand():
     assert terms.loss == pytest.approx(2 / 5 * (1 + 4 + 25 - 1))
     assert terms.diagnostics == pytest.approx([terms.loss, 10, 1, 3, 1])
     assert terms.gradient(features).ravel() == pytest.approx(
-        4 / 5 * np.array([0 - 1, (1 - 0) + (1 - 3), (3 - 1) - (3 - 4), (4 - 9) - (4 - 3), 9 - 4]))
+        4 / 5 * np.array([0 - 1, (1 - 0) + (1 - 3), (3 - 1) - (3 - 4), (4 - 9) - (4 - 3), 9 - 4])
+    )
 
 
 @pytest.mark.parametrize("normalize", [False, True])
@@ -69,8 +70,7 @@ def test_gradient_is_the_derivative(k1, k2, normalize):
     features, labels = steady_batch(1e-6, 1, minmax_choice(**options))
     features = features.astype(np.float64)
     gradient = minmax.forward(features, labels, **options).gradient(features)
-    numeric = numeric_gradient(
-        lambda x: minmax.forward(x, labels, **options).loss, features, 1e-6)
+    numeric = numeric_gradient(lambda x: minmax.forward(x, labels, **options).loss, features, 1e-6)
     assert gradient == pytest.approx(numeric, abs=1e-7 * np.abs(gradient).max() + 1e-8)
 
 
@@ -88,18 +88,25 @@ def test_duplicate_and_zero_features(normalize):
 
 def test_normalised_objective_is_bounded_and_the_raw_one_is_not():
     features, labels = batch(3)
-    raw, normalised = ([minmax.forward(scale * features, [labels], normalize=n).loss
-                        for scale in (1, 100)] for n in (False, True))
+    raw, normalised = (
+        [minmax.forward(scale * features, [labels], normalize=n).loss for scale in (1, 100)]
+        for n in (False, True)
+    )
     assert normalised[1] == pytest.approx(normalised[0])
     assert raw[1] == pytest.approx(1e4 * raw[0])
 
 
-@pytest.mark.parametrize("change, message", [
-    (lambda x, y: (x, y[:-1]), "label_1 has 5 values for 6 samples"),
-    (lambda x, y: (x, y + 0.5), "label_1 must hold whole numbers"),
-    (lambda x, y: (np.where(np.arange(6)[:, None] == 4, np.nan, x), y),
-     r"features of 1 of 6 samples hold nan or inf \(first: sample 4\)"),
-])
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (lambda x, y: (x, y[:-1]), "label_1 has 5 values for 6 samples"),
+        (lambda x, y: (x, y + 0.5), "label_1 must hold whole numbers"),
+        (
+            lambda x, y: (np.where(np.arange(6)[:, None] == 4, np.nan, x), y),
+            r"features of 1 of 6 samples hold nan or inf \(first: sample 4\)",
+        ),
+    ],
+)
 def test_bad_input_is_named(change, message):
     features, labels = change(np.ones((6, 2), np.float32), np.array([0, 0, 1, 1, 1, 2]))
     with pytest.raises(ValueError, match=message):

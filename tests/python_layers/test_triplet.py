@@ -60,8 +60,7 @@ def test_gradient_is_the_derivative(mining, options, average):
     features, labels = steady_batch(1e-6, 1, triplet_choice(**options))
     features = features.astype(np.float64)
     gradient = triplet.forward(features, labels, **options).gradient(features)
-    numeric = numeric_gradient(
-        lambda x: triplet.forward(x, labels, **options).loss, features, 1e-6)
+    numeric = numeric_gradient(lambda x: triplet.forward(x, labels, **options).loss, features, 1e-6)
     assert gradient == pytest.approx(numeric, abs=1e-6 * np.abs(gradient).max())
 
 
@@ -97,10 +96,15 @@ def test_diagnostics(mining):
     a, p, n = np.array(triplets(features.astype(np.float64), labels, mining)).T
     hinge = square[a, p] - square[a, n] + RAW["margin"]
     named = dict(zip(triplet.diagnostic_names(1), terms.diagnostics, strict=True))
-    assert named == pytest.approx({
-        "loss": terms.loss, "active": (hinge > 0).mean(), "triplets": len(a),
-        "positive": square[same & ~np.eye(len(same), dtype=bool)].mean(),
-        "negative": square[~same].mean()})
+    assert named == pytest.approx(
+        {
+            "loss": terms.loss,
+            "active": (hinge > 0).mean(),
+            "triplets": len(a),
+            "positive": square[same & ~np.eye(len(same), dtype=bool)].mean(),
+            "negative": square[~same].mean(),
+        }
+    )
 
 
 def test_scipys_distances_give_the_same_loss():
@@ -132,8 +136,8 @@ def test_torchs_loss_on_the_mined_triplets_gives_the_same(mining, options):
     y = torch.nn.functional.normalize(x) if options["normalize"] else x
     a, p, n = np.array(triplets(y.detach().numpy(), labels, mining)).T
     loss = torch.nn.TripletMarginWithDistanceLoss(
-        distance_function=lambda u, v: ((u - v)**2).sum(dim=1),
-        margin=options["margin"])(y[a], y[p], y[n])
+        distance_function=lambda u, v: ((u - v) ** 2).sum(dim=1), margin=options["margin"]
+    )(y[a], y[p], y[n])
     compare(features, labels, loss, x, mining=mining, average="mined", **options)
 
 
@@ -160,4 +164,5 @@ def compare(features, labels, loss, x, **options):
     terms = triplet.forward(features, [labels], **options)
     assert terms.loss == pytest.approx(loss.item(), rel=1e-5)
     assert terms.gradient(features) == pytest.approx(
-        x.grad.numpy(), abs=1e-5 * float(x.grad.abs().max()))
+        x.grad.numpy(), abs=1e-5 * float(x.grad.abs().max())
+    )

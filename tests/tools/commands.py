@@ -10,9 +10,13 @@ ROOT = Path(__file__).resolve().parents[2]
 
 def run(name, *arguments, **environment):
     """tools/<name>.py in the repository root; what it prints as text in .stdout and .stderr."""
-    return subprocess.run([sys.executable, f"tools/{name}.py", *map(str, arguments)], cwd=ROOT,
-                          env=os.environ | {"OPENBLAS_NUM_THREADS": "1"} | environment,
-                          capture_output=True, text=True)
+    return subprocess.run(
+        [sys.executable, f"tools/{name}.py", *map(str, arguments)],
+        cwd=ROOT,
+        env=os.environ | {"OPENBLAS_NUM_THREADS": "1"} | environment,
+        capture_output=True,
+        text=True,
+    )
 
 
 def assert_error(done, says):

@@ -20,17 +20,31 @@ layer {{ name: "accuracy" type: "Accuracy" bottom: "{scores}" bottom: "label" to
 layer {{ name: "loss" type: "SoftmaxWithLoss" bottom: "{scores}" bottom: "label" top: "loss" }}
 """
 # outputs and strides of MobileNet's 13 pairs of convolutions, by name
-MOBILENET = {"conv2_1": (64, 1), "conv2_2": (128, 2), "conv3_1": (128, 1), "conv3_2": (256, 2),
-             "conv4_1": (256, 1), "conv4_2": (512, 2),
-             **{f"conv5_{i}": (512, 1) for i in range(1, 6)},
-             "conv5_6": (1024, 2), "conv6": (1024, 1)}
+MOBILENET = {
+    "conv2_1": (64, 1),
+    "conv2_2": (128, 2),
+    "conv3_1": (128, 1),
+    "conv3_2": (256, 2),
+    "conv4_1": (256, 1),
+    "conv4_2": (512, 2),
+    **{f"conv5_{i}": (512, 1) for i in range(1, 6)},
+    "conv5_6": (1024, 2),
+    "conv6": (1024, 1),
+}
 
 
 def data_layers(side, transform):
     """Data layers of a train_val file."""
-    return "".join(DATA.format(phase=phase, side=side, transform=transform, split=split,
-                               mirror=str(phase == "TRAIN").lower())
-                   for phase, split in (("TRAIN", "train"), ("TEST", "val")))
+    return "".join(
+        DATA.format(
+            phase=phase,
+            side=side,
+            transform=transform,
+            split=split,
+            mirror=str(phase == "TRAIN").lower(),
+        )
+        for phase, split in (("TRAIN", "train"), ("TEST", "val"))
+    )
 
 
 def _text(n):
@@ -54,8 +68,13 @@ def caffenet():
     n = _start(227)
 
     def convolution(number, bottom, outputs, size, **more):
-        n[f"conv{number}"] = L.Convolution(bottom, num_output=outputs, kernel_size=size,
-                                           weight_filler=dict(type="gaussian", std=0.01), **more)
+        n[f"conv{number}"] = L.Convolution(
+            bottom,
+            num_output=outputs,
+            kernel_size=size,
+            weight_filler=dict(type="gaussian", std=0.01),
+            **more,
+        )
         n[f"relu{number}"] = L.ReLU(n[f"conv{number}"], in_place=True)
         return n[f"relu{number}"]
 
@@ -71,13 +90,18 @@ def caffenet():
     top = convolution(5, top, 256, 3, pad=1, group=2)
     top = n["pool5"] = L.Pooling(top, pool=P.Pooling.MAX, kernel_size=3, stride=2)
     for number in (6, 7):
-        top = n[f"fc{number}"] = L.InnerProduct(top, num_output=4096,
-                                                weight_filler=dict(type="xavier"))
+        top = n[f"fc{number}"] = L.InnerProduct(
+            top, num_output=4096, weight_filler=dict(type="xavier")
+        )
         top = n[f"relu{number}"] = L.ReLU(top, in_place=True)
         top = n[f"drop{number}"] = L.Dropout(top, dropout_ratio=0.5, in_place=True)
     n["fc8"] = L.InnerProduct(top, num_output=1000, weight_filler=dict(type="gaussian", std=0.02))
-    return ('name: "CaffeNet"\n' + data_layers(227, 'mean_file: "imagenet_mean.binaryproto"')
-            + _text(n) + OUTPUTS.format(scores="fc8"))
+    return (
+        'name: "CaffeNet"\n'
+        + data_layers(227, 'mean_file: "imagenet_mean.binaryproto"')
+        + _text(n)
+        + OUTPUTS.format(scores="fc8")
+    )
 
 
 def resnet50():
@@ -85,8 +109,14 @@ def resnet50():
     n = _start(224)
 
     def convolution(name, part, bottom, outputs, size, stride, relu=None, bias=False):
-        n[name] = L.Convolution(bottom, num_output=outputs, kernel_size=size, stride=stride,
-                                pad=size // 2, bias_term=bias)
+        n[name] = L.Convolution(
+            bottom,
+            num_output=outputs,
+            kernel_size=size,
+            stride=stride,
+            pad=size // 2,
+            bias_term=bias,
+        )
         n[f"bn{part}"] = L.BatchNorm(n[name], in_place=True, use_global_stats=True)
         top = n[f"scale{part}"] = L.Scale(n[name], in_place=True, bias_term=True)
         if relu:
@@ -98,13 +128,26 @@ def resnet50():
     for number, (blocks, width) in enumerate(((3, 64), (4, 128), (6, 256), (3, 512)), 2):
         for block in "abcdef"[:blocks]:
             name, stride = f"{number}{block}", 2 if block == "a" and number > 2 else 1
-            short = top if block != "a" else convolution(
-                f"res{name}_branch1", f"{name}_branch1", top, 4 * width, 1, stride)
-            for part, outputs, size, step in (("2a", width, 1, stride), ("2b", width, 3, 1),
-                                              ("2c", 4 * width, 1, 1)):
+            short = (
+                top
+                if block != "a"
+                else convolution(f"res{name}_branch1", f"{name}_branch1", top, 4 * width, 1, stride)
+            )
+            for part, outputs, size, step in (
+                ("2a", width, 1, stride),
+                ("2b", width, 3, 1),
+                ("2c", 4 * width, 1, 1),
+            ):
                 branch = f"{name}_branch{part}"
-                top = convolution(f"res{branch}", branch, top, outputs, size, step,
-                                  f"res{branch}_relu" if part != "2c" else None)
+                top = convolution(
+                    f"res{branch}",
+                    branch,
+                    top,
+                    outputs,
+                    size,
+                    step,
+                    f"res{branch}_relu" if part != "2c" else None,
+                )
             n[f"res{name}"] = L.Eltwise(short, top)
             top = n[f"res{name}_relu"] = L.ReLU(n[f"res{name}"], in_place=True)
     n.pool5 = L.Pooling(top, pool=P.Pooling.AVE, kernel_size=7, stride=1)
@@ -118,9 +161,16 @@ def mobilenet():
     n = _start(224)
 
     def convolution(name, relu, bottom, outputs, size, stride, group=1):
-        n[name] = L.Convolution(bottom, num_output=outputs, kernel_size=size, stride=stride,
-                                pad=size // 2, group=group, bias_term=False,
-                                weight_filler=dict(type="msra"))
+        n[name] = L.Convolution(
+            bottom,
+            num_output=outputs,
+            kernel_size=size,
+            stride=stride,
+            pad=size // 2,
+            group=group,
+            bias_term=False,
+            weight_filler=dict(type="msra"),
+        )
         n[f"{name}/bn"] = L.BatchNorm(n[name], param=3 * [dict(lr_mult=0, decay_mult=0)])
         n[f"{name}/scale"] = L.Scale(n[f"{name}/bn"], in_place=True, bias_term=True)
         n[relu] = L.ReLU(n[f"{name}/scale"], in_place=True)
@@ -132,8 +182,7 @@ def mobilenet():
         top = convolution(f"{name}/dw", f"{relu}/dw", top, inputs, 3, stride, inputs)
         top, inputs = convolution(f"{name}/sep", f"{relu}/sep", top, outputs, 1, 1), outputs
     n.pool6 = L.Pooling(top, pool=P.Pooling.AVE, global_pooling=True)
-    n.fc7 = L.Convolution(n.pool6, num_output=1000, kernel_size=1,
-                          weight_filler=dict(type="msra"))
+    n.fc7 = L.Convolution(n.pool6, num_output=1000, kernel_size=1, weight_filler=dict(type="msra"))
     n.prob = L.Softmax(n.fc7)
     return INPUT.format(name="MOBILENET", side=224) + _text(n)
 

@@ -29,16 +29,32 @@ def build(folder, name, levels, sizes, side, train=8, test=4, seed=0):
     for split, count in (("train", train), ("test", test)):
         rows = labels[rng.integers(sizes[0], size=count)]
         noise = rng.integers(256, size=(count, side, side, 3), dtype=np.uint8)
-        _write(folder / f"{split}_images", (caffe_pb2.Datum(
-            data=cv2.imencode(".jpg", image)[1].tobytes(), encoded=True, label=row[0])
-            for image, row in zip(noise, rows)))
-        _write(folder / f"{split}_labels", (
-            caffe_pb2.Datum(channels=len(row), height=1, width=1, float_data=row, label=row[0])
-            for row in rows))
+        _write(
+            folder / f"{split}_images",
+            (
+                caffe_pb2.Datum(
+                    data=cv2.imencode(".jpg", image)[1].tobytes(), encoded=True, label=row[0]
+                )
+                for image, row in zip(noise, rows)
+            ),
+        )
+        _write(
+            folder / f"{split}_labels",
+            (
+                caffe_pb2.Datum(channels=len(row), height=1, width=1, float_data=row, label=row[0])
+                for row in rows
+            ),
+        )
     header = "\t".join(f"{level}_id\t{level}" for level in levels)
     lines = ["\t".join(f"{i}\t{level}{i}" for level, i in zip(levels, row)) for row in labels]
     (folder / "hierarchy.tsv").write_text("\n".join([header, *lines]) + "\n")
-    (folder / "manifest.json").write_text(json.dumps(dict(
-        name=name, options=dict(size=side),
-        splits=dict(train=dict(images=train), test=dict(images=test)))))
+    (folder / "manifest.json").write_text(
+        json.dumps(
+            dict(
+                name=name,
+                options=dict(size=side),
+                splits=dict(train=dict(images=train), test=dict(images=test)),
+            )
+        )
+    )
     return folder

@@ -33,11 +33,15 @@ def test_counterparts_are_there_for_every_loss():
     if absent := counterparts.missing():
         pytest.skip(f"{' and '.join(absent)}, which ours are timed beside, not installed")
     import numpy as np
+
     rng = np.random.default_rng(0)
     features = rng.standard_normal((16, 8), np.float32)
     others = counterparts.losses_of(
-        features, np.arange(16) % 8, 8,
-        {name: rival.parameters(8) for name, rival in tables.RIVALS.items()})
+        features,
+        np.arange(16) % 8,
+        8,
+        {name: rival.parameters(8) for name, rival in tables.RIVALS.items()},
+    )
     assert set(others) == {"glm", *tables.RIVALS}
     for both in others.values():
         once, again = both(), both()
@@ -46,8 +50,22 @@ def test_counterparts_are_there_for_every_loss():
 
 def test_memory():
     """A row without memory, one smaller than a batch and one of several batches."""
-    done = run("bench", "memory", "--runs", "1", "--samples", "8", "--dimensions", "16",
-               "--classes", "5", "--kept", "3", "--kept", "20")
+    done = run(
+        "bench",
+        "memory",
+        "--runs",
+        "1",
+        "--samples",
+        "8",
+        "--dimensions",
+        "16",
+        "--classes",
+        "5",
+        "--kept",
+        "3",
+        "--kept",
+        "20",
+    )
     assert done.returncode == 0, done.stderr
     rows = [[float(value) for value in line.split()] for line in done.stdout.splitlines()[2:]]
     assert [row[0] for row in rows] == [0, 3, 20] and rows[0][-1] == 1
@@ -62,8 +80,16 @@ def test_counts_must_be_counts(wrong):
 
 def test_step():
     """Every layer is in the table, the metric loss by its name, and the shares are of the whole."""
-    done = run("bench", "step", "--runs", "1", "--batch", "2", "--solver",
-               "prototxt/cards_squeezenet_ours_solver.prototxt")
+    done = run(
+        "bench",
+        "step",
+        "--runs",
+        "1",
+        "--batch",
+        "2",
+        "--solver",
+        "prototxt/cards_squeezenet_ours_solver.prototxt",
+    )
     assert done.returncode == 0, done.stderr
     rows = [re.split(r"\s{2,}", line) for line in done.stdout.splitlines()[2:]]
     assert rows[-1][0] == "all"
@@ -72,10 +98,13 @@ def test_step():
     assert sum(float(share.rstrip("%")) for *_, share in rows[:-1]) == pytest.approx(100, abs=0.1)
 
 
-@pytest.mark.parametrize("solver, says", [
-    ("nothing.prototxt", "solver nothing.prototxt is not there"),
-    ("prototxt/cards_squeezenet_deploy.prototxt", "is no solver"),
-])
+@pytest.mark.parametrize(
+    "solver, says",
+    [
+        ("nothing.prototxt", "solver nothing.prototxt is not there"),
+        ("prototxt/cards_squeezenet_deploy.prototxt", "is no solver"),
+    ],
+)
 def test_step_of_what_is_no_solver(solver, says):
     assert_error(run("bench", "step", "--solver", solver), says)
 

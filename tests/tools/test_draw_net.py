@@ -21,13 +21,24 @@ def net(name):
 
 
 def draw(*options):
-    return subprocess.run([sys.executable, "tools/draw_net.py", *map(str, options)], cwd=ROOT,
-                          capture_output=True, text=True)
+    return subprocess.run(
+        [sys.executable, "tools/draw_net.py", *map(str, options)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
 
 
-@pytest.mark.parametrize("name, feature, dropout", [
-    ("cub_alexnet", "fc7", 0.5), ("cub_googlenet", "pool5/7x7_s1", 0.4), ("cub_vgg16", "fc7", 0.5),
-    ("cub_bcnn", "bilinear", 0), ("cub_squeezenet", "pool9", 0.5)])
+@pytest.mark.parametrize(
+    "name, feature, dropout",
+    [
+        ("cub_alexnet", "fc7", 0.5),
+        ("cub_googlenet", "pool5/7x7_s1", 0.4),
+        ("cub_vgg16", "fc7", 0.5),
+        ("cub_bcnn", "bilinear", 0),
+        ("cub_squeezenet", "pool9", 0.5),
+    ],
+)
 @pytest.mark.parametrize("variant", list(tables.STAGES))
 def test_diagram(name, feature, dropout, variant):
     stages = tables.STAGES[variant]
@@ -37,17 +48,19 @@ def test_diagram(name, feature, dropout, variant):
     weights = {"glm": 0.8, **{name: rival.weight for name, rival in tables.RIVALS.items()}}
     expected = [(name, pytest.approx(weights[name])) for name in weights if name in stages]
     assert shown.metric == (expected[0] if expected else None)
-    heads = ("fc8_fine", "fc9_coarse", "fc10_coarse")[:3 if "csm" in stages else 1]
+    heads = ("fc8_fine", "fc9_coarse", "fc10_coarse")[: 3 if "csm" in stages else 1]
     assert tuple(classifier.name for classifier in shown.classifiers) == heads
-    assert [classifier.classes for classifier in shown.classifiers] == [200, 40, 13][:len(heads)]
-    assert [classifier.level for classifier in shown.classifiers] == [1, 2, 3][:len(heads)]
+    assert [classifier.classes for classifier in shown.classifiers] == [200, 40, 13][: len(heads)]
+    assert [classifier.level for classifier in shown.classifiers] == [1, 2, 3][: len(heads)]
     for level, classifier in enumerate(shown.classifiers):
         below = (feature, *heads[:level])
         assert classifier.reads == (below if "skip" in stages else below[-1:])
 
 
-@pytest.mark.parametrize("prototxt", ["cars_bbox_bcnn_ours_solver", "cub_googlenet_sm_solver",
-                                      "cards_squeezenet_train_val"])
+@pytest.mark.parametrize(
+    "prototxt",
+    ["cars_bbox_bcnn_ours_solver", "cub_googlenet_sm_solver", "cards_squeezenet_train_val"],
+)
 def test_png(tmp_path, prototxt):
     out = tmp_path / "new/head.png"
     result = draw(f"prototxt/{prototxt}.prototxt", "--out", out)
@@ -65,11 +78,17 @@ def test_svg(tmp_path):
     assert "<svg" in (tmp_path / "head.svg").read_text()
 
 
-@pytest.mark.parametrize("content, out, says", [
-    (None, "a.png", "is not there"), ("what", "a.png", "is no solver"),
-    ("base_lr: 1", "a.png", "does not name a net"), ("net: 'no.prototxt'", "a.png", "is not there"),
-    ("layer { name: 'a' type: 'Input' top: 'data' }", "a.png", "fc8_fine"),
-    ("", "a.txt", "--out")])
+@pytest.mark.parametrize(
+    "content, out, says",
+    [
+        (None, "a.png", "is not there"),
+        ("what", "a.png", "is no solver"),
+        ("base_lr: 1", "a.png", "does not name a net"),
+        ("net: 'no.prototxt'", "a.png", "is not there"),
+        ("layer { name: 'a' type: 'Input' top: 'data' }", "a.png", "fc8_fine"),
+        ("", "a.txt", "--out"),
+    ],
+)
 def test_refusals(tmp_path, content, out, says):
     path = tmp_path / "a.prototxt"
     if content is not None:

@@ -24,8 +24,17 @@ def result(tmp_path):
             levels[-1]["head"] = {"top1": 0.5}
             columns |= {f"{level}_predicted": said[:, j], f"{level}_probability": np.full(4, 0.75)}
     path = tmp_path / "tiny.json"
-    results.write(path, {"experiment": "tiny", "data": str(tmp_path / "data"), "split": "test",
-                         "images": 4, "levels": levels}, columns)
+    results.write(
+        path,
+        {
+            "experiment": "tiny",
+            "data": str(tmp_path / "data"),
+            "split": "test",
+            "images": 4,
+            "levels": levels,
+        },
+        columns,
+    )
     return path
 
 
@@ -34,16 +43,21 @@ def test_captions(result):
     right, wrong, grey = draw_predictions.RIGHT, draw_predictions.WRONG, draw_predictions.GREY
     lines = [draw_predictions.captions(tiny.TREE, predictions, row) for row in range(4)]
     assert lines[0] == [("kind 0  75%", right), ("a", right), ("left  75%", right)]
-    assert lines[2] == [("kind 3  75%", wrong), ("  true: kind 2", grey), ("b", right),
-                        ("left  75%", right)]
+    assert lines[2] == [
+        ("kind 3  75%", wrong),
+        ("  true: kind 2", grey),
+        ("b", right),
+        ("left  75%", right),
+    ]
     assert [color for _, color in lines[3]] == [wrong, grey] * 3
 
 
 def test_picture_is_repeatable(result):
     pictures = []
     for name, seed in (("a", 1), ("b", 1), ("c", 2)):
-        done = run("draw_predictions", result, "--out", result.with_name(f"{name}.png"),
-                   "--seed", seed)
+        done = run(
+            "draw_predictions", result, "--out", result.with_name(f"{name}.png"), "--seed", seed
+        )
         assert done.returncode == 0 and "4 of 4 test images" in done.stdout, done.stderr
         pictures.append(cv2.imread(str(result.with_name(f"{name}.png"))))
     assert np.array_equal(pictures[0], pictures[1]) and not np.array_equal(pictures[0], pictures[2])
@@ -77,12 +91,17 @@ def shrink_tree(result):
     path.write_text("".join(path.read_text().splitlines(keepends=True)[:-1]))
 
 
-@pytest.mark.parametrize("damage, says", [(lose_table, "keep it beside"),
-                                          (lose_images, "is not there"),
-                                          (lose_column, "evaluate again"),
-                                          (lose_row, "evaluate again"),
-                                          (shrink_tree, "evaluate again"),
-                                          (rename_records, "no record 00000007")])
+@pytest.mark.parametrize(
+    "damage, says",
+    [
+        (lose_table, "keep it beside"),
+        (lose_images, "is not there"),
+        (lose_column, "evaluate again"),
+        (lose_row, "evaluate again"),
+        (shrink_tree, "evaluate again"),
+        (rename_records, "no record 00000007"),
+    ],
+)
 def test_missing_parts_are_said(result, damage, says):
     damage(result)
     done = run("draw_predictions", result, "--out", result.with_name("p.png"))

@@ -25,14 +25,31 @@ def folder(tmp_path):
 def evaluate(folder, stages, heads, *more):
     solver = tiny.solver(folder, folder / "data", stages)
     weights = tiny.weights(folder / f"model_iter_{heads}.caffemodel", heads)
-    return run("evaluate", "--solver", solver, "--weights", weights, "--out",
-               folder / f"{solver.stem.removesuffix('_solver')}.json", *more)
+    return run(
+        "evaluate",
+        "--solver",
+        solver,
+        "--weights",
+        weights,
+        "--out",
+        folder / f"{solver.stem.removesuffix('_solver')}.json",
+        *more,
+    )
 
 
 @pytest.mark.parametrize("batch", [1, 4, 11, 16])
 def test_each_image_counts_once(folder, batch):
-    done = run("evaluate", "--solver", tiny.solver(folder, folder / "data", ("csm",)), "--weights",
-               tiny.weights(folder / "w", 3), "--out", folder / "r.json", "--batch", batch)
+    done = run(
+        "evaluate",
+        "--solver",
+        tiny.solver(folder, folder / "data", ("csm",)),
+        "--weights",
+        tiny.weights(folder / "w", 3),
+        "--out",
+        folder / "r.json",
+        "--batch",
+        batch,
+    )
     assert done.returncode == 0, done.stderr
     result = results.read(folder / "r.json")
     assert result["images"] == len(TRUE) and result["stages"] == ["csm"]
@@ -41,8 +58,14 @@ def test_each_image_counts_once(folder, batch):
             assert level[answer]["right"] == right
             assert level[answer]["top1"] == pytest.approx(right / 11)
         assert level.get("consistency", 1) == 1
-    assert result["fine"]["recall"] == {"kind 0": 0.5, "kind 1": 1, "kind 2": 0.5, "kind 3": 1,
-                                        "kind 4": 0.5, "kind 5": 1}
+    assert result["fine"]["recall"] == {
+        "kind 0": 0.5,
+        "kind 1": 1,
+        "kind 2": 0.5,
+        "kind 3": 1,
+        "kind 4": 0.5,
+        "kind 5": 1,
+    }
     assert result["fine"]["mean_class_accuracy"] == pytest.approx(0.75)
     assert {"images": 1, "true": "kind 2", "predicted": "kind 3"} in result["fine"]["confused"]
     table = results.read_predictions(folder / "r.json")
@@ -61,11 +84,21 @@ def test_plain_softmax_is_scored_on_coarse_levels_too(folder):
 
 
 def test_weights_in_the_old_format(folder):
-    done = run("evaluate", "--solver", tiny.solver(folder, folder / "data", ("csm",)), "--weights",
-               tiny.weights(folder / "w", 3, old=True), "--out", folder / "r.json")
+    done = run(
+        "evaluate",
+        "--solver",
+        tiny.solver(folder, folder / "data", ("csm",)),
+        "--weights",
+        tiny.weights(folder / "w", 3, old=True),
+        "--out",
+        folder / "r.json",
+    )
     assert done.returncode == 0, done.stderr
     assert [level["head"]["right"] for level in results.read(folder / "r.json")["levels"]] == [
-        8, 9, 10]
+        8,
+        9,
+        10,
+    ]
 
 
 def test_gpu_that_is_not_there(folder):
@@ -114,15 +147,18 @@ def remove_images(folder):
     (folder / "data" / "test_images" / "data.mdb").unlink()
 
 
-@pytest.mark.parametrize("stages, heads, damage, says", [
-    (("csm",), 1, None, "no weights for fc9_coarse, fc10_coarse"),
-    (("csm", "skip"), 3, None, "fc9_coarse has the shapes"),
-    ((), 1, shorten_labels, "different records"),
-    ((), 1, overwrite_record, "record 00000003"),
-    ((), 1, cut_labels, "cut short"),
-    ((), 1, change_hierarchy, "don't follow"),
-    ((), 1, remove_images, "test_images is not there: make the data set"),
-])
+@pytest.mark.parametrize(
+    "stages, heads, damage, says",
+    [
+        (("csm",), 1, None, "no weights for fc9_coarse, fc10_coarse"),
+        (("csm", "skip"), 3, None, "fc9_coarse has the shapes"),
+        ((), 1, shorten_labels, "different records"),
+        ((), 1, overwrite_record, "record 00000003"),
+        ((), 1, cut_labels, "cut short"),
+        ((), 1, change_hierarchy, "don't follow"),
+        ((), 1, remove_images, "test_images is not there: make the data set"),
+    ],
+)
 def test_what_does_not_fit_is_said(folder, stages, heads, damage, says):
     if damage:
         damage(folder)
@@ -131,8 +167,9 @@ def test_what_does_not_fit_is_said(folder, stages, heads, damage, says):
     assert not list(folder.glob("*.json"))
 
 
-@pytest.mark.parametrize("content, says", [(None, "is not there"),
-                                           (b"no weights", "no caffemodel")])
+@pytest.mark.parametrize(
+    "content, says", [(None, "is not there"), (b"no weights", "no caffemodel")]
+)
 def test_bad_weights(folder, content, says):
     if content:
         (folder / "w").write_bytes(content)
@@ -143,8 +180,15 @@ def test_bad_weights(folder, content, says):
 
 def test_a_target_that_cannot_be_written(folder):
     (folder / "file").write_text("x")
-    done = run("evaluate", "--solver", tiny.solver(folder, folder / "data", ()), "--weights",
-               tiny.weights(folder / "w", 1), "--out", folder / "file" / "r.json")
+    done = run(
+        "evaluate",
+        "--solver",
+        tiny.solver(folder, folder / "data", ()),
+        "--weights",
+        tiny.weights(folder / "w", 1),
+        "--out",
+        folder / "file" / "r.json",
+    )
     assert_error(done, "is no folder")
 
 
@@ -152,22 +196,36 @@ def test_diverged_weights(folder):
     content = tiny.weights(folder / "w", 1).read_bytes()
     one = np.float32(1 / 3 / 255).tobytes()
     (folder / "w").write_bytes(content.replace(one, np.float32(np.nan).tobytes()))
-    done = run("evaluate", "--solver", tiny.solver(folder, folder / "data", ()),
-               "--weights", folder / "w", "--out", folder / "r.json")
+    done = run(
+        "evaluate",
+        "--solver",
+        tiny.solver(folder, folder / "data", ()),
+        "--weights",
+        folder / "w",
+        "--out",
+        folder / "r.json",
+    )
     assert_error(done, "diverged")
     assert not (folder / "r.json").exists()
 
 
-@pytest.mark.parametrize("text, says", [("", "names no net"), ("what: 1", "is no solver"),
-                                        ('net: "nowhere.prototxt"', "is not there")])
+@pytest.mark.parametrize(
+    "text, says",
+    [
+        ("", "names no net"),
+        ("what: 1", "is no solver"),
+        ('net: "nowhere.prototxt"', "is not there"),
+    ],
+)
 def test_bad_solver(tmp_path, text, says):
     (tmp_path / "solver.prototxt").write_text(text)
     done = run("evaluate", "--solver", tmp_path / "solver.prototxt", "--weights", "w")
     assert_error(done, says)
 
 
-@pytest.mark.parametrize("right, total, low, high", [
-    (8, 10, 0.4902, 0.9433), (0, 10, 0.0, 0.2775), (10, 10, 0.7225, 1)])
+@pytest.mark.parametrize(
+    "right, total, low, high", [(8, 10, 0.4902, 0.9433), (0, 10, 0.0, 0.2775), (10, 10, 0.7225, 1)]
+)
 def test_wilson(right, total, low, high):  # the usual worked examples
     assert scores.wilson(right, total) == pytest.approx((low, high), abs=1e-4)
 
@@ -175,6 +233,7 @@ def test_wilson(right, total, low, high):  # the usual worked examples
 @pytest.mark.parametrize("only_a, only_b", [(0, 0), (1, 9), (12, 5), (60, 61), (900, 1100)])
 def test_mcnemar_is_the_binomial_test(only_a, only_b):
     from scipy.stats import binomtest
+
     a = np.array([True] * only_a + [False] * only_b + [True, False])
     b = np.array([False] * only_a + [True] * only_b + [True, False])
     expected = binomtest(only_a, only_a + only_b).pvalue if only_a + only_b else 1

@@ -20,14 +20,28 @@ from tools.gpu_checks import machine, nets, report, sections, speed, suites, tor
 
 SMALL = Path("prototxt/cards_squeezenet_ours_solver.prototxt")
 RESULTS = {
-    "machine": dict(date="2026-11-23 18:00 UTC", driver="580.1", cores=16, python="3.11.2",
-                    gpus=[dict(name="NVIDIA X", memory_gib=80.0, compute="9.0")],
-                    caffe=dict(version="1.0.0", cudnn=91900), packages=dict(torch="2.11.0")),
+    "machine": dict(
+        date="2026-11-23 18:00 UTC",
+        driver="580.1",
+        cores=16,
+        python="3.11.2",
+        gpus=[dict(name="NVIDIA X", memory_gib=80.0, compute="9.0")],
+        caffe=dict(version="1.0.0", cudnn=91900),
+        packages=dict(torch="2.11.0"),
+    ),
     "results": {
         "nets": dict(verdict="ok", seconds=12.4, summary="16 nets", values={}),
-        "speed": dict(verdict="ok", seconds=100.0, summary="alexnet", values=dict(
-            alexnet=dict(batch=128, caffe_float32=900.0, torch_float32=1000.0, caffe_tf32=1500.0),
-            vgg16=dict(batch=32, caffe_float32=90.0, caffe_tf32=150.0))),
+        "speed": dict(
+            verdict="ok",
+            seconds=100.0,
+            summary="alexnet",
+            values=dict(
+                alexnet=dict(
+                    batch=128, caffe_float32=900.0, torch_float32=1000.0, caffe_tf32=1500.0
+                ),
+                vgg16=dict(batch=32, caffe_float32=90.0, caffe_tf32=150.0),
+            ),
+        ),
     },
 }
 
@@ -63,13 +77,17 @@ def test_checks_in_turn_and_their_file(monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(machine, "facts", lambda: RESULTS["machine"])
     monkeypatch.setattr(gpu_check.check_env, "run_caffe", lambda *arguments: (0, ""))
     monkeypatch.setattr(gpu_check, "isolated", lambda function, *args: function(*args))
-    monkeypatch.setattr(sections, "SECTIONS", {"bad": lambda gpu: (False, "ill", [1]),
-                                               "good": lambda gpu: (True, "well", [2])})
+    monkeypatch.setattr(
+        sections,
+        "SECTIONS",
+        {"bad": lambda gpu: (False, "ill", [1]), "good": lambda gpu: (True, "well", [2])},
+    )
     out = tmp_path / "results.json"
     monkeypatch.setattr(sys, "argv", ["gpu_check.py", "--out", str(out), "--only", "bad,good"])
     assert gpu_check.main() == 1
-    assert re.search(r"^FAILED   bad  .*ill\nok       good .*well$", capsys.readouterr().out,
-                     re.MULTILINE)
+    assert re.search(
+        r"^FAILED   bad  .*ill\nok       good .*well$", capsys.readouterr().out, re.MULTILINE
+    )
     results = json.loads(out.read_text())["results"]
     assert results["bad"]["values"] == [1] and results["good"]["verdict"] == "ok"
     assert "| bad | FAILED | 0 | ill |" in report.tables(out.read_text())
@@ -79,16 +97,20 @@ def test_list_and_wrong_names():
     listed = run("gpu_check", "--list").stdout.splitlines()
     assert [line.split()[0] for line in listed] == list(sections.SECTIONS)
     done = run("gpu_check", "--only", "nets,nonsense")
-    assert done.returncode == 2 and "there is no check 'nonsense'; there are caffe-tests" \
-        in done.stderr
+    assert (
+        done.returncode == 2
+        and "there is no check 'nonsense'; there are caffe-tests" in done.stderr
+    )
 
 
 def test_table(tmp_path):
     path = tmp_path / "results.json"
     path.write_text(json.dumps(RESULTS))
     lines = run("gpu_check", "--table", path).stdout.splitlines()
-    assert lines[0] == ("NVIDIA X (80.0 GiB, 9.0); driver 580.1, 16 cores, Python 3.11.2; Caffe "
-                        "version 1.0.0, cudnn 91900, torch 2.11.0. 2026-11-23 18:00 UTC.")
+    assert lines[0] == (
+        "NVIDIA X (80.0 GiB, 9.0); driver 580.1, 16 cores, Python 3.11.2; Caffe "
+        "version 1.0.0, cudnn 91900, torch 2.11.0. 2026-11-23 18:00 UTC."
+    )
     assert "| nets | ok | 12 | 16 nets |" in lines
     assert "| alexnet | 128 | 900 | 1000 | 0.90 | 1500 | - | - |" in lines
     assert "| vgg16 | 32 | 90 | - | - | 150 | - | - |" in lines
@@ -101,11 +123,15 @@ def test_what_is_no_results_file_is_refused(tmp_path, text):
     assert_error(run("gpu_check", "--table", path), f"{path}: it is no results file of")
 
 
-@pytest.mark.parametrize("function, verdict, summary", [
-    (lambda gpu: (True, "well", {}), "ok", "well"),
-    (lambda gpu: (False, "ill", {}), "FAILED", "ill"),
-    (lambda gpu, isolated: (True, "well", {}), "ok", "well"),
-    (lambda gpu: 1 / 0, "FAILED", "ZeroDivisionError: division by zero")])
+@pytest.mark.parametrize(
+    "function, verdict, summary",
+    [
+        (lambda gpu: (True, "well", {}), "ok", "well"),
+        (lambda gpu: (False, "ill", {}), "FAILED", "ill"),
+        (lambda gpu, isolated: (True, "well", {}), "ok", "well"),
+        (lambda gpu: 1 / 0, "FAILED", "ZeroDivisionError: division by zero"),
+    ],
+)
 def test_verdicts(monkeypatch, function, verdict, summary):
     monkeypatch.setitem(sections.SECTIONS, "one", function)
     monkeypatch.setattr(gpu_check, "isolated", lambda function, *args: function(*args))
@@ -122,8 +148,10 @@ def test_a_check_that_aborts_is_a_failed_one(monkeypatch):
 
 def test_every_net_has_its_solver():
     names = {path.name.split("_ours")[0] for path in sections.solvers() if "_ours_" in path.name}
-    every = {path.name.removesuffix("_train_val.prototxt")
-             for path in Path("prototxt").glob("*_train_val.prototxt")}
+    every = {
+        path.name.removesuffix("_train_val.prototxt")
+        for path in Path("prototxt").glob("*_train_val.prototxt")
+    }
     assert names == every
 
 
@@ -158,8 +186,13 @@ def test_curves_that_part_are_found():
 
 def test_speed_and_share_are_measured():
     well, summary, rates = sections.images_per_second(
-        False, lambda function, *args: function(*args), {"squeezenet": 1},
-        "prototxt/cards_{}_sm_solver.prototxt", seconds=0.01, rounds=1)
+        False,
+        lambda function, *args: function(*args),
+        {"squeezenet": 1},
+        "prototxt/cards_{}_sm_solver.prototxt",
+        seconds=0.01,
+        rounds=1,
+    )
     assert well and rates["squeezenet"]["caffe_float32"] > 0 and "squeezenet" in summary
     well, summary, share = sections.glm_share(False, "cards_squeezenet", 2, 0.01, 1)
     assert well and share["share"] < 1 and share["step"] > 0
@@ -173,13 +206,17 @@ def test_torch_runs_the_same_net(name):
     proto, sizes = training_net(solver, 2)
     nets.without_dropout(proto)
     net = nets.random_net(proto, False, np.arange(2), sizes)
-    twin = torch_net.TorchNet(proto, {layer: [blob.data for blob in blobs]
-                                      for layer, blobs in net.params.items()}, "cpu")
+    twin = torch_net.TorchNet(
+        proto, {layer: [blob.data for blob in blobs] for layer, blobs in net.params.items()}, "cpu"
+    )
     loss = twin(*(torch.tensor(net.blobs[blob].data) for blob in ("data", "label")))
     loss.backward()
-    expected = sum(net.forward()[top] * (layer.loss_weight[0] if layer.loss_weight else 1)
-                   for layer in proto.layer if layer.type == "SoftmaxWithLoss"
-                   for top in layer.top)
+    expected = sum(
+        net.forward()[top] * (layer.loss_weight[0] if layer.loss_weight else 1)
+        for layer in proto.layer
+        if layer.type == "SoftmaxWithLoss"
+        for top in layer.top
+    )
     assert loss.item() == pytest.approx(float(expected), rel=1e-4)
     net.backward()
     for layer, blobs in net.params.items():
@@ -191,15 +228,22 @@ def test_torch_runs_the_same_net(name):
 
 def test_layers_without_a_twin_are_named():
     from caffe.proto import caffe_pb2
-    net = text_format.Parse('name: "n" layer { name: "a" type: "Python" }',
-                            caffe_pb2.NetParameter())
+
+    net = text_format.Parse(
+        'name: "n" layer { name: "a" type: "Python" }', caffe_pb2.NetParameter()
+    )
     with pytest.raises(UserError, match="net n has layers that have no twin .*: Python"):
         torch_net.TorchNet(net, {}, "cpu")
 
 
-@pytest.mark.parametrize("body, expected", [
-    ("echo '[  FAILED  ] A/2.b, where'; echo '[  PASSED  ] 3 tests.'; exit 1", (3, ["A/2.b"])),
-    ("echo '[  PASSED  ] 3 tests.'", (3, [])), ("echo boom; exit 134", None)])
+@pytest.mark.parametrize(
+    "body, expected",
+    [
+        ("echo '[  FAILED  ] A/2.b, where'; echo '[  PASSED  ] 3 tests.'; exit 1", (3, ["A/2.b"])),
+        ("echo '[  PASSED  ] 3 tests.'", (3, [])),
+        ("echo boom; exit 134", None),
+    ],
+)
 def test_gtest_output(tmp_path, body, expected):
     program = tmp_path / "tests"
     program.write_text(f"#!/bin/sh\n{body}\n")
@@ -213,8 +257,10 @@ def test_gtest_output(tmp_path, body, expected):
 
 def test_pytest_output(tmp_path):
     path = tmp_path / "test_some.py"
-    path.write_text("import pytest\ndef test_a(): pass\ndef test_b(): assert 0\n"
-                    "@pytest.mark.skip\ndef test_c(): pass\n")
+    path.write_text(
+        "import pytest\ndef test_a(): pass\ndef test_b(): assert 0\n"
+        "@pytest.mark.skip\ndef test_c(): pass\n"
+    )
     assert suites.pytests(path) == (1, 1, ["test_b"])
     path.write_text("import pytest\npytest.skip('no GPU', allow_module_level=True)\n")
     assert suites.pytests(path) == (0, 1, [])

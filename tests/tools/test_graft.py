@@ -34,10 +34,14 @@ DROP = """
 layer { name: "drop1" type: "Dropout" bottom: "fc1" top: "fc1"
         dropout_param { dropout_ratio: 0.3 } }
 """
-FC = """
+FC = (
+    """
 layer { name: "fc1" type: "InnerProduct" bottom: "conv" top: "fc1"
         inner_product_param { num_output: 8 } }
-""" + RELU + DROP
+"""
+    + RELU
+    + DROP
+)
 CLASSIFIER = """
 layer { name: "fc2" type: "InnerProduct" bottom: "fc1" top: "fc2"
         inner_product_param { num_output: 10 weight_filler { type: "gaussian" std: 0.25 } } }
@@ -90,8 +94,10 @@ def replaced(text, old, new):
 
 def data_layers(transform, kind="Data", param='data_param { source: "there" batch_size: 5 }'):
     """A layer for images and labels, in both phases."""
-    return (f'layer {{ name: "data" type: "{kind}" top: "data" top: "label" '
-            f"transform_param {{ {transform} }} {param} }}\n")
+    return (
+        f'layer {{ name: "data" type: "{kind}" top: "data" top: "label" '
+        f"transform_param {{ {transform} }} {param} }}\n"
+    )
 
 
 @pytest.fixture
@@ -105,15 +111,18 @@ def repository(tmp_path, monkeypatch):
 @pytest.fixture
 def run(repository, monkeypatch, capfd):
     """The command on a prototxt, in this process, as data_prep.cli ends it."""
+
     def command(text, *options):
         Path("mini_deploy.prototxt").write_text(text)
-        monkeypatch.setattr(sys, "argv", ["graft.py", "--net", "mini_deploy.prototxt",
-                                          *map(str, options)])
+        monkeypatch.setattr(
+            sys, "argv", ["graft.py", "--net", "mini_deploy.prototxt", *map(str, options)]
+        )
         capfd.readouterr()
         with pytest.raises(SystemExit) as end:
             cli.command(main)
         said = capfd.readouterr()
         return SimpleNamespace(returncode=end.value.code, stdout=said.out, stderr=said.err)
+
     return command
 
 
@@ -165,18 +174,30 @@ def state(net, phase, variant="ours"):
 
 # --- what is written ------------------------------------------------------------------------------
 
+
 def test_every_variant_runs(run):
     """Instantiated by Caffe in both phases, one step of training each; nothing unused printed."""
-    done = run(data_layers("crop_size: 16") + CONV + AUXILIARY + FC + CLASSIFIER + OUTPUTS,
-               "--data", "data", "--out", "nets", "--max-iter", 1, "--train-batch", 4)
+    done = run(
+        data_layers("crop_size: 16") + CONV + AUXILIARY + FC + CLASSIFIER + OUTPUTS,
+        "--data",
+        "data",
+        "--out",
+        "nets",
+        "--max-iter",
+        1,
+        "--train-batch",
+        4,
+    )
     written(done)
     assert "auxiliary    aux/fc_fine" in done.stdout
     for variant in tables.STAGES:
         for phase in (caffe.TRAIN, caffe.TEST):
             net = state("nets/mine_mini_train_val.prototxt", phase, variant)
             outputs = net.forward()
-            assert all(name.startswith(("loss", "accuracy_", "aux/loss")) or name.endswith("_loss")
-                       for name in outputs), outputs
+            assert all(
+                name.startswith(("loss", "accuracy_", "aux/loss")) or name.endswith("_loss")
+                for name in outputs
+            ), outputs
             assert ("aux/loss" in outputs) == (phase == caffe.TRAIN)
         solver = caffe.get_solver(f"nets/mine_mini_{variant}_solver.prototxt")
         before = solver.net.params["conv"][0].data.copy()
@@ -194,7 +215,8 @@ def test_the_new_head_is_that_of_our_nets(run):
         return str(net.layer[start:]).replace("drop7", "drop1").replace("fc7", "fc1")
 
     assert head("nets/cars_mini_train_val.prototxt") == replaced(
-        head(ROOT / "prototxt/cars_alexnet_train_val.prototxt"), "std: 0.01", "std: 0.25")
+        head(ROOT / "prototxt/cars_alexnet_train_val.prototxt"), "std: 0.01", "std: 0.25"
+    )
 
 
 def test_the_other_tools_read_it(repository, run):
@@ -202,8 +224,11 @@ def test_the_other_tools_read_it(repository, run):
     written(run(MINI, *ONE))
     solver = "nets/mine_mini_ours_solver.prototxt"
     subprocess.run(["caffe", "train", "-solver", solver], check=True, capture_output=True)
-    for tool, *options in (("evaluate", "--solver", solver), ("check_env", "--solver", solver),
-                           ("draw_net", solver, "--out", "head.svg")):
+    for tool, *options in (
+        ("evaluate", "--solver", solver),
+        ("check_env", "--solver", solver),
+        ("draw_net", solver, "--out", "head.svg"),
+    ):
         done = subprocess.run([ROOT / f"tools/{tool}.py", *options], capture_output=True, text=True)
         assert done.returncode == 0, done.stdout + done.stderr
     result = json.loads(Path("results/mine_mini_ours.json").read_text())
@@ -238,13 +263,30 @@ def test_old_formats(run, text):
 
 
 def test_options_reach_the_files(repository, run):
-    done = run(MINI, *ONE, "--name", "trial", "--net-name", "tiny", "--base-lr", 0.25, "--mean",
-               "1,2,3", "--scale", "0.5", "--weights", "none.caffemodel", "--glm-json", '{"k": 2}')
+    done = run(
+        MINI,
+        *ONE,
+        "--name",
+        "trial",
+        "--net-name",
+        "tiny",
+        "--base-lr",
+        0.25,
+        "--mean",
+        "1,2,3",
+        "--scale",
+        "0.5",
+        "--weights",
+        "none.caffemodel",
+        "--glm-json",
+        '{"k": 2}',
+    )
     net = written(done, "nets/trial_tiny_train_val.prototxt")
     transform = next(layer.transform_param for layer in net.layer if layer.name == "data")
     assert list(transform.mean_value) == [1, 2, 3] and transform.scale == 0.5
-    assert '"k": 2' in next(layer.python_param.param_str for layer in net.layer
-                            if layer.name == "glm")
+    assert '"k": 2' in next(
+        layer.python_param.param_str for layer in net.layer if layer.name == "glm"
+    )
     text = Path("nets/trial_tiny_ours_solver.prototxt").read_text()
     assert "base_lr: 0.25" in text and "max_iter: 2 " in text
     assert "-weights none.caffemodel" in text and "none.caffemodel is not there" in done.stdout
@@ -259,8 +301,11 @@ def test_levels_by_sizes(run):
     assert 'stage: "bbox"' in Path("nets/cars_bbox_mini_ours_solver.prototxt").read_text()
     done = run(MINI, *ONE[2:], "--levels", "196,9")
     net = written(done, "nets/cars_mini_train_val.prototxt")
-    assert [layer.inner_product_param.num_output for layer in net.layer
-            if layer.name in ("fc8_fine", "fc9_coarse")] == [196, 9, 9]
+    assert [
+        layer.inner_product_param.num_output
+        for layer in net.layer
+        if layer.name in ("fc8_fine", "fc9_coarse")
+    ] == [196, 9, 9]
 
 
 def test_list_features(repository, run):
@@ -280,8 +325,9 @@ def test_weights_are_compared(run):
     wider = replaced(MINI, "num_output: 8", "num_output: 9")
     done = run(wider, *ONE, "--weights", "own.caffemodel")
     assert done.returncode == 1 and "own.caffemodel doesn't fit mini: fc1" in done.stderr
-    done = run(replaced(MINI, 'name: "conv"', 'name: "conv_new"'), *ONE, "--weights",
-               "own.caffemodel")
+    done = run(
+        replaced(MINI, 'name: "conv"', 'name: "conv_new"'), *ONE, "--weights", "own.caffemodel"
+    )
     assert "1 of the 2 layers with weights; conv_new start" in done.stdout
     other = MINI.replace('name: "conv"', 'name: "a"').replace('name: "fc1"', 'name: "b"')
     done = run(other, *ONE, "--weights", "own.caffemodel")
@@ -290,13 +336,24 @@ def test_weights_are_compared(run):
 
 # --- where the cut is -----------------------------------------------------------------------------
 
-@pytest.mark.parametrize("text, dropped", [
-    (replaced(replaced(MINI, DROP, DROP.replace('top: "fc1"', 'top: "d"')),
-              'InnerProduct" bottom: "fc1"', 'InnerProduct" bottom: "d"'), "drop1"),
-    (replaced(MINI, RELU + DROP, DROP + RELU), "drop1"),
-    (replaced(MINI, "dropout_param", "include { phase: TRAIN } dropout_param"), "drop1"),
-    (replaced(MINI, DROP, ""), "fc1"),
-], ids=["not in place", "before ReLU", "in training only", "none"])
+
+@pytest.mark.parametrize(
+    "text, dropped",
+    [
+        (
+            replaced(
+                replaced(MINI, DROP, DROP.replace('top: "fc1"', 'top: "d"')),
+                'InnerProduct" bottom: "fc1"',
+                'InnerProduct" bottom: "d"',
+            ),
+            "drop1",
+        ),
+        (replaced(MINI, RELU + DROP, DROP + RELU), "drop1"),
+        (replaced(MINI, "dropout_param", "include { phase: TRAIN } dropout_param"), "drop1"),
+        (replaced(MINI, DROP, ""), "fc1"),
+    ],
+    ids=["not in place", "before ReLU", "in training only", "none"],
+)
 def test_dropout(tmp_path, text, dropped):
     found = backbone(tmp_path, text)
     assert (found.feature, found.dropped) == ("fc1", dropped)
@@ -315,9 +372,11 @@ def test_normalisation_after_dropout_is_refused(tmp_path):
 
 
 def test_layers_of_one_phase_stay_so(tmp_path):
-    norm = "".join(f'layer {{ name: "bn" type: "BatchNorm" bottom: "conv" top: "conv" include {{ '
-                   f'phase: {phase} }} batch_norm_param {{ use_global_stats: {stored} }} }}\n'
-                   for phase, stored in (("TRAIN", "false"), ("TEST", "true")))
+    norm = "".join(
+        f'layer {{ name: "bn" type: "BatchNorm" bottom: "conv" top: "conv" include {{ '
+        f"phase: {phase} }} batch_norm_param {{ use_global_stats: {stored} }} }}\n"
+        for phase, stored in (("TRAIN", "false"), ("TEST", "true"))
+    )
     found = backbone(tmp_path, replaced(MINI, FC, norm + FC))
     norms = [layer for layer in found.layers if layer.name == "bn"]
     assert [layer.include[0].phase for layer in norms] == [caffe.TRAIN, caffe.TEST]
@@ -326,8 +385,11 @@ def test_layers_of_one_phase_stay_so(tmp_path):
 
 
 def test_layers_of_stages_and_levels_are_left_out(tmp_path):
-    extra = "".join(f'layer {{ name: "extra{i}" type: "ReLU" bottom: "conv" top: "conv" include {{ '
-                    f'{rule} }} }}\n' for i, rule in enumerate(('stage: "x"', "min_level: 1")))
+    extra = "".join(
+        f'layer {{ name: "extra{i}" type: "ReLU" bottom: "conv" top: "conv" include {{ '
+        f"{rule} }} }}\n"
+        for i, rule in enumerate(('stage: "x"', "min_level: 1"))
+    )
     found = backbone(tmp_path, replaced(MINI, FC, extra + FC))
     assert names(found.layers) == ["conv", "relu", "fc1", "relu1", "drop1"]
 
@@ -347,8 +409,10 @@ def test_weights_without_filler_start_random(tmp_path):
     assert layers["fc1"].inner_product_param.weight_filler.type == "msra"
 
 
-@pytest.mark.parametrize("how, shape, last", [("pool", (4, 1, 1), "feature_pool"),
-                                              ("flatten", (4 * 7 * 7,), "feature_flat")])
+@pytest.mark.parametrize(
+    "how, shape, last",
+    [("pool", (4, 1, 1), "feature_pool"), ("flatten", (4 * 7 * 7,), "feature_flat")],
+)
 def test_map(tmp_path, how, shape, last):
     with pytest.raises(UserError, match="feature conv has 7 x 7 positions of 4 numbers"):
         backbone(tmp_path, MINI, "conv")
@@ -359,7 +423,10 @@ def test_map(tmp_path, how, shape, last):
 
 def test_map_runs(run):
     """SqueezeNet's kind: the classifier is a convolution on the map, averaged afterwards."""
-    text = INPUT + CONV + """
+    text = (
+        INPUT
+        + CONV
+        + """
 layer { name: "drop" type: "Dropout" bottom: "conv" top: "conv" }
 layer { name: "conv10" type: "Convolution" bottom: "conv" top: "conv10"
         convolution_param { num_output: 10 kernel_size: 1 } }
@@ -368,6 +435,7 @@ layer { name: "pool10" type: "Pooling" bottom: "conv10" top: "pool10"
         pooling_param { pool: AVE global_pooling: true } }
 layer { name: "prob" type: "Softmax" bottom: "pool10" top: "prob" }
 """
+    )
     done = run(text, *ONE, "--map", "pool")
     net = written(done)
     layers = {layer.name: layer for layer in net.layer}
@@ -390,7 +458,8 @@ def test_auxiliary(tmp_path):
     assert classifier.inner_product_param.num_output == 12
     assert [param.lr_mult for param in classifier.param] == [10, 20]
     assert list(loss.bottom) == ["aux/fc", "label_1"] and list(loss.loss_weight) == [
-        pytest.approx(0.3)]
+        pytest.approx(0.3)
+    ]
     assert [layer.include[0].phase for layer in (classifier, loss)] == [caffe.TRAIN] * 2
     assert not layers["conv"].include
     assert net.layers(5, SIDE)[2].inner_product_param.num_output == 5
@@ -404,21 +473,27 @@ def test_names_of_the_head_are_kept_free(tmp_path):
     text = replaced(MINI, '"conv"', '"label_1"')
     text = replaced(text, 'name: "label_1"', 'name: "conv"')
     text = replaced(text, 'name: "relu"', 'name: "glm"')
-    text = replaced(replaced(text, 'top: "data"', 'top: "picture"'), 'bottom: "data"',
-                    'bottom: "picture"')
+    text = replaced(
+        replaced(text, 'top: "data"', 'top: "picture"'), 'bottom: "data"', 'bottom: "picture"'
+    )
     found = backbone(tmp_path, text)
     assert names(found.layers)[:2] == ["conv", "glm_backbone"]
     assert list(found.layers[0].bottom) == ["data"]
     assert list(found.layers[0].top) == ["label_1_backbone"]
-    assert found.renamed == {"picture": "data", "label_1": "label_1_backbone",
-                             "glm": "glm_backbone"}
+    assert found.renamed == {
+        "picture": "data",
+        "label_1": "label_1_backbone",
+        "glm": "glm_backbone",
+    }
     with pytest.raises(UserError, match="layer fc8_fine has weights and the name of a layer"):
         backbone(tmp_path, replaced(MINI, 'name: "fc1"', 'name: "fc8_fine"'))
 
 
 def test_what_nothing_reads_is_silenced(tmp_path):
-    split = ('layer { name: "slice" type: "Slice" bottom: "conv" top: "a" top: "b" '
-             "slice_param { axis: 1 } }\n")
+    split = (
+        'layer { name: "slice" type: "Slice" bottom: "conv" top: "a" top: "b" '
+        "slice_param { axis: 1 } }\n"
+    )
     reader = FC.replace('bottom: "conv"', 'bottom: "a"', 1)
     found = backbone(tmp_path, replaced(MINI, FC, split + reader))
     silence = [layer for layer in found.layers if layer.type == "Silence"]
@@ -435,13 +510,24 @@ def test_grafting_twice(run):
 
 # --- images ---------------------------------------------------------------------------------------
 
-@pytest.mark.parametrize("transform, expected, told", [
-    ("crop_size: 16 mean_value: 10 mean_value: 20 mean_value: 30 scale: 0.25",
-     dict(mean_value=(10, 20, 30), scale=0.25), True),
-    ('crop_size: 16 mean_file: "mean.binaryproto"', dict(mean_value=(1, 2, 3)), True),
-    ('crop_size: 16 mean_file: "none.binaryproto" scale: 0.5',
-     dict(mean_value=(104, 117, 123), scale=0.5), False),
-], ids=["kept", "mean file", "mean file not there"])
+
+@pytest.mark.parametrize(
+    "transform, expected, told",
+    [
+        (
+            "crop_size: 16 mean_value: 10 mean_value: 20 mean_value: 30 scale: 0.25",
+            dict(mean_value=(10, 20, 30), scale=0.25),
+            True,
+        ),
+        ('crop_size: 16 mean_file: "mean.binaryproto"', dict(mean_value=(1, 2, 3)), True),
+        (
+            'crop_size: 16 mean_file: "none.binaryproto" scale: 0.5',
+            dict(mean_value=(104, 117, 123), scale=0.5),
+            False,
+        ),
+    ],
+    ids=["kept", "mean file", "mean file not there"],
+)
 def test_transformation(tmp_path, monkeypatch, transform, expected, told):
     monkeypatch.chdir(tmp_path)
     blob = caffe_pb2.BlobProto(num=1, channels=3, height=4, width=4)
@@ -454,40 +540,61 @@ def test_transformation(tmp_path, monkeypatch, transform, expected, told):
 
 # --- refusals -------------------------------------------------------------------------------------
 
-TWO = replaced(MINI, FC, """
+TWO = replaced(
+    MINI,
+    FC,
+    """
 layer { name: "in2" type: "Input" top: "info"
         input_param { shape { dim: 1 dim: 4 dim: 7 dim: 7 } } }
 layer { name: "sum" type: "Eltwise" bottom: "conv" bottom: "info" top: "sum" }
-""" + FC.replace('bottom: "conv"', 'bottom: "sum"', 1))
+"""
+    + FC.replace('bottom: "conv"', 'bottom: "sum"', 1),
+)
 
 
-@pytest.mark.parametrize("text, options, status, says", [
-    (MINI, ("--feature", "fc11"), 1, "the net has no blob fc11: did you mean fc1"),
-    (MINI, ("--feature", "data"), 1, "data is an input, no feature"),
-    (MINI, ("--feature", "relu1"), 1, "relu1 is a layer, no blob; the blob that it writes is fc1"),
-    (MINI, ("--feature", "conv"), 1, "--map pool"),
-    (INPUT + CONV, (), 1, "name a --feature"),
-    (MINI + 'layer { name: "sum" type: "Eltwise" bottom: "fc2" bottom: "fc2" top: "sum" }', (), 1,
-     "name a --feature"),
-    (TWO, (), 1, "depends on several inputs (data, info)"),
-    (replaced(MINI, "dim: 3", "dim: 1"), (), 1, "input data is 1 x 1 x 16 x 16"),
-    (replaced(MINI, "dim: 16 }", "dim: 20 }"), (), 1, "1 x 3 x 16 x 20"),
-    (data_layers("") + CONV + FC + CLASSIFIER + OUTPUTS, (), 1, "add --crop"),
-    (data_layers("force_gray: true") + CONV + FC + CLASSIFIER, (), 1, "makes images grey"),
-    (replaced(MINI, '"ReLU" bottom: "conv"', '"Swish2" bottom: "conv"'), (), 1,
-     "Unknown layer type: Swish2"),
-    (replaced(MINI, "kernel_size: 3", "kernel_size: 99"), (), 1, "Caffe refuses mini"),
-    (replaced(MINI, "kernel_size: 3", "dilated: 3"), (), 1, 'no field named "dilated"'),
-    ("", (), 1, "has no layers"),
-    (MINI, ("--crop", 32), 1, "larger --size"),
-    (MINI, ("--levels", "12,5"), 1, "have 12, 4 classes"),
-    (MINI, ("--bbox",), 2, "--bbox needs a --dataset with boxes: "),
-    (MINI, ("--name", "../x"), 1, "file name"),
-    (MINI, ("--glm-json", "nonsense"), 1, "not JSON"),
-    (MINI, ("--mean", "1,2"), 2, "--mean"),
-    (MINI, ("--scale", "0"), 2, "--scale"),
-    (MINI, ("--dataset", "cars"), 2, "not allowed with"),
-])
+@pytest.mark.parametrize(
+    "text, options, status, says",
+    [
+        (MINI, ("--feature", "fc11"), 1, "the net has no blob fc11: did you mean fc1"),
+        (MINI, ("--feature", "data"), 1, "data is an input, no feature"),
+        (
+            MINI,
+            ("--feature", "relu1"),
+            1,
+            "relu1 is a layer, no blob; the blob that it writes is fc1",
+        ),
+        (MINI, ("--feature", "conv"), 1, "--map pool"),
+        (INPUT + CONV, (), 1, "name a --feature"),
+        (
+            MINI + 'layer { name: "sum" type: "Eltwise" bottom: "fc2" bottom: "fc2" top: "sum" }',
+            (),
+            1,
+            "name a --feature",
+        ),
+        (TWO, (), 1, "depends on several inputs (data, info)"),
+        (replaced(MINI, "dim: 3", "dim: 1"), (), 1, "input data is 1 x 1 x 16 x 16"),
+        (replaced(MINI, "dim: 16 }", "dim: 20 }"), (), 1, "1 x 3 x 16 x 20"),
+        (data_layers("") + CONV + FC + CLASSIFIER + OUTPUTS, (), 1, "add --crop"),
+        (data_layers("force_gray: true") + CONV + FC + CLASSIFIER, (), 1, "makes images grey"),
+        (
+            replaced(MINI, '"ReLU" bottom: "conv"', '"Swish2" bottom: "conv"'),
+            (),
+            1,
+            "Unknown layer type: Swish2",
+        ),
+        (replaced(MINI, "kernel_size: 3", "kernel_size: 99"), (), 1, "Caffe refuses mini"),
+        (replaced(MINI, "kernel_size: 3", "dilated: 3"), (), 1, 'no field named "dilated"'),
+        ("", (), 1, "has no layers"),
+        (MINI, ("--crop", 32), 1, "larger --size"),
+        (MINI, ("--levels", "12,5"), 1, "have 12, 4 classes"),
+        (MINI, ("--bbox",), 2, "--bbox needs a --dataset with boxes: "),
+        (MINI, ("--name", "../x"), 1, "file name"),
+        (MINI, ("--glm-json", "nonsense"), 1, "not JSON"),
+        (MINI, ("--mean", "1,2"), 2, "--mean"),
+        (MINI, ("--scale", "0"), 2, "--scale"),
+        (MINI, ("--dataset", "cars"), 2, "not allowed with"),
+    ],
+)
 def test_refusals(repository, run, text, options, status, says):
     done = run(text, *ONE, *options)
     assert done.returncode == status and says in done.stderr, done.stderr
@@ -496,8 +603,9 @@ def test_refusals(repository, run, text, options, status, says):
         assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
 
 
-@pytest.mark.parametrize("options, says", [
-    ((), "which data set"), (("--levels", "3,2"), "--out is needed")])
+@pytest.mark.parametrize(
+    "options, says", [((), "which data set"), (("--levels", "3,2"), "--out is needed")]
+)
 def test_incomplete_commands(run, options, says):
     done = run(MINI, *options)
     assert done.returncode == 2 and says in done.stderr

@@ -16,22 +16,34 @@ from commands import ROOT
 SIZES = (7, 3)
 # file name, prototxt, side, options, what the command says, feature, layers with weights before it
 NETS = {
-    "caffenet": ("train_val", field_nets.caffenet, 227, (), "fc7 (4096), what fc8 reads",
-                 "fc7", 7),
-    "resnet": ("ResNet-50-deploy", field_nets.resnet50, 224, (),
-               "53 of 53 layers use the stored statistics in training too", "pool5",
-               159),
-    "mobilenet": ("mobilenet_deploy", field_nets.mobilenet, 224,
-                  ("--mean", "103.94,116.78,123.68", "--scale", 0.017),
-                  "27 of 27 layers use those of the batch in training", "pool6", 81),
+    "caffenet": ("train_val", field_nets.caffenet, 227, (), "fc7 (4096), what fc8 reads", "fc7", 7),
+    "resnet": (
+        "ResNet-50-deploy",
+        field_nets.resnet50,
+        224,
+        (),
+        "53 of 53 layers use the stored statistics in training too",
+        "pool5",
+        159,
+    ),
+    "mobilenet": (
+        "mobilenet_deploy",
+        field_nets.mobilenet,
+        224,
+        ("--mean", "103.94,116.78,123.68", "--scale", 0.017),
+        "27 of 27 layers use those of the batch in training",
+        "pool6",
+        81,
+    ),
 }
 
 
 def deploy_of(text):
     """Path of a prototxt with an input instead of data layers, losses, accuracies and fillers."""
     net = text_format.Parse(text, caffe_pb2.NetParameter())
-    kept = [layer for layer in net.layer if layer.type not in ("Data", "Accuracy",
-                                                               "SoftmaxWithLoss")]
+    kept = [
+        layer for layer in net.layer if layer.type not in ("Data", "Accuracy", "SoftmaxWithLoss")
+    ]
     del net.layer[:]
     net.layer.extend(kept)
     for layer in net.layer:
@@ -60,10 +72,31 @@ def test_trains_and_deploys(name, tmp_path, monkeypatch):
     original.save("original.caffemodel")
 
     grafted = subprocess.run(
-        [ROOT / "tools/graft.py", "--net", f"{stem}.prototxt", "--data", "data", "--out", "nets",
-         "--variant", "ours", "--net-name", name, "--train-batch", "2", "--max-iter", "1",
-         "--base-lr", "1e-7", "--weights", "original.caffemodel", *map(str, options)],
-        capture_output=True, text=True)
+        [
+            ROOT / "tools/graft.py",
+            "--net",
+            f"{stem}.prototxt",
+            "--data",
+            "data",
+            "--out",
+            "nets",
+            "--variant",
+            "ours",
+            "--net-name",
+            name,
+            "--train-batch",
+            "2",
+            "--max-iter",
+            "1",
+            "--base-lr",
+            "1e-7",
+            "--weights",
+            "original.caffemodel",
+            *map(str, options),
+        ],
+        capture_output=True,
+        text=True,
+    )
     assert grafted.returncode == 0, grafted.stderr
     assert says in grafted.stdout
     assert f"has {learned} of the {learned} layers with weights" in grafted.stdout
@@ -77,8 +110,18 @@ def test_trains_and_deploys(name, tmp_path, monkeypatch):
         features.append(net.blobs[feature].data)
     assert np.ptp(features[0]) > 0 and np.array_equal(*features)
 
-    trained = subprocess.run(["caffe", "train", "-solver", f"nets/mine_{name}_ours_solver.prototxt",
-                              "-weights", "original.caffemodel"], capture_output=True, text=True)
+    trained = subprocess.run(
+        [
+            "caffe",
+            "train",
+            "-solver",
+            f"nets/mine_{name}_ours_solver.prototxt",
+            "-weights",
+            "original.caffemodel",
+        ],
+        capture_output=True,
+        text=True,
+    )
     assert trained.returncode == 0, trained.stderr[-3000:]
 
     snapshot = f"snapshots/mine_{name}_ours/model_iter_1.caffemodel"

@@ -24,8 +24,12 @@ COMMITTED = sorted((ROOT / "prototxt").glob("*.prototxt"))
 
 def make(folder, *options):
     """Run the command in a folder."""
-    return subprocess.run([sys.executable, ROOT / "tools/make_prototxt.py", *map(str, options)],
-                          cwd=folder, capture_output=True, text=True)
+    return subprocess.run(
+        [sys.executable, ROOT / "tools/make_prototxt.py", *map(str, options)],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+    )
 
 
 def read(path, message):
@@ -54,7 +58,10 @@ def test_check_names_what_differs(tmp_path):
     result = make(tmp_path, "--check")
     assert result.returncode == 1
     assert set(re.findall(r"\w+\.prototxt", result.stderr)) == {
-        "cub_alexnet_sm_solver.prototxt", "cars_alexnet_deploy.prototxt", "old_net.prototxt"}
+        "cub_alexnet_sm_solver.prototxt",
+        "cars_alexnet_deploy.prototxt",
+        "old_net.prototxt",
+    }
     assert result.stderr.startswith("error: ") and result.stderr.count("\n") == 1
 
 
@@ -64,17 +71,25 @@ def settings(dataset):
 
 
 def test_every_pair_has_net_deploy_and_a_solver_per_setting_and_variant():
-    expected = {f"{dataset}_{net}_{kind}.prototxt" for dataset, net in tables.GRID
-                for kind in ("train_val", "deploy")}
-    expected |= {f"{setting}_{net}_{variant}_solver.prototxt" for dataset, net in tables.GRID
-                 for setting in settings(dataset) for variant in tables.STAGES}
+    expected = {
+        f"{dataset}_{net}_{kind}.prototxt"
+        for dataset, net in tables.GRID
+        for kind in ("train_val", "deploy")
+    }
+    expected |= {
+        f"{setting}_{net}_{variant}_solver.prototxt"
+        for dataset, net in tables.GRID
+        for setting in settings(dataset)
+        for variant in tables.STAGES
+    }
     assert {path.name for path in COMMITTED} == expected
     # the paper's 3 data sets x 2 settings x 4 networks x 10 variants, CUB with SqueezeNet, cards
     assert sum("solver" in name for name in expected) == 240 + 20 + 30
 
 
-@pytest.mark.parametrize("path", [p for p in COMMITTED if "solver" not in p.name],
-                         ids=lambda p: p.stem)
+@pytest.mark.parametrize(
+    "path", [p for p in COMMITTED if "solver" not in p.name], ids=lambda p: p.stem
+)
 def test_nets_parse(path):
     net = read(path, caffe_pb2.NetParameter())
     assert net.layer and not net.layers and not net.input  # nothing that Caffe has to upgrade
@@ -89,8 +104,11 @@ def test_solvers(name):
     dataset, net = name.split("_")
     images = tables.DATASETS[dataset].test
     parsed = read(ROOT / f"prototxt/{name}_train_val.prototxt", caffe_pb2.NetParameter())
-    batch, = {layer.data_param.batch_size for layer in parsed.layer
-              if layer.type == "Data" and layer.include[0].phase == caffe_pb2.TEST}
+    (batch,) = {
+        layer.data_param.batch_size
+        for layer in parsed.layer
+        if layer.type == "Data" and layer.include[0].phase == caffe_pb2.TEST
+    }
     assert images % batch == 0
     for setting in settings(dataset):
         for variant, stages in tables.STAGES.items():
@@ -102,7 +120,8 @@ def test_solvers(name):
             assert values.max_iter % values.test_interval == 0  # the last weights are tested
             stages += ("bbox",) * setting.endswith("_bbox")
             assert [tuple(state.stage) for state in (values.train_state, *values.test_state)] == (
-                [stages, stages] if stages else [()])
+                [stages, stages] if stages else [()]
+            )
             assert not values.HasField("solver_mode") and values.random_seed == 1
             assert values.snapshot_prefix == f"snapshots/{experiment}/model"
             assert path.read_text().count("\n") < 40
@@ -110,11 +129,16 @@ def test_solvers(name):
 
 def test_exact_coverage():
     """No batch that divides is larger, up to 50 (bilinear CNN: 16): the paper's test sets."""
-    for name, expected in (("cars_alexnet", (187, 43)), ("aircraft_vgg16", (101, 33)),
-                           ("cub_googlenet", (2897, 2)), ("cars_bcnn", (731, 11))):
+    for name, expected in (
+        ("cars_alexnet", (187, 43)),
+        ("aircraft_vgg16", (101, 33)),
+        ("cub_googlenet", (2897, 2)),
+        ("cars_bcnn", (731, 11)),
+    ):
         text = (ROOT / f"prototxt/{name}_ours_solver.prototxt").read_text()
         assert re.search(r"test_iter: (\d+) +# x (\d+) per batch", text).groups() == tuple(
-            map(str, expected))
+            map(str, expected)
+        )
 
 
 @pytest.mark.parametrize("setting", ["cars", "cars_bbox"])
@@ -132,8 +156,16 @@ def test_variants_differ_by_stages_and_snapshots_only(setting):
 def test_the_readme_names_what_is_there():
     """prototxt/README.md: every data set, network, variant and stage, and only files that exist."""
     text = (ROOT / "prototxt/README.md").read_text()
-    for word in (*tables.NETS, *tables.DATASETS, *tables.STAGES, *tables.RIVALS, "csm", "skip",
-                 "glm", tables.BBOX):
+    for word in (
+        *tables.NETS,
+        *tables.DATASETS,
+        *tables.STAGES,
+        *tables.RIVALS,
+        "csm",
+        "skip",
+        "glm",
+        tables.BBOX,
+    ):
         assert f"`{word}`" in text, word
     for name in re.findall(r"\b[a-z]\w*\.(?:svg|prototxt)", text):
         assert (ROOT / "prototxt" / name).exists(), name
@@ -173,12 +205,31 @@ def test_counts_of_the_cards():
 
 
 def test_another_data_set(built):
-    result = make(built, "--data", "data/mine", "--net", "squeezenet", "--out", "nets", "--variant",
-                  "ours", "--name", "trial", "--train-batch", 3, "--max-iter", 7, "--base-lr", 0.01,
-                  "--glm-json", '{"margins": [0.5, 2], "k": 3}')
+    result = make(
+        built,
+        "--data",
+        "data/mine",
+        "--net",
+        "squeezenet",
+        "--out",
+        "nets",
+        "--variant",
+        "ours",
+        "--name",
+        "trial",
+        "--train-batch",
+        3,
+        "--max-iter",
+        7,
+        "--base-lr",
+        0.01,
+        "--glm-json",
+        '{"margins": [0.5, 2], "k": 3}',
+    )
     assert result.returncode == 0, result.stderr
     assert {path.name for path in (built / "nets").iterdir()} == {
-        f"trial_squeezenet_{kind}.prototxt" for kind in ("train_val", "deploy", "ours_solver")}
+        f"trial_squeezenet_{kind}.prototxt" for kind in ("train_val", "deploy", "ours_solver")
+    }
     values = read(built / "nets/trial_squeezenet_ours_solver.prototxt", caffe_pb2.SolverParameter())
     assert (values.max_iter, list(values.test_iter)) == (7, [1])
     assert values.base_lr == pytest.approx(0.01)
@@ -187,24 +238,42 @@ def test_another_data_set(built):
     layers = {layer.name: layer for layer in net.layer}
     data = [layer.data_param for layer in net.layer if layer.type == "Data"]
     assert {param.source for param in data} == {
-        f"data/mine/{split}_{kind}" for split in ("train", "test") for kind in ("images", "labels")}
+        f"data/mine/{split}_{kind}" for split in ("train", "test") for kind in ("images", "labels")
+    }
     assert [param.batch_size for param in data] == [3, 3, 6, 6]
     assert layers["fc8_fine"].inner_product_param.num_output == 12
     assert layers["fc9_coarse"].inner_product_param.num_output == 4
     assert "fc10_coarse" not in layers
     assert json.loads(layers["glm"].python_param.param_str) == {
-        "k": 3, "margins": [0.5, 2], "within_gradient": "paper", "normalize": True}
+        "k": 3,
+        "margins": [0.5, 2],
+        "within_gradient": "paper",
+        "normalize": True,
+    }
 
 
 def test_given_values_are_not_said_to_be_others(tmp_path):
     """No reason of ours beside a rate of the user's; and Caffe divides by stepsize: never by 0."""
-    result = make(tmp_path, "--dataset", "cub", "--net", "alexnet", "--out", "nets", "--variant",
-                  "sm", "--max-iter", 1, "--base-lr", 0.5)
+    result = make(
+        tmp_path,
+        "--dataset",
+        "cub",
+        "--net",
+        "alexnet",
+        "--out",
+        "nets",
+        "--variant",
+        "sm",
+        "--max-iter",
+        1,
+        "--base-lr",
+        0.5,
+    )
     assert result.returncode == 0, result.stderr
     path = tmp_path / "nets/cub_alexnet_sm_solver.prototxt"
     values = read(path, caffe_pb2.SolverParameter())
     assert (values.max_iter, values.stepsize, values.base_lr) == (1, 1, 0.5)
-    line, = re.findall(r"base_lr: .*", path.read_text())
+    (line,) = re.findall(r"base_lr: .*", path.read_text())
     assert "--base-lr" in line and "flickr" not in line
 
 
@@ -214,31 +283,52 @@ def test_cards_of_either_size(tmp_path, side, crop):
     nets_data.build(tmp_path / "data", "cards", ("card", "suit"), (8, 2), side, 1, 1)
     result = make(tmp_path, "--data", "data", "--net", "squeezenet", "--out", 'my "nets"')
     assert result.returncode == 0, result.stderr
-    values = read(tmp_path / 'my "nets"/cards_squeezenet_sm_solver.prototxt',
-                  caffe_pb2.SolverParameter())
+    values = read(
+        tmp_path / 'my "nets"/cards_squeezenet_sm_solver.prototxt', caffe_pb2.SolverParameter()
+    )
     net = read(tmp_path / values.net, caffe_pb2.NetParameter())
     images = [layer for layer in net.layer if layer.name == "data"]
     assert [layer.transform_param.crop_size for layer in images] == [crop, crop]
 
 
-@pytest.mark.parametrize("dataset, net, box, folder", [
-    ("cars", "alexnet", "", "cars"), ("cars", "bcnn", "_bbox", "cars_bbox_512"),
-    ("aircraft", "squeezenet", "_bbox", "aircraft_bbox"), ("cards", "vgg16", "", "cards_256")])
+@pytest.mark.parametrize(
+    "dataset, net, box, folder",
+    [
+        ("cars", "alexnet", "", "cars"),
+        ("cars", "bcnn", "_bbox", "cars_bbox_512"),
+        ("aircraft", "squeezenet", "_bbox", "aircraft_bbox"),
+        ("cards", "vgg16", "", "cards_256"),
+    ],
+)
 def test_any_pair_and_setting(tmp_path, dataset, net, box, folder):
     """Also those that are not committed; the solver names the setting's stage, the net has both."""
-    result = make(tmp_path, "--dataset", dataset, "--net", net, "--out", "nets", "--variant", "csm",
-                  *(["--bbox"] if box else []))
+    result = make(
+        tmp_path,
+        "--dataset",
+        dataset,
+        "--net",
+        net,
+        "--out",
+        "nets",
+        "--variant",
+        "csm",
+        *(["--bbox"] if box else []),
+    )
     assert result.returncode == 0, result.stderr
     path = tmp_path / f"nets/{dataset}{box}_{net}_csm_solver.prototxt"
     assert {file.name for file in path.parent.iterdir()} == {
-        path.name, f"{dataset}_{net}_train_val.prototxt", f"{dataset}_{net}_deploy.prototxt"}
+        path.name,
+        f"{dataset}_{net}_train_val.prototxt",
+        f"{dataset}_{net}_deploy.prototxt",
+    }
     values = read(path, caffe_pb2.SolverParameter())
     assert list(values.train_state.stage) == ["csm"] + ["bbox"] * bool(box)
     proto = read(tmp_path / values.net, caffe_pb2.NetParameter())
     for phase in ("train", "test"):
         kept = rules.select(proto, getattr(caffe, phase.upper()), values.train_state.stage).layer
         assert [layer.data_param.source for layer in kept if layer.type == "Data"] == [
-            f"data/{folder}/{phase}_{kind}" for kind in ("images", "labels")]
+            f"data/{folder}/{phase}_{kind}" for kind in ("images", "labels")
+        ]
     # the command beside `caffe train` makes that folder
     command = next(line for line in path.read_text().splitlines() if "build_lmdb.py" in line)
     assert ("--bbox" in command) == bool(box)
@@ -265,14 +355,23 @@ def test_a_folder_cut_to_boxes(tmp_path):
     assert 'stage: "bbox"' not in text and 'source: "data/train_images"' in text
 
 
-@pytest.mark.parametrize("levels, labels, sizes", [
-    ("1", [1], [12]), ("2", [1, 2], [12, 6]), ("plant,tribe", [1, 3], [12, 3]),
-    ("tribe, plant", [1, 3], [12, 3]), ("4", [1, 2, 3, 4], [12, 6, 3, 2])])
+@pytest.mark.parametrize(
+    "levels, labels, sizes",
+    [
+        ("1", [1], [12]),
+        ("2", [1, 2], [12, 6]),
+        ("plant,tribe", [1, 3], [12, 3]),
+        ("tribe, plant", [1, 3], [12, 3]),
+        ("4", [1, 2, 3, 4], [12, 6, 3, 2]),
+    ],
+)
 def test_levels(tmp_path, levels, labels, sizes):
-    nets_data.build(tmp_path / "data", "mine", ("plant", "genus", "tribe", "order"), (12, 6, 3, 2),
-                    227, 1, 1)
-    result = make(tmp_path, "--data", "data", "--net", "squeezenet", "--out", "nets", "--levels",
-                  levels)
+    nets_data.build(
+        tmp_path / "data", "mine", ("plant", "genus", "tribe", "order"), (12, 6, 3, 2), 227, 1, 1
+    )
+    result = make(
+        tmp_path, "--data", "data", "--net", "squeezenet", "--out", "nets", "--levels", levels
+    )
     assert result.returncode == 0, result.stderr
     net = read(tmp_path / "nets/mine_squeezenet_train_val.prototxt", caffe_pb2.NetParameter())
     layers = {layer.name: layer for layer in net.layer}
@@ -291,8 +390,9 @@ def test_diagnostics(built):
     for options, tops in (((), 1), (("--diagnostics",), 2)):
         result = make(built, *ONE[:4], "--out", f"tops{tops}", *options)
         assert result.returncode == 0, result.stderr
-        net = read(built / f"tops{tops}/mine_squeezenet_train_val.prototxt",
-                   caffe_pb2.NetParameter())
+        net = read(
+            built / f"tops{tops}/mine_squeezenet_train_val.prototxt", caffe_pb2.NetParameter()
+        )
         losses = {layer.name: layer for layer in net.layer if layer.type == "Python"}
         assert set(losses) == {"glm", *tables.RIVALS}
         for name, layer in losses.items():
@@ -303,33 +403,36 @@ def test_diagnostics(built):
 ONE = ("--data", "data/mine", "--net", "squeezenet", "--out", "refused")
 
 
-@pytest.mark.parametrize("options, status, says", [
-    (("--data", "data/none", *ONE[2:]), 1, "no manifest.json"),
-    (ONE + ("--glm-json", '{"margin": [1, 1]}'), 1, "margins"),
-    (ONE + ("--glm-json", '{"margins": [1]}'), 1, "one margin per level"),
-    (ONE + ("--glm-json", '{"average": "all"}'), 1, "fine_classes"),
-    (ONE + ("--glm-json", "nonsense"), 1, "not JSON"),
-    (ONE + ("--name", "../escape"), 1, "file name"),
-    (ONE + ("--max-iter", "0"), 2, "--max-iter"),
-    (ONE + ("--max-iter", str(2**31)), 2, "--max-iter"),
-    ((), 1, "repository's root"),
-    (ONE[:4] + ("--out", "data/mine/manifest.json"), 1, "is no folder"),
-    (ONE + ("--check",), 2, "--check"),
-    (("--net", "squeezenet"), 2, "--dataset"),
-    (("--dataset", "cub"), 2, "--net"),
-    (("--dataset", "cub", "--data", "data/mine"), 2, "not allowed"),
-    (ONE + ("--levels", "0"), 1, "has 2 levels"),
-    (ONE + ("--levels", "3"), 1, "has 2 levels"),
-    (ONE + ("--levels", "genus"), 1, "finest level, plant"),
-    (ONE + ("--levels", "plant,suit"), 1, "no level 'suit', only plant, genus"),
-    (ONE + ("--levels", ","), 1, "no level ''"),
-    (ONE + ("--levels", ""), 1, "no level ''"),
-    (ONE + ("--name", ""), 1, "file name"),
-    (ONE + ("--bbox",), 2, "--bbox needs a --dataset"),
-    (("--dataset", "cards", *ONE[2:], "--bbox"), 2, "cars, aircraft, cub"),
-    (("--levels", "2"), 2, "--dataset or --data"),
-    (("--bbox",), 2, "--dataset or --data"),
-])
+@pytest.mark.parametrize(
+    "options, status, says",
+    [
+        (("--data", "data/none", *ONE[2:]), 1, "no manifest.json"),
+        (ONE + ("--glm-json", '{"margin": [1, 1]}'), 1, "margins"),
+        (ONE + ("--glm-json", '{"margins": [1]}'), 1, "one margin per level"),
+        (ONE + ("--glm-json", '{"average": "all"}'), 1, "fine_classes"),
+        (ONE + ("--glm-json", "nonsense"), 1, "not JSON"),
+        (ONE + ("--name", "../escape"), 1, "file name"),
+        (ONE + ("--max-iter", "0"), 2, "--max-iter"),
+        (ONE + ("--max-iter", str(2**31)), 2, "--max-iter"),
+        ((), 1, "repository's root"),
+        (ONE[:4] + ("--out", "data/mine/manifest.json"), 1, "is no folder"),
+        (ONE + ("--check",), 2, "--check"),
+        (("--net", "squeezenet"), 2, "--dataset"),
+        (("--dataset", "cub"), 2, "--net"),
+        (("--dataset", "cub", "--data", "data/mine"), 2, "not allowed"),
+        (ONE + ("--levels", "0"), 1, "has 2 levels"),
+        (ONE + ("--levels", "3"), 1, "has 2 levels"),
+        (ONE + ("--levels", "genus"), 1, "finest level, plant"),
+        (ONE + ("--levels", "plant,suit"), 1, "no level 'suit', only plant, genus"),
+        (ONE + ("--levels", ","), 1, "no level ''"),
+        (ONE + ("--levels", ""), 1, "no level ''"),
+        (ONE + ("--name", ""), 1, "file name"),
+        (ONE + ("--bbox",), 2, "--bbox needs a --dataset"),
+        (("--dataset", "cards", *ONE[2:], "--bbox"), 2, "cars, aircraft, cub"),
+        (("--levels", "2"), 2, "--dataset or --data"),
+        (("--bbox",), 2, "--dataset or --data"),
+    ],
+)
 def test_refusals(built, options, status, says):
     result = make(built, *options)
     assert result.returncode == status
@@ -338,13 +441,25 @@ def test_refusals(built, options, status, says):
     assert not (built / "prototxt").exists()
 
 
-@pytest.mark.parametrize("manifest, says", [
-    ("{", "can't be read"), ("[]", "can't be read"), ('{"name": "x"}', "can't be read"),
-    ('{"name": "x", "options": {"size": 256}, "splits": {"train": {"images": 5}, '
-     '"test": {"images": 0}}}', "0 test images"),
-    ('{"name": "x", "options": {"size": "8"}, "splits": {"train": {"images": 5}, '
-     '"test": {"images": 5}}}', "can't be read"),
-    (None, "larger --size")])
+@pytest.mark.parametrize(
+    "manifest, says",
+    [
+        ("{", "can't be read"),
+        ("[]", "can't be read"),
+        ('{"name": "x"}', "can't be read"),
+        (
+            '{"name": "x", "options": {"size": 256}, "splits": {"train": {"images": 5}, '
+            '"test": {"images": 0}}}',
+            "0 test images",
+        ),
+        (
+            '{"name": "x", "options": {"size": "8"}, "splits": {"train": {"images": 5}, '
+            '"test": {"images": 5}}}',
+            "can't be read",
+        ),
+        (None, "larger --size"),
+    ],
+)
 def test_folders_that_cannot_be_used(tmp_path, manifest, says):
     folder = nets_data.build(tmp_path / "data", "x", ("a",), (3,), 8, train=1, test=1)
     if manifest:

@@ -25,13 +25,18 @@ WEIGHTS = ROOT / "../shared/data/weights/bvlc_googlenet.caffemodel"
 
 # layer: shape of its blob for one image, shape of its weights (None: it has none)
 ALEXNET = {
-    "conv1": ((96, 55, 55), (96, 3, 11, 11)), "norm1": ((96, 55, 55), None),
+    "conv1": ((96, 55, 55), (96, 3, 11, 11)),
+    "norm1": ((96, 55, 55), None),
     "pool1": ((96, 27, 27), None),
-    "conv2": ((256, 27, 27), (256, 48, 5, 5)), "norm2": ((256, 27, 27), None),
+    "conv2": ((256, 27, 27), (256, 48, 5, 5)),
+    "norm2": ((256, 27, 27), None),
     "pool2": ((256, 13, 13), None),
-    "conv3": ((384, 13, 13), (384, 256, 3, 3)), "conv4": ((384, 13, 13), (384, 192, 3, 3)),
-    "conv5": ((256, 13, 13), (256, 192, 3, 3)), "pool5": ((256, 6, 6), None),
-    "fc6": ((4096,), (4096, 9216)), "fc7": ((4096,), (4096, 4096)),
+    "conv3": ((384, 13, 13), (384, 256, 3, 3)),
+    "conv4": ((384, 13, 13), (384, 192, 3, 3)),
+    "conv5": ((256, 13, 13), (256, 192, 3, 3)),
+    "pool5": ((256, 6, 6), None),
+    "fc6": ((4096,), (4096, 9216)),
+    "fc7": ((4096,), (4096, 4096)),
 }
 
 
@@ -52,13 +57,22 @@ def vgg16(side, fully_connected):
 
 SHAPES = {"alexnet": ALEXNET, "vgg16": vgg16(224, True), "bcnn": vgg16(448, False)}
 # Parameters of the published networks, less those of the layers that the head replaces.
-PARAMETERS = {"alexnet": 60_965_224 - 4097 * 1000, "vgg16": 138_357_544 - 4097 * 1000,
-              "googlenet": 6_998_552 - 1025 * 1000, "bcnn": 14_714_688, "squeezenet": 722_496}
+PARAMETERS = {
+    "alexnet": 60_965_224 - 4097 * 1000,
+    "vgg16": 138_357_544 - 4097 * 1000,
+    "googlenet": 6_998_552 - 1025 * 1000,
+    "bcnn": 14_714_688,
+    "squeezenet": 722_496,
+}
 # fully connected layers of our head: nothing else may start random
 HEAD = {"fc8_fine", "fc9_coarse", "fc10_coarse"}
 SETTINGS = {  # momentum 0.9 everywhere; weight decay, lr_policy
-    "alexnet": (0.0005, "step"), "googlenet": (0.0002, "poly"), "vgg16": (0.0005, "step"),
-    "bcnn": (0.0005, "step"), "squeezenet": (0.0002, "poly")}
+    "alexnet": (0.0005, "step"),
+    "googlenet": (0.0002, "poly"),
+    "vgg16": (0.0005, "step"),
+    "bcnn": (0.0005, "step"),
+    "squeezenet": (0.0002, "poly"),
+}
 NETS = list(SETTINGS)
 
 
@@ -81,8 +95,11 @@ def deploy(net):
 @pytest.mark.parametrize("name", SHAPES)
 def test_every_layer_has_the_published_shape(name):
     net = deploy(name)
-    blobs = {blob: tuple(values.data.shape[1:]) for blob, values in net.blobs.items()
-             if "split" not in blob}
+    blobs = {
+        blob: tuple(values.data.shape[1:])
+        for blob, values in net.blobs.items()
+        if "split" not in blob
+    }
     expected = {layer: blob for layer, (blob, _) in SHAPES[name].items()}
     assert {blob: blobs[blob] for blob in expected} == expected
     side = {"alexnet": 227, "vgg16": 224, "bcnn": 448}[name]
@@ -99,8 +116,12 @@ def test_every_layer_has_the_published_shape(name):
 def test_count_of_parameters(name):
     """The published total, less the classifiers of the original. Only the head has others."""
     net = deploy(name)
-    count = sum(math.prod(blob.shape) for layer, blobs in net.params.items() if layer not in HEAD
-                for blob in blobs)
+    count = sum(
+        math.prod(blob.shape)
+        for layer, blobs in net.params.items()
+        if layer not in HEAD
+        for blob in blobs
+    )
     assert count == PARAMETERS[name] and HEAD < set(net.params)
 
 
@@ -114,14 +135,21 @@ def test_head_of_the_bilinear_cnn_reads_the_whole_descriptor():
 @pytest.mark.parametrize("name", NETS)
 def test_learning_rates_and_decay(name):
     """As the originals: biases at twice the rate, without decay; SqueezeNet's file sets nothing."""
-    old = {layer.name: layer for layer in training(f"cub_{name}").values()
-           if layer.type in ("Convolution", "InnerProduct") and layer.name not in HEAD
-           and not layer.name.endswith("classifier_fine")}
-    assert len(old) == {"alexnet": 7, "googlenet": 57 + 4, "vgg16": 15, "bcnn": 13,
-                        "squeezenet": 25}[name]
+    old = {
+        layer.name: layer
+        for layer in training(f"cub_{name}").values()
+        if layer.type in ("Convolution", "InnerProduct")
+        and layer.name not in HEAD
+        and not layer.name.endswith("classifier_fine")
+    }
+    assert (
+        len(old)
+        == {"alexnet": 7, "googlenet": 57 + 4, "vgg16": 15, "bcnn": 13, "squeezenet": 25}[name]
+    )
     for layer in old.values():
         assert [(p.lr_mult, p.decay_mult) for p in layer.param] == (
-            [] if name == "squeezenet" else [(1, 1), (2, 0)])
+            [] if name == "squeezenet" else [(1, 1), (2, 0)]
+        )
 
 
 @pytest.mark.parametrize("name", NETS)
@@ -134,8 +162,16 @@ def test_solver_settings_are_the_originals(name):
 
 def test_every_solver_value_has_its_origin():
     """All fields but those that say themselves what they are have a reason beside them."""
-    plain = {"net", "train_state", "test_state", "gamma", "power", "weight_decay", "display",
-             "snapshot_prefix"}
+    plain = {
+        "net",
+        "train_state",
+        "test_state",
+        "gamma",
+        "power",
+        "weight_decay",
+        "display",
+        "snapshot_prefix",
+    }
     for path in (ROOT / "prototxt").glob("*_ours_solver.prototxt"):
         body = path.read_text().split("\n\n", 1)[1]
         for line in body.splitlines():
@@ -145,9 +181,15 @@ def test_every_solver_value_has_its_origin():
 def test_fillers_and_normalisation():
     """BVLC's numbers, also where its own files are not at hand."""
     alexnet = training("cub_alexnet")
-    for key, (std, bias) in {"conv1": (0.01, 0), "conv2": (0.01, 0.1), "conv3": (0.01, 0),
-                             "conv4": (0.01, 0.1), "conv5": (0.01, 0.1), "fc6": (0.005, 0.1),
-                             "fc7": (0.005, 0.1)}.items():
+    for key, (std, bias) in {
+        "conv1": (0.01, 0),
+        "conv2": (0.01, 0.1),
+        "conv3": (0.01, 0),
+        "conv4": (0.01, 0.1),
+        "conv5": (0.01, 0.1),
+        "fc6": (0.005, 0.1),
+        "fc7": (0.005, 0.1),
+    }.items():
         layer = alexnet[key]
         param = layer.convolution_param if "conv" in key else layer.inner_product_param
         assert param.weight_filler.type == "gaussian"
@@ -173,10 +215,21 @@ def without_rules(layer):
     return copy
 
 
-@pytest.mark.parametrize("name, new, folder", [
-    ("cub_alexnet", {"fc8", "loss", "accuracy"}, "bvlc_alexnet"),
-    ("cub_googlenet", {f"loss{i}/{kind}" for i in (1, 2, 3) for kind in (
-        "classifier", "loss", f"loss{i}", "top-1", "top-5")}, "bvlc_googlenet")])
+@pytest.mark.parametrize(
+    "name, new, folder",
+    [
+        ("cub_alexnet", {"fc8", "loss", "accuracy"}, "bvlc_alexnet"),
+        (
+            "cub_googlenet",
+            {
+                f"loss{i}/{kind}"
+                for i in (1, 2, 3)
+                for kind in ("classifier", "loss", f"loss{i}", "top-1", "top-5")
+            },
+            "bvlc_googlenet",
+        ),
+    ],
+)
 def test_layers_are_bvlcs_own(name, new, folder):
     """Layer by layer and field by field, fillers and all, as in models/<folder>/train_val.prototxt.
 
@@ -187,8 +240,11 @@ def test_layers_are_bvlcs_own(name, new, folder):
     if not path.exists():
         pytest.skip(f"{path} is not there: Caffe's source was deleted after the build")
     theirs = text_format.Parse(path.read_text(), caffe_pb2.NetParameter())
-    theirs = {layer.name: without_rules(layer) for layer in theirs.layer
-              if layer.type != "Data" and layer.name not in new}
+    theirs = {
+        layer.name: without_rules(layer)
+        for layer in theirs.layer
+        if layer.type != "Data" and layer.name not in new
+    }
     ours = {key: without_rules(layer) for key, layer in training(name).items() if key in theirs}
     dropout = {"cub_alexnet": "drop7", "cub_googlenet": "pool5/drop_7x7_s1"}[name]
     assert list(theirs[dropout].top) == list(theirs[dropout].bottom) == list(ours[dropout].bottom)
@@ -202,11 +258,16 @@ def test_layers_are_bvlcs_own(name, new, folder):
 @pytest.mark.parametrize("name", NETS)
 def test_only_new_layers_start_random(name):
     """What the ImageNet caffemodel lacks is the head and GoogLeNet's two auxiliary classifiers."""
-    learnt = {key for key, layer in training(f"cub_{name}").items()
-              if layer.type in ("Convolution", "InnerProduct")}
-    published = {"alexnet": set(key for key, (_, shape) in ALEXNET.items() if shape),
-                 "vgg16": set(key for key, (_, shape) in SHAPES["vgg16"].items() if shape),
-                 "bcnn": set(key for key, (_, shape) in SHAPES["vgg16"].items() if shape)}
+    learnt = {
+        key
+        for key, layer in training(f"cub_{name}").items()
+        if layer.type in ("Convolution", "InnerProduct")
+    }
+    published = {
+        "alexnet": set(key for key, (_, shape) in ALEXNET.items() if shape),
+        "vgg16": set(key for key, (_, shape) in SHAPES["vgg16"].items() if shape),
+        "bcnn": set(key for key, (_, shape) in SHAPES["vgg16"].items() if shape),
+    }
     new = learnt - published.get(name, set(deploy(name).params) - HEAD)
     auxiliary = {key for key in new if key.startswith(("loss1/", "loss2/"))}
     assert new - auxiliary == HEAD
@@ -217,8 +278,9 @@ def test_only_new_layers_start_random(name):
 def test_imagenet_weights_fill_googlenet():
     """All of BVLC GoogLeNet but its classifier has a place of the same name, shape and values."""
     pretrained = caffe_pb2.NetParameter.FromString(WEIGHTS.read_bytes())
-    stored = {layer.name: layer.blobs for layer in [*pretrained.layer, *pretrained.layers]
-              if layer.blobs}
+    stored = {
+        layer.name: layer.blobs for layer in [*pretrained.layer, *pretrained.layers] if layer.blobs
+    }
     net = deploy("googlenet")
     assert set(net.params) - HEAD == set(stored) - {"loss3/classifier"}
     net.copy_from(str(WEIGHTS))  # ends the process where a shape differs
@@ -227,15 +289,21 @@ def test_imagenet_weights_fill_googlenet():
             assert np.array_equal(blob.data.ravel(), np.array(kept.data, np.float32)), name
 
 
-@pytest.mark.parametrize("kind, name", [
-    *(("net", f"cub_{name}_train_val") for name in NETS), ("net", "cub_bcnn_deploy"),
-    ("solver", "cub_bbox_bcnn_ours_solver")])
+@pytest.mark.parametrize(
+    "kind, name",
+    [
+        *(("net", f"cub_{name}_train_val") for name in NETS),
+        ("net", "cub_bcnn_deploy"),
+        ("solver", "cub_bbox_bcnn_ours_solver"),
+    ],
+)
 def test_caffe_has_nothing_to_upgrade(kind, name, tmp_path):
     """Caffe's own tools call one of each kind up to date; the rest is written by the same code."""
     tool = PREFIX / f"bin/upgrade_{kind}_proto_text"
     if not tool.exists():
         pytest.skip(f"{tool} is not there")
-    result = subprocess.run([tool, ROOT / f"prototxt/{name}.prototxt", tmp_path / "out"],
-                            capture_output=True, text=True)
+    result = subprocess.run(
+        [tool, ROOT / f"prototxt/{name}.prototxt", tmp_path / "out"], capture_output=True, text=True
+    )
     assert result.returncode == 0, result.stderr
     assert "already in latest proto format" in result.stderr

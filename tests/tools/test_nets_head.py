@@ -12,21 +12,42 @@ from google.protobuf import text_format
 from tools.nets import rules, tables
 
 ROOT = Path(__file__).resolve().parents[2]
-FEATURES = {"alexnet": "fc7", "googlenet": "pool5/7x7_s1", "vgg16": "fc7", "bcnn": "bilinear",
-            "squeezenet": "pool9"}
+FEATURES = {
+    "alexnet": "fc7",
+    "googlenet": "pool5/7x7_s1",
+    "vgg16": "fc7",
+    "bcnn": "bilinear",
+    "squeezenet": "pool9",
+}
 MAPS = {"googlenet", "squeezenet"}  # networks whose feature is C x 1 x 1
 DROPOUT = {"alexnet": 0.5, "googlenet": 0.4, "vgg16": 0.5, "bcnn": None, "squeezenet": 0.5}
 CROPS = {"alexnet": 227, "googlenet": 224, "vgg16": 224, "bcnn": 448, "squeezenet": 227}
 FOLDERS = {"bcnn": "{}_512", ("cards", "alexnet"): "{}_256", ("cards", "googlenet"): "{}_256"}
-STAGES = {"sm": "", "sm_glm": "glm", "csm": "csm", "csm_glm": "csm glm", "sc_csm": "csm skip",
-          "ours": "csm skip glm", "sm_contrastive": "contrastive", "sm_triplet": "triplet",
-          "sm_center": "center", "sm_minmax": "minmax"}
-RIVALS = {"contrastive": "ContrastiveLossLayer", "triplet": "TripletLossLayer",
-          "center": "CenterLossLayer", "minmax": "MinMaxLossLayer"}
+STAGES = {
+    "sm": "",
+    "sm_glm": "glm",
+    "csm": "csm",
+    "csm_glm": "csm glm",
+    "sc_csm": "csm skip",
+    "ours": "csm skip glm",
+    "sm_contrastive": "contrastive",
+    "sm_triplet": "triplet",
+    "sm_center": "center",
+    "sm_minmax": "minmax",
+}
+RIVALS = {
+    "contrastive": "ContrastiveLossLayer",
+    "triplet": "TripletLossLayer",
+    "center": "CenterLossLayer",
+    "minmax": "MinMaxLossLayer",
+}
 PHASES = {"train": caffe.TRAIN, "test": caffe.TEST}
 # data set, network, stage of the images
-SETTINGS = [(dataset, net, box) for dataset, net in tables.GRID
-            for box in ([""] if dataset == "cards" else ["", "bbox"])]
+SETTINGS = [
+    (dataset, net, box)
+    for dataset, net in tables.GRID
+    for box in ([""] if dataset == "cards" else ["", "bbox"])
+]
 
 
 @functools.cache
@@ -51,8 +72,12 @@ def setting(request):
 
 def test_the_grid_is_the_papers():
     """Tables I to III: three data sets in both settings, four networks; and the small extras."""
-    paper = {(dataset, net, box) for dataset in ("cars", "aircraft", "cub")
-             for net in ("alexnet", "googlenet", "vgg16", "bcnn") for box in ("", "bbox")}
+    paper = {
+        (dataset, net, box)
+        for dataset in ("cars", "aircraft", "cub")
+        for net in ("alexnet", "googlenet", "vgg16", "bcnn")
+        for box in ("", "bbox")
+    }
     assert paper < set(SETTINGS) and list(STAGES) == list(tables.STAGES)
 
 
@@ -74,11 +99,12 @@ def test_head(setting, variant, phase):
 
     # dropout does not touch the feature
     feature = dropped = FEATURES[net]
-    dropouts = [layer for layer in layers.values()
-                if layer.type == "Dropout" and feature in layer.bottom]
+    dropouts = [
+        layer for layer in layers.values() if layer.type == "Dropout" and feature in layer.bottom
+    ]
     assert len(dropouts) == (DROPOUT[net] is not None)
     for dropout in dropouts:
-        dropped, = dropout.top
+        (dropped,) = dropout.top
         assert dropped != feature
         assert dropout.dropout_param.dropout_ratio == pytest.approx(DROPOUT[net])
     if "skip" in stages and net in MAPS:
@@ -100,8 +126,7 @@ def test_head(setting, variant, phase):
         elif "skip" in stages:
             joined = layers[layer.bottom[0]]
             assert joined.type == "Concat"
-            assert list(joined.bottom) == [
-                "feature_vector" if net in MAPS else dropped] + heads[:j]
+            assert list(joined.bottom) == ["feature_vector" if net in MAPS else dropped] + heads[:j]
         else:
             assert list(layer.bottom) == [heads[j - 1]]
         loss = layers[losses[j]]
@@ -119,9 +144,15 @@ def test_head(setting, variant, phase):
         assert list(glm.bottom) == [feature] + list(layers["labels"].top)
         assert list(glm.loss_weight) == pytest.approx([0.8])
         assert (glm.python_param.module, glm.python_param.layer) == (
-            "python_layers.glm_loss", "GLMLossLayer")
+            "python_layers.glm_loss",
+            "GLMLossLayer",
+        )
         assert json.loads(glm.python_param.param_str) == {
-            "k": 1, "margins": [1] * h, "within_gradient": "paper", "normalize": True}
+            "k": 1,
+            "margins": [1] * h,
+            "within_gradient": "paper",
+            "normalize": True,
+        }
 
     # the losses it is compared with
     for name, layer in RIVALS.items():
@@ -130,7 +161,9 @@ def test_head(setting, variant, phase):
             rival = layers[name]
             assert list(rival.bottom) == [feature, "label_1"] and rival.loss_weight[0] > 0
             assert (rival.python_param.module, rival.python_param.layer) == (
-                f"python_layers.{name}_loss", layer)
+                f"python_layers.{name}_loss",
+                layer,
+            )
             assert [p.lr_mult for p in rival.param] == ([0] if name == "center" else [])
 
     # auxiliary classifiers
@@ -150,8 +183,9 @@ def test_head(setting, variant, phase):
 @pytest.mark.parametrize("phase", PHASES)
 def test_data_layers(setting, phase):
     dataset, net, box = setting
-    folder = FOLDERS.get((dataset, net), FOLDERS.get(net, "{}")).format("_".join(
-        filter(None, (dataset, box))))
+    folder = FOLDERS.get((dataset, net), FOLDERS.get(net, "{}")).format(
+        "_".join(filter(None, (dataset, box)))
+    )
     layers = layers_of(dataset, net, "ours", phase, box)
     images, labels = layers["data"], layers["label"]
     assert images.data_param.source == f"data/{folder}/{phase}_images"
@@ -159,7 +193,8 @@ def test_data_layers(setting, phase):
     assert images.data_param.batch_size == labels.data_param.batch_size
     assert list(images.transform_param.mean_value) == [104, 117, 123]
     assert images.transform_param.crop_size == (
-        144 if (dataset, net) == ("cards", "squeezenet") else CROPS[net])
+        144 if (dataset, net) == ("cards", "squeezenet") else CROPS[net]
+    )
     assert images.transform_param.mirror == (phase == "train" and dataset != "cards")
     assert not labels.HasField("transform_param")
     kinds = [layer.type for layer in layers.values()]
@@ -169,15 +204,23 @@ def test_data_layers(setting, phase):
 def test_rules_choose_as_caffe_does(tmp_path):
     """rules.select against Caffe's own Net, on all combinations of two stages, phases and rules."""
     net = caffe_pb2.NetParameter()
-    net.layer.add(name="data", type="Input", top=["data"],
-                  input_param=dict(shape=[dict(dim=[1, 1])]))
+    net.layer.add(
+        name="data", type="Input", top=["data"], input_param=dict(shape=[dict(dim=[1, 1])])
+    )
     cases = [
-        dict(), dict(include=[dict(phase=0)]), dict(include=[dict(phase=1, stage=["a"])]),
-        dict(include=[dict(stage=["a", "b"])]), dict(include=[dict(stage=["a"], not_stage=["b"])]),
-        dict(include=[dict(not_stage=["a", "b"])]), dict(include=[dict(min_level=1)]),
-        dict(include=[dict(max_level=-1)]), dict(include=[dict(min_level=-1, max_level=0)]),
+        dict(),
+        dict(include=[dict(phase=0)]),
+        dict(include=[dict(phase=1, stage=["a"])]),
+        dict(include=[dict(stage=["a", "b"])]),
+        dict(include=[dict(stage=["a"], not_stage=["b"])]),
+        dict(include=[dict(not_stage=["a", "b"])]),
+        dict(include=[dict(min_level=1)]),
+        dict(include=[dict(max_level=-1)]),
+        dict(include=[dict(min_level=-1, max_level=0)]),
         dict(include=[dict(stage=["a"]), dict(phase=1)]),
-        dict(exclude=[dict(phase=0)]), dict(exclude=[dict(stage=["b"]), dict(not_stage=["a"])])]
+        dict(exclude=[dict(phase=0)]),
+        dict(exclude=[dict(stage=["b"]), dict(not_stage=["a"])]),
+    ]
     for number, case in enumerate(cases):
         net.layer.add(name=f"l{number}", type="Power", bottom=["data"], top=[f"l{number}"], **case)
     path = tmp_path / "net.prototxt"
@@ -185,6 +228,9 @@ def test_rules_choose_as_caffe_does(tmp_path):
     for phase in PHASES.values():
         for stages in ([], ["a"], ["b"], ["a", "b"]):
             ours = [layer.name for layer in rules.select(net, phase, stages).layer]
-            theirs = [name for name in caffe.Net(str(path), phase, stages=stages)._layer_names
-                      if "split" not in name]
+            theirs = [
+                name
+                for name in caffe.Net(str(path), phase, stages=stages)._layer_names
+                if "split" not in name
+            ]
             assert ours == theirs

@@ -25,22 +25,39 @@ AUXILIARY = {"loss1/loss_fine", "loss2/loss_fine"}
 
 def tool(name, *arguments):
     """Run a tool of the repository in the current folder; returns what it prints."""
-    done = subprocess.run([sys.executable, ROOT / f"tools/{name}.py", *map(str, arguments)],
-                          capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, ROOT / f"tools/{name}.py", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 
 
 def make(net, *options, out="nets", batch=BATCH, iterations=2):
     """Nets and solvers in the current folder; `caffe train` runs the iterations."""
-    tool("make_prototxt", "--net", net, "--out", out, "--train-batch", batch, "--max-iter",
-         iterations, *options)
+    tool(
+        "make_prototxt",
+        "--net",
+        net,
+        "--out",
+        out,
+        "--train-batch",
+        batch,
+        "--max-iter",
+        iterations,
+        *options,
+    )
 
 
 def train(solver):
     """`caffe train` itself; returns its log."""
-    done = subprocess.run([shutil.which("caffe"), "train", "-solver", solver], text=True,
-                          env=os.environ | {"GLOG_minloglevel": "0"}, capture_output=True)
+    done = subprocess.run(
+        [shutil.which("caffe"), "train", "-solver", solver],
+        text=True,
+        env=os.environ | {"GLOG_minloglevel": "0"},
+        capture_output=True,
+    )
     assert done.returncode == 0, done.stderr[-2000:]
     return done.stderr
 
@@ -51,8 +68,9 @@ def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("repository")
     for name, side in (("cub", 232), ("cards", 150)):
         facts = tables.DATASETS[name]
-        nets_data.build(folder / "data" / name, name, facts.levels, facts.sizes, side, 2 * BATCH,
-                        BATCH)
+        nets_data.build(
+            folder / "data" / name, name, facts.levels, facts.sizes, side, 2 * BATCH, BATCH
+        )
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         make("squeezenet", "--data", "data/cards")
@@ -126,9 +144,13 @@ def test_two_steps_of_training(folder, variant):
     assert all(np.any(bias) for bias in biases)
 
 
-@pytest.mark.parametrize("name, variant", [
-    *(("cub_googlenet", variant) for variant in ("csm", "ours", "sm_center")),
-    ("cub_alexnet", "ours")])
+@pytest.mark.parametrize(
+    "name, variant",
+    [
+        *(("cub_googlenet", variant) for variant in ("csm", "ours", "sm_center")),
+        ("cub_alexnet", "ours"),
+    ],
+)
 def test_a_step_of_larger_nets(folder, name, variant):
     """Two iterations of the solver through pycaffe, of 50: no test, no snapshot.
 
@@ -149,18 +171,24 @@ def test_a_step_of_larger_nets(folder, name, variant):
 def test_boxes_from_training_to_evaluation(folder):
     """One net file reads either setting: solver, snapshot, check and evaluation of _bbox."""
     facts = tables.DATASETS["cub"]
-    nets_data.build(folder / "data/cub_bbox", "cub_bbox", facts.levels, facts.sizes, 256, BATCH,
-                    BATCH, seed=1)
+    nets_data.build(
+        folder / "data/cub_bbox", "cub_bbox", facts.levels, facts.sizes, 256, BATCH, BATCH, seed=1
+    )
     make("squeezenet", "--dataset", "cub", "--bbox", "--variant", "sm_glm", out="boxes")
     path = Path("boxes/cub_bbox_squeezenet_sm_glm_solver.prototxt")
-    assert sorted(os.listdir("boxes")) == [path.name, "cub_squeezenet_deploy.prototxt",
-                                           "cub_squeezenet_train_val.prototxt"]
+    assert sorted(os.listdir("boxes")) == [
+        path.name,
+        "cub_squeezenet_deploy.prototxt",
+        "cub_squeezenet_train_val.prototxt",
+    ]
     # a test of all 5794 images that CUB has is too long here
     path.write_text(re.sub(r"test_iter: \d+", "test_iter: 1", path.read_text()))
     log = train(path)
     assert set(re.findall(r"Opened lmdb (\S+)", log)) == {
-        f"data/cub_bbox/{split}_{kind}" for split in ("train", "test")
-        for kind in ("images", "labels")}
+        f"data/cub_bbox/{split}_{kind}"
+        for split in ("train", "test")
+        for kind in ("images", "labels")
+    }
     assert "data/cub_bbox/test_labels" in tool("check_env", "--solver", path)
     tool("evaluate", "--solver", path, "--out", "boxes/result.json")
     result = json.loads(Path("boxes/result.json").read_text())
@@ -168,9 +196,15 @@ def test_boxes_from_training_to_evaluation(folder):
     assert result["experiment"] == "cub_bbox_squeezenet_sm_glm"
 
 
-@pytest.mark.parametrize("options, chosen", [
-    (("--levels", "2"), (0, 1)), (("--levels", "card"), (0,)),
-    (("--levels", "colour, card"), (0, 2)), (("--levels", "3"), (0, 1, 2))])
+@pytest.mark.parametrize(
+    "options, chosen",
+    [
+        (("--levels", "2"), (0, 1)),
+        (("--levels", "card"), (0,)),
+        (("--levels", "colour, card"), (0, 2)),
+        (("--levels", "3"), (0, 1, 2)),
+    ],
+)
 def test_some_levels_of_a_tree(folder, options, chosen):
     """The label LMDB has three levels; the net classifies some, and prints nothing of the rest."""
     name = f"levels{len(chosen)}{chosen[-1]}"
@@ -182,8 +216,8 @@ def test_some_levels_of_a_tree(folder, options, chosen):
         assert set(net.outputs) == {*LOSSES[:count], *ACCURACIES[:count]}
     net = load(f"{name}_squeezenet", caffe.TRAIN, "ours")
     net.forward()
-    assert set(net.outputs) == {*LOSSES[:len(chosen)], "glm_loss"}
-    heads = ["fc8_fine", "fc9_coarse", "fc10_coarse"][:len(chosen)]
+    assert set(net.outputs) == {*LOSSES[: len(chosen)], "glm_loss"}
+    heads = ["fc8_fine", "fc9_coarse", "fc10_coarse"][: len(chosen)]
     assert [net.blobs[head].shape[1] for head in heads] == sizes
     of = {layer: list(net.bottom_names[layer]) for layer in net.bottom_names}
     for head, loss, level in zip(heads, LOSSES, chosen):
@@ -196,8 +230,17 @@ def test_some_levels_of_a_tree(folder, options, chosen):
 
 def test_levels_from_training_to_evaluation(folder):
     """fc9_coarse of `--levels card,colour` is scored on the tree's third level."""
-    make("squeezenet", "--data", "data/cards", "--name", "skipped", "--levels", "card,colour",
-         "--variant", "ours")
+    make(
+        "squeezenet",
+        "--data",
+        "data/cards",
+        "--name",
+        "skipped",
+        "--levels",
+        "card,colour",
+        "--variant",
+        "ours",
+    )
     solver = "nets/skipped_squeezenet_ours_solver.prototxt"
     train(solver)
     tool("evaluate", "--solver", solver, "--out", "skipped.json")
@@ -241,8 +284,10 @@ def test_a_step_of_the_heaviest_nets(folder, net, side):
     assert int(done.stdout) < 4000, "MiB"
 
 
-@pytest.mark.parametrize("name, side", [("cards_squeezenet", 144), ("cub_googlenet", 224),
-                                        ("cub_alexnet", 227), ("cub_vgg16", 224)])
+@pytest.mark.parametrize(
+    "name, side",
+    [("cards_squeezenet", 144), ("cub_googlenet", 224), ("cub_alexnet", 227), ("cub_vgg16", 224)],
+)
 def test_opencv_agrees_with_caffe(tmp_path, name, side):
     """Random weights, the deploy file, one image: the same probabilities in Caffe and OpenCV.
 

@@ -39,11 +39,22 @@ def data(tmp_path_factory):
     rng = np.random.default_rng(0)
     for split in ("train", "test"):
         classes = rng.permutation(np.repeat(np.arange(6), 9))
-        tiny.write_lmdb(folder / f"{split}_images", (caffe_pb2.Datum(
-            channels=3, height=8, width=8, data=rng.bytes(192), label=label) for label in classes))
-        tiny.write_lmdb(folder / f"{split}_labels", (caffe_pb2.Datum(
-            channels=3, height=1, width=1, float_data=tiny.LABELS[label], label=label)
-            for label in classes))
+        tiny.write_lmdb(
+            folder / f"{split}_images",
+            (
+                caffe_pb2.Datum(channels=3, height=8, width=8, data=rng.bytes(192), label=label)
+                for label in classes
+            ),
+        )
+        tiny.write_lmdb(
+            folder / f"{split}_labels",
+            (
+                caffe_pb2.Datum(
+                    channels=3, height=1, width=1, float_data=tiny.LABELS[label], label=label
+                )
+                for label in classes
+            ),
+        )
     return folder
 
 
@@ -53,22 +64,47 @@ def write_solver(folder, data, stages, batch, iter_size=1, iterations=ITERATIONS
     net = caffe_pb2.NetParameter(name="tiny")
     for phase, split in ((caffe.TRAIN, "train"), (caffe.TEST, "test")):
         for top, kind in (("data", "images"), ("label", "labels")):
-            net.layer.add(name=top, type="Data", top=[top], include=[dict(phase=phase)],
-                          transform_param=dict(scale=1 / 255 if top == "data" else 1),
-                          data_param=dict(source=f"{data}/{split}_{kind}", batch_size=batch,
-                                          backend=caffe_pb2.DataParameter.LMDB))
+            net.layer.add(
+                name=top,
+                type="Data",
+                top=[top],
+                include=[dict(phase=phase)],
+                transform_param=dict(scale=1 / 255 if top == "data" else 1),
+                data_param=dict(
+                    source=f"{data}/{split}_{kind}",
+                    batch_size=batch,
+                    backend=caffe_pb2.DataParameter.LMDB,
+                ),
+            )
     head.add_slice(net, len(tiny.TREE.sizes))
     filler = dict(type="gaussian", std=0.1)
-    net.layer.add(name="fc", type="InnerProduct", bottom=["data"], top=["feature"],
-                  inner_product_param=dict(num_output=16, weight_filler=filler))
+    net.layer.add(
+        name="fc",
+        type="InnerProduct",
+        bottom=["data"],
+        top=["feature"],
+        inner_product_param=dict(num_output=16, weight_filler=filler),
+    )
     net.layer.add(name="relu", type="ReLU", bottom=["feature"], top=["feature"])
     head.add_head(net, "feature", "feature", tiny.TREE.sizes, filler, GLM, False)
     (folder / "net.prototxt").write_text(str(net))
     solver = caffe_pb2.SolverParameter(
-        net=f"{folder}/net.prototxt", snapshot_prefix=f"{folder}/model", base_lr=0.01,
-        momentum=0.9, weight_decay=0.001, lr_policy="step", gamma=0.5, stepsize=6, display=2,
-        test_iter=[2], test_interval=4, max_iter=iterations, iter_size=iter_size, random_seed=3,
-        **fields)
+        net=f"{folder}/net.prototxt",
+        snapshot_prefix=f"{folder}/model",
+        base_lr=0.01,
+        momentum=0.9,
+        weight_decay=0.001,
+        lr_policy="step",
+        gamma=0.5,
+        stepsize=6,
+        display=2,
+        test_iter=[2],
+        test_interval=4,
+        max_iter=iterations,
+        iter_size=iter_size,
+        random_seed=3,
+        **fields,
+    )
     for state in (solver.train_state, solver.test_state.add()):
         state.stage.extend(stages)
     path = folder / "solver.prototxt"
@@ -82,8 +118,11 @@ def parallel(*arguments, **environment):
 
 def weights(path):
     net = caffe_pb2.NetParameter.FromString(path.read_bytes())
-    return {f"{layer.name}[{i}]": np.array(blob.data) for layer in net.layer
-            for i, blob in enumerate(layer.blobs)}
+    return {
+        f"{layer.name}[{i}]": np.array(blob.data)
+        for layer in net.layer
+        for i, blob in enumerate(layer.blobs)
+    }
 
 
 def assert_same(folder, other):
@@ -96,8 +135,12 @@ def assert_same(folder, other):
 
 
 def train_alone(solver, *options):
-    done = subprocess.run([shutil.which("caffe"), "train", "-solver", solver, *options], text=True,
-                          env=os.environ | {"GLOG_minloglevel": "0"}, capture_output=True)
+    done = subprocess.run(
+        [shutil.which("caffe"), "train", "-solver", solver, *options],
+        text=True,
+        env=os.environ | {"GLOG_minloglevel": "0"},
+        capture_output=True,
+    )
     assert done.returncode == 0, done.stderr[-2000:]
     return done.stderr
 
@@ -107,11 +150,17 @@ def series(text, path):
     return caffe_log.read(path).series
 
 
-@pytest.mark.parametrize("stages, iter_size, start", [
-    (["csm", "skip", "glm"], 2, None), (["center"], 2, "snapshot"),
-    (["contrastive", "triplet", "minmax"], 1, "weights")])
-def test_two_ranks_take_the_steps_of_one_process_with_twice_the_batch(tmp_path, data, stages,
-                                                                      iter_size, start):
+@pytest.mark.parametrize(
+    "stages, iter_size, start",
+    [
+        (["csm", "skip", "glm"], 2, None),
+        (["center"], 2, "snapshot"),
+        (["contrastive", "triplet", "minmax"], 1, "weights"),
+    ],
+)
+def test_two_ranks_take_the_steps_of_one_process_with_twice_the_batch(
+    tmp_path, data, stages, iter_size, start
+):
     """The log too: rank 0 alone prints, and its metric losses are those of all samples."""
     options = []
     if start:
@@ -122,8 +171,13 @@ def test_two_ranks_take_the_steps_of_one_process_with_twice_the_batch(tmp_path, 
     both = write_solver(tmp_path / "both", data, stages, BATCH // 2, iter_size)
     text = train_alone(alone, *["-" * (i == 0) + str(part) for i, part in enumerate(options)])
     expected = series(text, tmp_path / "alone.log")
-    done = parallel("--solver", both, "--processes", 2,
-                    *["--" * (i == 0) + str(part) for i, part in enumerate(options)])
+    done = parallel(
+        "--solver",
+        both,
+        "--processes",
+        2,
+        *["--" * (i == 0) + str(part) for i, part in enumerate(options)],
+    )
     assert done.returncode == 0, done.stderr
     assert_same(tmp_path / "alone", tmp_path / "both")
     found = series(done.stderr, tmp_path / "both.log")
@@ -132,8 +186,9 @@ def test_two_ranks_take_the_steps_of_one_process_with_twice_the_batch(tmp_path, 
         assert list(found[key][0]) == list(iterations)
         if key[0] == "train" and key[1].removesuffix("_loss") in stages:
             assert found[key][1] == pytest.approx(values, rel=1e-4, abs=1e-5)
-    assert sorted(path.name for path in (tmp_path / "both").iterdir()) \
-        == sorted(path.name for path in (tmp_path / "alone").iterdir())
+    assert sorted(path.name for path in (tmp_path / "both").iterdir()) == sorted(
+        path.name for path in (tmp_path / "alone").iterdir()
+    )
 
 
 @pytest.fixture
@@ -142,8 +197,12 @@ def endless(tmp_path, data):
     solver = write_solver(tmp_path, data, ["glm"], 3, iterations=10**6, snapshot=5)
     process = subprocess.Popen(
         [sys.executable, "tools/train_parallel.py", "--solver", solver, "--processes", "2"],
-        cwd=ROOT, env=os.environ | {"GLOG_minloglevel": "0"}, stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE, text=True)
+        cwd=ROOT,
+        env=os.environ | {"GLOG_minloglevel": "0"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
     for line in process.stderr:
         if "Iteration 8 " in line:
             break
@@ -195,8 +254,12 @@ def test_the_death_of_one_rank_ends_all_and_says_how_to_go_on(endless):
     os.kill(ranks(solver)[1], signal.SIGKILL)
     mpi, text = process.communicate(timeout=60)
     assert process.returncode == 1 and "Killed (signal 9)" in mpi
-    last = re.search(r"^error: a rank failed, see above, and with it the training: "
-                     r"--snapshot (\S+\.solverstate) goes on from there$", text, re.MULTILINE)
+    last = re.search(
+        r"^error: a rank failed, see above, and with it the training: "
+        r"--snapshot (\S+\.solverstate) goes on from there$",
+        text,
+        re.MULTILINE,
+    )
     assert Path(last[1]).is_file()
     assert not ranks(solver)
 
@@ -206,15 +269,29 @@ def test_what_a_layer_says_of_a_batch_ends_the_training(tmp_path, data):
     solver.write_text(solver.read_text().replace("base_lr: 0.01", "base_lr: 1e30"))
     done = parallel("--solver", solver, "--processes", 2)
     assert done.returncode == 1
-    assert re.search(r"^error: rank \d of 2: GLMLossLayer: the features of .* training has "
-                     r"diverged", done.stderr, re.MULTILINE), done.stderr
+    assert re.search(
+        r"^error: rank \d of 2: GLMLossLayer: the features of .* training has "
+        r"diverged",
+        done.stderr,
+        re.MULTILINE,
+    ), done.stderr
     assert "Traceback" not in done.stderr
 
 
-@pytest.mark.parametrize("options", [
-    ["--gpus", "0,0"], ["--gpus", "-1"], ["--gpus", "a"], ["--gpus", ""], ["--processes", "0"],
-    ["--processes", "two"], [], ["--gpus", "0", "--processes", "2"],
-    ["--processes", "2", "--weights", "w", "--snapshot", "s"]])
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["--gpus", "0,0"],
+        ["--gpus", "-1"],
+        ["--gpus", "a"],
+        ["--gpus", ""],
+        ["--processes", "0"],
+        ["--processes", "two"],
+        [],
+        ["--gpus", "0", "--processes", "2"],
+        ["--processes", "2", "--weights", "w", "--snapshot", "s"],
+    ],
+)
 def test_wrong_usage_is_refused(monkeypatch, capsys, options):
     monkeypatch.setattr(sys, "argv", ["train_parallel.py", "--solver", "s.prototxt", *options])
     with pytest.raises(SystemExit) as ended:
@@ -222,11 +299,15 @@ def test_wrong_usage_is_refused(monkeypatch, capsys, options):
     assert ended.value.code == 2 and "error: " in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("options, says", [
-    (["--solver", "none.prototxt"], "none.prototxt is not there"),
-    (["--weights", "none.caffemodel"], "none.caffemodel is not there"),
-    (["--snapshot", "none.solverstate"], "none.solverstate is not there"),
-    (["--gpus", "0,1"], "trains on the CPU" if not caffe.has_nccl() else "GPU")])
+@pytest.mark.parametrize(
+    "options, says",
+    [
+        (["--solver", "none.prototxt"], "none.prototxt is not there"),
+        (["--weights", "none.caffemodel"], "none.caffemodel is not there"),
+        (["--snapshot", "none.solverstate"], "none.solverstate is not there"),
+        (["--gpus", "0,1"], "trains on the CPU" if not caffe.has_nccl() else "GPU"),
+    ],
+)
 def test_what_would_end_every_rank_is_said_once(tmp_path, data, monkeypatch, options, says):
     where = [] if "--gpus" in options else ["--processes", "2"]
     solver = str(write_solver(tmp_path, data, [], 3))
@@ -235,9 +316,15 @@ def test_what_would_end_every_rank_is_said_once(tmp_path, data, monkeypatch, opt
         train_parallel.main()
 
 
-@pytest.mark.parametrize("seen, gpus, place, expected", [
-    (None, [0, 1], 1, "1"), ("", [3, 2], 0, "3"), ("4,5", [0, 1], 1, "5"),
-    ("GPU-a,GPU-b", [1, 0], 0, "GPU-b")])
+@pytest.mark.parametrize(
+    "seen, gpus, place, expected",
+    [
+        (None, [0, 1], 1, "1"),
+        ("", [3, 2], 0, "3"),
+        ("4,5", [0, 1], 1, "5"),
+        ("GPU-a,GPU-b", [1, 0], 0, "GPU-b"),
+    ],
+)
 def test_every_rank_sees_its_own_gpu_only(monkeypatch, seen, gpus, place, expected):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", seen or "")
     if seen is None:
@@ -252,8 +339,9 @@ def test_a_gpu_that_is_hidden_is_refused(monkeypatch):
         rank.own_gpu([0, 2], 1)
 
 
-@pytest.mark.parametrize("iter_size, shared, early", [(1, False, True), (2, False, False),
-                                                      (1, True, False)])
+@pytest.mark.parametrize(
+    "iter_size, shared, early", [(1, False, True), (2, False, False), (1, True, False)]
+)
 def test_gradients_travel_early_only_where_they_are_final(iter_size, shared, early):
     solver = caffe_pb2.SolverParameter(iter_size=iter_size)
     net = caffe_pb2.NetParameter()

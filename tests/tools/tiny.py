@@ -17,8 +17,11 @@ from tools.nets import head
 
 SIDE = 8
 LABELS = np.array([[0, 0, 0], [1, 0, 0], [2, 1, 0], [3, 1, 0], [4, 2, 1], [5, 2, 1]])
-TREE = Hierarchy(("kind", "group", "half"), LABELS,
-                 [[f"kind {i}" for i in range(6)], ["a", "b", "c"], ["left", "right"]])
+TREE = Hierarchy(
+    ("kind", "group", "half"),
+    LABELS,
+    [[f"kind {i}" for i in range(6)], ["a", "b", "c"], ["left", "right"]],
+)
 
 
 def write_lmdb(folder, datums):
@@ -37,11 +40,22 @@ def image(pixel):
 def data_set(folder, true, lit, split="test"):
     """LMDBs and hierarchy.tsv: record i has class true[i] and shows the pixel lit[i]."""
     folder.mkdir(exist_ok=True)
-    write_lmdb(folder / f"{split}_images", (caffe_pb2.Datum(
-        data=cv2.imencode(".png", image(pixel))[1].tobytes(), encoded=True, label=label)
-        for pixel, label in zip(lit, true)))
-    write_lmdb(folder / f"{split}_labels", (caffe_pb2.Datum(
-        channels=3, height=1, width=1, float_data=LABELS[label], label=label) for label in true))
+    write_lmdb(
+        folder / f"{split}_images",
+        (
+            caffe_pb2.Datum(
+                data=cv2.imencode(".png", image(pixel))[1].tobytes(), encoded=True, label=label
+            )
+            for pixel, label in zip(lit, true)
+        ),
+    )
+    write_lmdb(
+        folder / f"{split}_labels",
+        (
+            caffe_pb2.Datum(channels=3, height=1, width=1, float_data=LABELS[label], label=label)
+            for label in true
+        ),
+    )
     (folder / "hierarchy.tsv").write_text(TREE.text())
 
 
@@ -51,20 +65,37 @@ def solver(folder, data, stages, batch=4, sizes=TREE.sizes):
     for phase, split in ((caffe.TRAIN, "train"), (caffe.TEST, "test")):
         for top in ("data", "label"):
             kind = "images" if top == "data" else "labels"
-            net.layer.add(name=top, type="Data", top=[top], include=[dict(phase=phase)],
-                          data_param=dict(source=f"{data}/{split}_{kind}", batch_size=batch,
-                                          backend=caffe_pb2.DataParameter.LMDB))
+            net.layer.add(
+                name=top,
+                type="Data",
+                top=[top],
+                include=[dict(phase=phase)],
+                data_param=dict(
+                    source=f"{data}/{split}_{kind}",
+                    batch_size=batch,
+                    backend=caffe_pb2.DataParameter.LMDB,
+                ),
+            )
     head.add_slice(net, len(sizes))
     net.layer.add(name="feature", type="Flatten", bottom=["data"], top=["feature"])
     net.layer.add(name="dropped", type="Dropout", bottom=["feature"], top=["dropped"])
-    head.add_head(net, "feature", "dropped", sizes, dict(type="constant"),
-                  dict(margins=[1] * len(sizes)), False)
+    head.add_head(
+        net,
+        "feature",
+        "dropped",
+        sizes,
+        dict(type="constant"),
+        dict(margins=[1] * len(sizes)),
+        False,
+    )
     (folder / "tiny_train_val.prototxt").write_text(str(net))
     state = "".join(f'stage: "{stage}" ' for stage in stages)
     path = folder / f"tiny_{'_'.join(stages) or 'sm'}_solver.prototxt"
-    path.write_text(f'net: "{folder}/tiny_train_val.prototxt"\n'
-                    f'train_state {{ {state}}}\ntest_state {{ {state}}}\n'
-                    f'base_lr: 0.01 lr_policy: "fixed" snapshot_prefix: "{folder}/model"\n')
+    path.write_text(
+        f'net: "{folder}/tiny_train_val.prototxt"\n'
+        f"train_state {{ {state}}}\ntest_state {{ {state}}}\n"
+        f'base_lr: 0.01 lr_policy: "fixed" snapshot_prefix: "{folder}/model"\n'
+    )
     return path
 
 

@@ -43,8 +43,9 @@ def losses_of(features, fine, classes, parameters):
         return LpDistance(normalize_embeddings=parameters[name]["normalize"], p=2, power=power)
 
     reach, margin = (parameters[name]["margin"] for name in ("contrastive", "triplet"))
-    contrastive = losses.ContrastiveLoss(pos_margin=0, neg_margin=reach,
-                                         distance=distance("contrastive", 1))
+    contrastive = losses.ContrastiveLoss(
+        pos_margin=0, neg_margin=reach, distance=distance("contrastive", 1)
+    )
     triplet = losses.TripletMarginLoss(margin, distance=distance("triplet", 2))
     semihard = miners.TripletMarginMiner(margin, "semihard", distance=distance("triplet", 2))
     similar = losses.MultiSimilarityLoss()
@@ -54,7 +55,7 @@ def losses_of(features, fine, classes, parameters):
         "glm": lambda: similar(x, y, near(x, y)),
         "contrastive": lambda: contrastive(x, y),
         "triplet": lambda: triplet(x, y, semihard(x, y)),
-        "center": lambda: ((x - centers[y])**2).sum() / 2 / len(x),
+        "center": lambda: ((x - centers[y]) ** 2).sum() / 2 / len(x),
         "minmax": lambda: similar(x, y, near(x, y)),
     }
 

@@ -23,14 +23,25 @@ ENDINGS = (".jpg", ".jpeg")
 
 
 def add_options(parser):
-    parser.add_argument("--photos", type=Path, metavar="FOLDER",
-                        help="of JPEG files, at any depth (default: photographs made for it)")
-    parser.add_argument("--count", type=positive, default=1500,
-                        help="photographs: so many are made, or taken from the folder (default: "
-                        "%(default)s)")
-    parser.add_argument("--jobs", type=positive, default=len(os.sched_getaffinity(0)),
-                        help="threads of build_lmdb.py and of the bare loop (default: the "
-                        "processors at hand, %(default)s)")
+    parser.add_argument(
+        "--photos",
+        type=Path,
+        metavar="FOLDER",
+        help="of JPEG files, at any depth (default: photographs made for it)",
+    )
+    parser.add_argument(
+        "--count",
+        type=positive,
+        default=1500,
+        help="photographs: so many are made, or taken from the folder (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--jobs",
+        type=positive,
+        default=len(os.sched_getaffinity(0)),
+        help="threads of build_lmdb.py and of the bare loop (default: the "
+        "processors at hand, %(default)s)",
+    )
     add_runs(parser, 3)
 
 
@@ -50,11 +61,16 @@ def run(options):
         build = Build(options.photos, photos, folder, made, options.jobs)
         convert = _converter(options.photos, photos, folder, made)
         bare_loop = _bare([path.resolve() for path in photos], folder, options.jobs)
-        seconds = alternating_medians([build, convert, bare_loop], options.runs,
-                                      lambda: shutil.rmtree(made, ignore_errors=True))
+        seconds = alternating_medians(
+            [build, convert, bare_loop],
+            options.runs,
+            lambda: shutil.rmtree(made, ignore_errors=True),
+        )
     ours, caffe, bare = (len(photos) / value for value in seconds)
-    print(f"{len(photos)} photographs to {SIZE} x {SIZE} JPEG; {options.jobs} threads; medians of "
-          f"{options.runs} runs")
+    print(
+        f"{len(photos)} photographs to {SIZE} x {SIZE} JPEG; {options.jobs} threads; medians of "
+        f"{options.runs} runs"
+    )
     print(f"{'':18} images/s  ratio of build_lmdb.py to it")
     print(f"{'build_lmdb.py':18} {ours:8.1f}         at most {build.memory >> 20} MB of memory")
     print(f"{'convert_imageset':18} {caffe:8.1f} {ours / caffe:6.2f}")
@@ -67,8 +83,13 @@ def _make(folder, count):
     rng = np.random.default_rng(0)
     for number in range(count):
         image = sum(
-            cv2.resize(rng.normal(0, 30, (side, side, 3)).astype(np.float32), MADE[::-1],
-                       interpolation=cv2.INTER_CUBIC) for side in (4, 16, 64))
+            cv2.resize(
+                rng.normal(0, 30, (side, side, 3)).astype(np.float32),
+                MADE[::-1],
+                interpolation=cv2.INTER_CUBIC,
+            )
+            for side in (4, 16, 64)
+        )
         image += rng.normal(128, 5, (*MADE, 1)).astype(np.float32)
         cv2.imwrite(str(folder / f"{number:05d}.jpg"), np.clip(image, 0, 255).astype(np.uint8))
     return folder
@@ -97,12 +118,25 @@ class Build:
                 writer.writerow((path.relative_to(root), f"class {number % CLASSES}", split))
         self.memory = 0
         self._command = [
-            sys.executable, ROOT / "data_prep/build_lmdb.py", "table", "--table", table, "--root",
-            root, "--out", made, "--size", SIZE, "--jobs", jobs]
+            sys.executable,
+            ROOT / "data_prep/build_lmdb.py",
+            "table",
+            "--table",
+            table,
+            "--root",
+            root,
+            "--out",
+            made,
+            "--size",
+            SIZE,
+            "--jobs",
+            jobs,
+        ]
 
     def __call__(self):
-        process = subprocess.Popen([*map(str, self._command)], stdout=subprocess.DEVNULL,
-                                   stderr=subprocess.PIPE)
+        process = subprocess.Popen(
+            [*map(str, self._command)], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+        )
         said = process.stderr.read().decode(errors="replace")
         _, status, usage = os.wait4(process.pid, 0)
         process.returncode = os.waitstatus_to_exitcode(status)
@@ -116,16 +150,33 @@ def _converter(root, photos, folder, made):
     caffe = shutil.which("caffe")
     command = Path(caffe).resolve().with_name("convert_imageset") if caffe else None
     if command is None or not command.is_file():
-        raise UserError("convert_imageset, one of Caffe's tools, is not beside `caffe`: run `make "
-                        "setup` and activate .venv")
+        raise UserError(
+            "convert_imageset, one of Caffe's tools, is not beside `caffe`: run `make "
+            "setup` and activate .venv"
+        )
     listed = folder / "photos.txt"
-    listed.write_text("".join(f"{path.relative_to(root)} {number % CLASSES}\n"
-                              for number, path in enumerate(photos)), encoding="utf-8")
+    listed.write_text(
+        "".join(
+            f"{path.relative_to(root)} {number % CLASSES}\n" for number, path in enumerate(photos)
+        ),
+        encoding="utf-8",
+    )
 
     def convert():
         done = subprocess.run(
-            [command, "--encoded", "--encode_type=jpg", f"--resize_width={SIZE}",
-             f"--resize_height={SIZE}", f"{root}/", listed, made], capture_output=True, text=True)
+            [
+                command,
+                "--encoded",
+                "--encode_type=jpg",
+                f"--resize_width={SIZE}",
+                f"--resize_height={SIZE}",
+                f"{root}/",
+                listed,
+                made,
+            ],
+            capture_output=True,
+            text=True,
+        )
         if done.returncode:
             raise UserError(f"convert_imageset failed: {done.stderr.strip().splitlines()[-1]}")
 

@@ -19,15 +19,25 @@ def losses_of(features, labels, classes):
     """{name: function() -> LossTerms} of every metric loss, with the parameters of the nets."""
     fine = labels[0]
     centres = np.zeros((classes, features.shape[1]), features.dtype)
-    of_fine = {"contrastive": contrastive.forward, "triplet": triplet.forward,
-               "minmax": minmax.forward}
+    of_fine = {
+        "contrastive": contrastive.forward,
+        "triplet": triplet.forward,
+        "minmax": minmax.forward,
+    }
     return {
-        "glm": lambda: glm.forward(features, labels, **glm_loss.settings(
-            json.dumps(tables.glm_parameters(len(labels))), len(labels))),
-        **{name: lambda name=name, forward=forward: forward(
-            features, [fine], **tables.RIVALS[name].parameters(classes))
-           for name, forward in of_fine.items()},
-        "center": lambda: center.forward(features, [fine], centres)}
+        "glm": lambda: glm.forward(
+            features,
+            labels,
+            **glm_loss.settings(json.dumps(tables.glm_parameters(len(labels))), len(labels)),
+        ),
+        **{
+            name: lambda name=name, forward=forward: forward(
+                features, [fine], **tables.RIVALS[name].parameters(classes)
+            )
+            for name, forward in of_fine.items()
+        },
+        "center": lambda: center.forward(features, [fine], centres),
+    }
 
 
 def run(options):
@@ -41,35 +51,60 @@ def run(options):
     """
     rng = np.random.default_rng(0)
     absent = counterparts.missing()
-    print(f"milliseconds, medians of {options.runs} runs; {OF_CLASS} samples of a class; "
-          f"{counterparts.threads()} threads"
-          + (f"; no others without {' and '.join(absent)}" if absent else ""))
-    print(f"{'samples':>8} {'dimensions':>10} {'products':>8}  {'loss':11} {'forward':>8} "
-          f"{'backward':>8} {'ratio':>6} {'others':>8} {'speed':>6}")
+    print(
+        f"milliseconds, medians of {options.runs} runs; {OF_CLASS} samples of a class; "
+        f"{counterparts.threads()} threads"
+        + (f"; no others without {' and '.join(absent)}" if absent else "")
+    )
+    print(
+        f"{'samples':>8} {'dimensions':>10} {'products':>8}  {'loss':11} {'forward':>8} "
+        f"{'backward':>8} {'ratio':>6} {'others':>8} {'speed':>6}"
+    )
     for samples, dimensions in options.size or SIZES:
         classes = -(-samples // OF_CLASS)
         features = np.maximum(rng.standard_normal((samples, dimensions), np.float32), 0)
         fine = np.arange(samples) % classes
         labels = [fine, fine // SIBLINGS, fine // SIBLINGS**2]
         coefficients = rng.standard_normal((samples, samples), np.float32)
-        others = {} if absent else counterparts.losses_of(
-            features, fine, classes,
-            {name: rival.parameters(classes) for name, rival in tables.RIVALS.items()})
+        others = (
+            {}
+            if absent
+            else counterparts.losses_of(
+                features,
+                fine,
+                classes,
+                {name: rival.parameters(classes) for name, rival in tables.RIVALS.items()},
+            )
+        )
         for name, forward in losses_of(features, labels, classes).items():
             terms = forward()
-            functions = [forward, lambda: terms.gradient(features),
-                         lambda: (features @ features.T, coefficients @ features)]
+            functions = [
+                forward,
+                lambda: terms.gradient(features),
+                lambda: (features @ features.T, coefficients @ features),
+            ]
             functions += [others[name]] if others else []
             ahead, back, products, *other = (
-                1e3 * seconds for seconds in alternating_medians(functions, options.runs))
+                1e3 * seconds for seconds in alternating_medians(functions, options.runs)
+            )
             ours = ahead + back
             beside = f"{other[0]:8.2f} {other[0] / ours:6.2f}" if other else f"{'-':>8} {'-':>6}"
-            print(f"{samples:8} {dimensions:10} {products:8.2f}  {name:11} {ahead:8.2f} "
-                  f"{back:8.2f} {ours / products:6.2f} {beside}", flush=True)
+            print(
+                f"{samples:8} {dimensions:10} {products:8.2f}  {name:11} {ahead:8.2f} "
+                f"{back:8.2f} {ours / products:6.2f} {beside}",
+                flush=True,
+            )
 
 
 def add_options(parser):
     add_runs(parser, 30)
-    parser.add_argument("--size", type=positive, nargs=2, action="append", metavar=("N", "D"),
-                        help="samples and dimensions; may be repeated (default: "
-                             + ", ".join(f"{n} {d}" for n, d in SIZES) + ")")
+    parser.add_argument(
+        "--size",
+        type=positive,
+        nargs=2,
+        action="append",
+        metavar=("N", "D"),
+        help="samples and dimensions; may be repeated (default: "
+        + ", ".join(f"{n} {d}" for n, d in SIZES)
+        + ")",
+    )

@@ -69,19 +69,27 @@ def run(options):
     functions = [training_pass(batches, kept) for kept in sizes]
     functions += [products_of(rng, batches[0][0], kept) for kept in sizes]
     medians = [1e3 * seconds for seconds in alternating_medians(functions, options.runs)]
-    print(f"batches of {options.samples} x {options.dimensions}, {options.classes} classes; "
-          f"milliseconds, medians of {options.runs} runs")
+    print(
+        f"batches of {options.samples} x {options.dimensions}, {options.classes} classes; "
+        f"milliseconds, medians of {options.runs} runs"
+    )
     print(f"{'memory':>6} {'pass':>8} {'products':>8} {'ratio':>6} {'times':>6}")
-    for kept, ours, products in zip(sizes, medians, medians[len(sizes):]):
-        print(f"{kept:6} {ours:8.2f} {products:8.2f} {ours / products:6.2f} "
-              f"{ours / medians[0]:6.2f}")
+    for kept, ours, products in zip(sizes, medians, medians[len(sizes) :]):
+        print(
+            f"{kept:6} {ours:8.2f} {products:8.2f} {ours / products:6.2f} {ours / medians[0]:6.2f}"
+        )
 
 
 def add_options(parser):
     add_runs(parser, 20)
-    parser.add_argument("--kept", type=positive, action="append", metavar="N",
-                        help="samples kept; may be repeated (default: "
-                             + ", ".join(map(str, KEPT)) + ")")
+    parser.add_argument(
+        "--kept",
+        type=positive,
+        action="append",
+        metavar="N",
+        help="samples kept; may be repeated (default: " + ", ".join(map(str, KEPT)) + ")",
+    )
     for name, default in (("samples", 64), ("dimensions", 4096), ("classes", 196)):
-        parser.add_argument(f"--{name}", type=positive, default=default, metavar="N",
-                            help="(default: %(default)s)")
+        parser.add_argument(
+            f"--{name}", type=positive, default=default, metavar="N", help="(default: %(default)s)"
+        )

@@ -24,12 +24,15 @@ def training_net(solver, batch):
     UserError for a net without these two Data layers or without a classifier.
     """
     import caffe
+
     net = rules.select(solver_net.read_net(solver), caffe.TRAIN, solver.train_state.stage)
     data = {layer.top[0]: layer for layer in net.layer if layer.type == "Data"}
     levels = [len(layer.top) for layer in net.layer if layer.type == "Slice"]
     if set(data) != {"data", "label"} or not data["data"].transform_param.crop_size or not levels:
-        raise UserError(f"net {solver.net} doesn't train on images of one crop_size and their "
-                        "label per level, from Data layers with the tops data and label")
+        raise UserError(
+            f"net {solver.net} doesn't train on images of one crop_size and their "
+            "label per level, from Data layers with the tops data and label"
+        )
     side = data["data"].transform_param.crop_size
     for top, shape in (("data", (3, side, side)), ("label", (levels[0], 1, 1))):
         data[top].Clear()
@@ -59,8 +62,10 @@ def labels_of(fine, sizes):
 def seconds_of(net, names):
     """Array layers x 2: forward and backward of one pass over a net, a layer at a time."""
     found = np.empty((len(names), 2))
-    for way, order, one in ((0, range(len(names)), net._forward),
-                            (1, reversed(range(len(names))), net._backward)):
+    for way, order, one in (
+        (0, range(len(names)), net._forward),
+        (1, reversed(range(len(names))), net._backward),
+    ):
         for i in order:
             start = time.perf_counter()
             one(i, i)
@@ -85,6 +90,7 @@ def run(options):
     are upper bounds. On the CPU.
     """
     import caffe
+
     proto, sizes = training_net(solver_net.read_solver(options.solver), options.batch)
     with tempfile.NamedTemporaryFile("w", suffix=".prototxt") as file:
         file.write(text_format.MessageToString(proto))
@@ -100,8 +106,10 @@ def run(options):
     print(f"{options.solver}, batch {options.batch}: milliseconds, medians of {options.runs} runs")
     print(f"{'layers':32} {'forward':>9} {'backward':>9} {'share':>7}")
     for kind, count, ahead, back in rows(names, [layer.type for layer in net.layers], seconds):
-        print(f"{f'{count} x {kind}':32} {1e3 * ahead:9.2f} {1e3 * back:9.2f} "
-              f"{(ahead + back) / seconds.sum():7.2%}")
+        print(
+            f"{f'{count} x {kind}':32} {1e3 * ahead:9.2f} {1e3 * back:9.2f} "
+            f"{(ahead + back) / seconds.sum():7.2%}"
+        )
     print(f"{'all':32} {1e3 * seconds[:, 0].sum():9.2f} {1e3 * seconds[:, 1].sum():9.2f}")
 
 

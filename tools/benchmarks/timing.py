@@ -14,8 +14,9 @@ def positive(text):
 
 def add_runs(parser, default):
     """The option --runs of a benchmark."""
-    parser.add_argument("--runs", type=positive, default=default,
-                        help="counted runs (default: %(default)s)")
+    parser.add_argument(
+        "--runs", type=positive, default=default, help="counted runs (default: %(default)s)"
+    )
 
 
 def alternating_medians(functions, runs, before=lambda: None):

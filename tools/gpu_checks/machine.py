@@ -32,8 +32,13 @@ def gpus():
         driver.cuDeviceTotalMem_v2(ctypes.byref(memory), device)
         for value, attribute in zip(capability, COMPUTE_CAPABILITY):
             driver.cuDeviceGetAttribute(ctypes.byref(value), attribute, device)
-        found.append(dict(name=name.value.decode(), memory_gib=round(memory.value / 2**30, 1),
-                          compute=".".join(str(value.value) for value in capability)))
+        found.append(
+            dict(
+                name=name.value.decode(),
+                memory_gib=round(memory.value / 2**30, 1),
+                compute=".".join(str(value.value) for value in capability),
+            )
+        )
     return found
 
 
@@ -45,9 +50,15 @@ def facts():
             versions[package] = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:
             continue
-    return dict(date=datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
-                gpus=gpus(), driver=_driver(), cores=len(os.sched_getaffinity(0)),
-                python=platform.python_version(), packages=versions, caffe=_caffe())
+    return dict(
+        date=datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
+        gpus=gpus(),
+        driver=_driver(),
+        cores=len(os.sched_getaffinity(0)),
+        python=platform.python_version(),
+        packages=versions,
+        caffe=_caffe(),
+    )
 
 
 def _driver():
@@ -74,8 +85,11 @@ def _caffe():
     build = where / "BUILD"
     if build.is_file():
         found |= re.findall(r"^(mode): (.*)$", build.read_text(encoding="utf-8"), re.MULTILINE)
-    for name, call in (("cudnn", "cudnnGetVersion"), ("cudart", "cudaRuntimeGetVersion"),
-                       ("nccl", "ncclGetVersion")):
+    for name, call in (
+        ("cudnn", "cudnnGetVersion"),
+        ("cudart", "cudaRuntimeGetVersion"),
+        ("nccl", "ncclGetVersion"),
+    ):
         for library in sorted((where / "cuda" / "lib").glob(f"lib{name}.so.*"))[:1]:
             found[name] = _library_version(library, call)
     return found

@@ -23,6 +23,7 @@ def random_net(proto, gpu, fine, sizes):
     the prototxts' own fillers make most layers' values too small to compare.
     """
     import caffe
+
     caffe.set_mode_gpu() if gpu else caffe.set_mode_cpu()
     with tempfile.NamedTemporaryFile("w", suffix=".prototxt") as file:
         file.write(text_format.MessageToString(proto))
@@ -32,8 +33,11 @@ def random_net(proto, gpu, fine, sizes):
     for blobs in net.params.values():
         for blob in blobs:
             fan_in = math.prod(list(blob.shape)[1:])
-            blob.data[...] = 0 if len(blob.shape) == 1 else (
-                math.sqrt(2 / fan_in) * rng.standard_normal(tuple(blob.shape), np.float32))
+            blob.data[...] = (
+                0
+                if len(blob.shape) == 1
+                else (math.sqrt(2 / fan_in) * rng.standard_normal(tuple(blob.shape), np.float32))
+            )
     net.blobs["data"].data[...] = rng.standard_normal(tuple(net.blobs["data"].shape), np.float32)
     net.blobs["label"].data[...] = labels_of(fine, sizes)[:, :, None, None]
     return net
@@ -55,8 +59,11 @@ def outcome(solver, batch, gpu):
     net = random_net(without_dropout(proto), gpu, fine, sizes)
     values = {name: value.copy() for name, value in net.forward().items()}
     net.backward()
-    return values | {f"{layer}[{i}]": blob.diff.copy() for layer, blobs in net.params.items()
-                     for i, blob in enumerate(blobs)}
+    return values | {
+        f"{layer}[{i}]": blob.diff.copy()
+        for layer, blobs in net.params.items()
+        for i, blob in enumerate(blobs)
+    }
 
 
 def worst(expected, found):

@@ -16,12 +16,18 @@ def tables(text):
         content = json.loads(text)
         facts, results = content["machine"], content["results"]
         lines = [_machine(facts), "", "| check | verdict | seconds | |", "|---|---|---:|---|"]
-        lines += [f"| {name} | {result['verdict']} | {result['seconds']:.0f} | "
-                  f"{result['summary']} |" for name, result in results.items()]
+        lines += [
+            f"| {name} | {result['verdict']} | {result['seconds']:.0f} | {result['summary']} |"
+            for name, result in results.items()
+        ]
         speed = results.get("speed", {}).get("values") or {}
         if speed:
-            lines += ["", "| images/s | batch | Caffe float32 | PyTorch | ratio | Caffe TF32 | "
-                      "PyTorch | ratio |", "|---|---:|---:|---:|---:|---:|---:|---:|"]
+            lines += [
+                "",
+                "| images/s | batch | Caffe float32 | PyTorch | ratio | Caffe TF32 | "
+                "PyTorch | ratio |",
+                "|---|---:|---:|---:|---:|---:|---:|---:|",
+            ]
             lines += [_speed(name, rates) for name, rates in speed.items()]
     except (KeyError, TypeError, AttributeError, json.JSONDecodeError) as error:
         raise ValueError(f"it is no results file of tools/gpu_check.py ({error})") from None
@@ -29,18 +35,26 @@ def tables(text):
 
 
 def _machine(facts):
-    gpus = ", ".join(f"{gpu['name']} ({gpu['memory_gib']} GiB, {gpu['compute']})"
-                     for gpu in facts["gpus"])
-    versions = ", ".join(f"{name} {version}" for name, version in
-                         (*facts["caffe"].items(), *facts["packages"].items()))
-    return (f"{gpus}; driver {facts['driver']}, {facts['cores']} cores, Python {facts['python']}; "
-            f"Caffe {versions}. {facts['date']}.")
+    gpus = ", ".join(
+        f"{gpu['name']} ({gpu['memory_gib']} GiB, {gpu['compute']})" for gpu in facts["gpus"]
+    )
+    versions = ", ".join(
+        f"{name} {version}"
+        for name, version in (*facts["caffe"].items(), *facts["packages"].items())
+    )
+    return (
+        f"{gpus}; driver {facts['driver']}, {facts['cores']} cores, Python {facts['python']}; "
+        f"Caffe {versions}. {facts['date']}."
+    )
 
 
 def _speed(name, rates):
     cells = [name, str(rates["batch"])]
     for kind in ("float32", "tf32"):
         ours, theirs = rates[f"caffe_{kind}"], rates.get(f"torch_{kind}")
-        cells += [f"{ours:.0f}", f"{theirs:.0f}" if theirs else "-",
-                  f"{ours / theirs:.2f}" if theirs else "-"]
+        cells += [
+            f"{ours:.0f}",
+            f"{theirs:.0f}" if theirs else "-",
+            f"{ours / theirs:.2f}" if theirs else "-",
+        ]
     return f"| {' | '.join(cells)} |"

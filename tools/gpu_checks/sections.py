@@ -46,9 +46,12 @@ def agreement(gpu, paths=None, batch=4):
         error, where = nets.worst(expected, nets.outcome(path, batch, gpu))
         errors[path.name.removesuffix("_solver.prototxt")] = dict(error=error, blob=where)
     worst = max(errors, key=lambda name: errors[name]["error"])
-    return (errors[worst]["error"] <= nets.TOLERANCE,
-            f"{len(errors)} nets; largest difference {errors[worst]['error']:.1e} of a gradient's "
-            f"length ({worst}, {errors[worst]['blob']})", errors)
+    return (
+        errors[worst]["error"] <= nets.TOLERANCE,
+        f"{len(errors)} nets; largest difference {errors[worst]['error']:.1e} of a gradient's "
+        f"length ({worst}, {errors[worst]['blob']})",
+        errors,
+    )
 
 
 def losses(gpu):
@@ -57,8 +60,12 @@ def losses(gpu):
         raise Skipped("CuPy is not installed: docker/requirements-cupy.txt")
     passed, skipped, failed = suites.pytests(DEVICE_TESTS)
     well = not failed and (passed > 0 or not gpu)
-    return (well, f"{passed} passed, {len(failed)} failed, {skipped} skipped; a copy to the host "
-            "inside a pass would fail", dict(passed=passed, skipped=skipped, failed=failed))
+    return (
+        well,
+        f"{passed} passed, {len(failed)} failed, {skipped} skipped; a copy to the host "
+        "inside a pass would fail",
+        dict(passed=passed, skipped=skipped, failed=failed),
+    )
 
 
 def curves(gpu, iterations=ITERATIONS):
@@ -80,12 +87,22 @@ def parallel(gpu, iterations=ITERATIONS):
 
 def _curves_agree(one, two):
     error = training.difference(one, two)
-    return (error <= CURVE_TOLERANCE, f"{len(one)} iterations, loss {one[0]:.3f} to {one[-1]:.3f}; "
-            f"largest difference {error:.1e} of it", dict(one=list(one), two=list(two)))
+    return (
+        error <= CURVE_TOLERANCE,
+        f"{len(one)} iterations, loss {one[0]:.3f} to {one[-1]:.3f}; "
+        f"largest difference {error:.1e} of it",
+        dict(one=list(one), two=list(two)),
+    )
 
 
-def images_per_second(gpu, isolated, sizes=None, solver="prototxt/cub_{}_sm_solver.prototxt",
-                      seconds=MEASURED, rounds=ROUNDS):
+def images_per_second(
+    gpu,
+    isolated,
+    sizes=None,
+    solver="prototxt/cub_{}_sm_solver.prototxt",
+    seconds=MEASURED,
+    rounds=ROUNDS,
+):
     """Training passes of the paper's networks, in Caffe and in PyTorch, float32 and TF32"""
     engines = ["caffe", *(["torch"] if importlib.util.find_spec("torch") else [])]
     found = {}
@@ -93,8 +110,9 @@ def images_per_second(gpu, isolated, sizes=None, solver="prototxt/cub_{}_sm_solv
         for name, batch in (sizes or SPEED).items():
             for tf32 in (False, True):
                 for engine in engines:
-                    rate = isolated(speed.measure, engine, solver.format(name), batch, tf32, gpu,
-                                    seconds)
+                    rate = isolated(
+                        speed.measure, engine, solver.format(name), batch, tf32, gpu, seconds
+                    )
                     best = found.setdefault(name, {"batch": batch})
                     key = f"{engine}_{'tf32' if tf32 else 'float32'}"
                     best[key] = max(rate, best.get(key, 0))
@@ -111,11 +129,24 @@ def _rates(name, rates):
 
 def glm_share(gpu, net="cub_alexnet", batch=SPEED["alexnet"], seconds=MEASURED / 2, rounds=5):
     """The GLM loss's part of an AlexNet training step: OURS beside the same net without it"""
-    part, step = speed.share(f"prototxt/{net}_ours_solver.prototxt",
-                             f"prototxt/{net}_sc_csm_solver.prototxt", batch, gpu, rounds, seconds)
+    part, step = speed.share(
+        f"prototxt/{net}_ours_solver.prototxt",
+        f"prototxt/{net}_sc_csm_solver.prototxt",
+        batch,
+        gpu,
+        rounds,
+        seconds,
+    )
     return True, f"{part:.1%} of {1e3 * step:.1f} ms (batch {batch})", dict(share=part, step=step)
 
 
 # name: function; in the order of running, what fails first where something is wrong first
-SECTIONS = {"caffe-tests": caffe_tests, "nets": agreement, "losses": losses, "curves": curves,
-            "nccl": parallel, "glm-share": glm_share, "speed": images_per_second}
+SECTIONS = {
+    "caffe-tests": caffe_tests,
+    "nets": agreement,
+    "losses": losses,
+    "curves": curves,
+    "nccl": parallel,
+    "glm-share": glm_share,
+    "speed": images_per_second,
+}

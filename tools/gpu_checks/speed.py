@@ -60,12 +60,17 @@ def caffe_step(solver, batch, gpu):
 def torch_step(solver, batch, gpu):
     """(step, wait) of the same net in PyTorch."""
     import torch
+
     proto, from_caffe = _net(solver, batch, False)
     device = "cuda" if gpu else "cpu"
-    net = TorchNet(proto, {name: [blob.data for blob in blobs]
-                           for name, blobs in from_caffe.params.items()}, device)
-    data, label = (torch.tensor(from_caffe.blobs[name].data, device=device)
-                   for name in ("data", "label"))
+    net = TorchNet(
+        proto,
+        {name: [blob.data for blob in blobs] for name, blobs in from_caffe.params.items()},
+        device,
+    )
+    data, label = (
+        torch.tensor(from_caffe.blobs[name].data, device=device) for name in ("data", "label")
+    )
     tensors = list(itertools.chain(*net.parameters.values()))
 
     def step():
@@ -82,6 +87,7 @@ def measure(engine, solver, batch, tf32, gpu, seconds):
     use_tf32(tf32)
     if engine == "torch":
         import torch
+
         torch.backends.cudnn.benchmark = True
         torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = tf32
     make = {"caffe": caffe_step, "torch": torch_step}[engine]

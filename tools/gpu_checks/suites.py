@@ -12,15 +12,38 @@ from . import machine
 # times: /0 and /1 in CPU mode, /2 and /3 in GPU mode, float and double. cuDNN's are apart. Cases
 # that read files of Caffe's source, such as SGD's, run only where Caffe was built: left out.
 LAYER_CASES = (
-    "ConcatLayerTest", "ConvolutionLayerTest", "DataLayerTest", "EltwiseLayerTest",
-    "FlattenLayerTest", "InnerProductLayerTest", "LRNLayerTest", "MaxPoolingDropoutTest", "NetTest",
-    "NeuronLayerTest", "PoolingLayerTest", "PowerLayerTest", "ScaleLayerTest",
-    "SliceLayerTest", "SoftmaxLayerTest", "SoftmaxWithLossLayerTest", "SolverTest",
-    "SplitLayerTest", "AccuracyLayerTest", "BlobMathTest")
-CUDNN_CASES = ("CuDNNConvolutionLayerTest", "CuDNNLRNLayerTest", "CuDNNNeuronLayerTest",
-               "CuDNNPoolingLayerTest", "CuDNNSoftmaxLayerTest")
-FILTER = ":".join([f"{case}/{kind}.*" for case in LAYER_CASES for kind in (2, 3)]
-                  + [f"{case}/*" for case in CUDNN_CASES])
+    "ConcatLayerTest",
+    "ConvolutionLayerTest",
+    "DataLayerTest",
+    "EltwiseLayerTest",
+    "FlattenLayerTest",
+    "InnerProductLayerTest",
+    "LRNLayerTest",
+    "MaxPoolingDropoutTest",
+    "NetTest",
+    "NeuronLayerTest",
+    "PoolingLayerTest",
+    "PowerLayerTest",
+    "ScaleLayerTest",
+    "SliceLayerTest",
+    "SoftmaxLayerTest",
+    "SoftmaxWithLossLayerTest",
+    "SolverTest",
+    "SplitLayerTest",
+    "AccuracyLayerTest",
+    "BlobMathTest",
+)
+CUDNN_CASES = (
+    "CuDNNConvolutionLayerTest",
+    "CuDNNLRNLayerTest",
+    "CuDNNNeuronLayerTest",
+    "CuDNNPoolingLayerTest",
+    "CuDNNSoftmaxLayerTest",
+)
+FILTER = ":".join(
+    [f"{case}/{kind}.*" for case in LAYER_CASES for kind in (2, 3)]
+    + [f"{case}/*" for case in CUDNN_CASES]
+)
 
 
 def gtest_program():
@@ -37,8 +60,13 @@ def gtest_program():
 
 def gtests(program, folder, chosen=FILTER):
     """(passed, names of the failed) of Caffe's tests."""
-    done = subprocess.run([program, f"--gtest_filter={chosen}"], cwd=folder, text=True,
-                          capture_output=True, errors="replace")
+    done = subprocess.run(
+        [program, f"--gtest_filter={chosen}"],
+        cwd=folder,
+        text=True,
+        capture_output=True,
+        errors="replace",
+    )
     failed = sorted(set(re.findall(r"^\[  FAILED  \] ([\w/]+\.\w+)", done.stdout, re.MULTILINE)))
     passed = re.search(r"^\[  PASSED  \] (\d+) test", done.stdout, re.MULTILINE)
     if not passed or (done.returncode and not failed):
@@ -49,10 +77,27 @@ def gtests(program, folder, chosen=FILTER):
 
 def pytests(path):
     """(passed, skipped, names of the failed) of a file of this repository's tests."""
-    done = subprocess.run([sys.executable, "-m", "pytest", "-q", "-rfE", "--durations=0", "-p",
-                           "no:cacheprovider", path], text=True, capture_output=True)
-    counts = dict((what, int(number)) for number, what in re.findall(
-        r"(\d+) (passed|skipped|failed|error)", done.stdout.strip().rpartition("\n")[2]))
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "pytest",
+            "-q",
+            "-rfE",
+            "--durations=0",
+            "-p",
+            "no:cacheprovider",
+            path,
+        ],
+        text=True,
+        capture_output=True,
+    )
+    counts = dict(
+        (what, int(number))
+        for number, what in re.findall(
+            r"(\d+) (passed|skipped|failed|error)", done.stdout.strip().rpartition("\n")[2]
+        )
+    )
     failed = re.findall(r"^(?:FAILED|ERROR) \S+?::(\S+)", done.stdout, re.MULTILINE)
     if done.returncode not in (0, 1, 5) or not counts:  # 5: all of the file was skipped
         last = (done.stdout + done.stderr).strip().splitlines()[-1:]

@@ -18,11 +18,16 @@ class TorchNet:
         self._layers = [layer for layer in proto.layer if layer.type not in ("Input", "Silence")]
         unknown = sorted({layer.type for layer in self._layers} - set(LAYERS))
         if unknown:
-            raise UserError(f"net {proto.name} has layers that have no twin in PyTorch here: "
-                            + ", ".join(unknown))
+            raise UserError(
+                f"net {proto.name} has layers that have no twin in PyTorch here: "
+                + ", ".join(unknown)
+            )
         import torch
-        self.parameters = {name: [torch.tensor(array, device=device, requires_grad=True)
-                                  for array in arrays] for name, arrays in weights.items()}
+
+        self.parameters = {
+            name: [torch.tensor(array, device=device, requires_grad=True) for array in arrays]
+            for name, arrays in weights.items()
+        }
 
     def __call__(self, data, label):
         blobs, losses = {"data": data, "label": label}, []
@@ -37,14 +42,21 @@ class TorchNet:
 
 def _convolution(layer, bottoms, weights):
     import torch.nn.functional as F
+
     p = layer.convolution_param
-    return F.conv2d(bottoms[0], *weights, stride=p.stride[0] if p.stride else 1,
-                    padding=p.pad[0] if p.pad else 0, groups=p.group,
-                    dilation=p.dilation[0] if p.dilation else 1)
+    return F.conv2d(
+        bottoms[0],
+        *weights,
+        stride=p.stride[0] if p.stride else 1,
+        padding=p.pad[0] if p.pad else 0,
+        groups=p.group,
+        dilation=p.dilation[0] if p.dilation else 1,
+    )
 
 
 def _pooling(layer, bottoms, weights):
     import torch.nn.functional as F
+
     p = layer.pooling_param
     size = bottoms[0].shape[-1] if p.global_pooling else p.kernel_size
     pool = F.max_pool2d if p.pool == p.MAX else F.avg_pool2d
@@ -53,6 +65,7 @@ def _pooling(layer, bottoms, weights):
 
 def _lrn(layer, bottoms, weights):
     import torch.nn.functional as F
+
     p = layer.lrn_param
     if p.norm_region != p.ACROSS_CHANNELS:
         raise UserError(f"layer {layer.name} normalises within channels, which has no twin here")
@@ -61,21 +74,25 @@ def _lrn(layer, bottoms, weights):
 
 def _inner_product(layer, bottoms, weights):
     import torch.nn.functional as F
+
     return F.linear(bottoms[0].flatten(1), *weights)
 
 
 def _dropout(layer, bottoms, weights):
     import torch.nn.functional as F
+
     return F.dropout(bottoms[0], layer.dropout_param.dropout_ratio)
 
 
 def _concat(layer, bottoms, weights):
     import torch
+
     return torch.cat(bottoms, layer.concat_param.axis)
 
 
 def _softmax_loss(layer, bottoms, weights):
     import torch.nn.functional as F
+
     return F.cross_entropy(bottoms[0], bottoms[1].flatten().long())
 
 

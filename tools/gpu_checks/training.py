@@ -25,13 +25,17 @@ def write_data(folder, side, sizes, seed=0):
     sizes: classes per level, fine to coarse.
     """
     from caffe.proto import caffe_pb2
+
     rng = np.random.default_rng(seed)
     levels = labels_of(rng.integers(sizes[0], size=RECORDS), sizes)
     datums = {
-        "images": lambda: caffe_pb2.Datum(channels=3, height=side, width=side,
-                                          data=rng.bytes(3 * side * side)),
-        "labels": lambda: caffe_pb2.Datum(channels=len(sizes), height=1, width=1,
-                                          float_data=levels[record])}
+        "images": lambda: caffe_pb2.Datum(
+            channels=3, height=side, width=side, data=rng.bytes(3 * side * side)
+        ),
+        "labels": lambda: caffe_pb2.Datum(
+            channels=len(sizes), height=1, width=1, float_data=levels[record]
+        ),
+    }
     for name, make in datums.items():
         with lmdb.open(f"{folder}/{name}", map_size=1 << 28) as env, env.begin(write=True) as txn:
             for record in range(RECORDS):
@@ -43,11 +47,16 @@ def write_solver(folder, original, iterations):
     dropout, mirroring and tests, so that nothing is left to chance. Returns its path."""
     import caffe
     from caffe.proto import caffe_pb2
+
     source = solver_net.read_solver(original)
-    net = without_dropout(rules.select(solver_net.read_net(source), caffe.TRAIN,
-                                       source.train_state.stage))
-    sizes = {layer.name: layer.inner_product_param.num_output for layer in net.layer
-             if layer.type == "InnerProduct" and layer.name.endswith(("_fine", "_coarse"))}
+    net = without_dropout(
+        rules.select(solver_net.read_net(source), caffe.TRAIN, source.train_state.stage)
+    )
+    sizes = {
+        layer.name: layer.inner_product_param.num_output
+        for layer in net.layer
+        if layer.type == "InnerProduct" and layer.name.endswith(("_fine", "_coarse"))
+    }
     for layer in net.layer:
         del layer.include[:]  # the stages have been applied
         if layer.type == "Data":
@@ -59,9 +68,16 @@ def write_solver(folder, original, iterations):
     write_data(folder, side, list(sizes.values()))
     (folder / "net.prototxt").write_text(text_format.MessageToString(net))
     solver = caffe_pb2.SolverParameter(
-        net=f"{folder}/net.prototxt", base_lr=RATE, momentum=0.9, lr_policy="fixed", display=1,
-        max_iter=iterations, random_seed=1, snapshot_prefix=f"{folder}/model",
-        snapshot_after_train=False)
+        net=f"{folder}/net.prototxt",
+        base_lr=RATE,
+        momentum=0.9,
+        lr_policy="fixed",
+        display=1,
+        max_iter=iterations,
+        random_seed=1,
+        snapshot_prefix=f"{folder}/model",
+        snapshot_after_train=False,
+    )
     path = folder / "solver.prototxt"
     path.write_text(text_format.MessageToString(solver))
     return path
@@ -69,23 +85,38 @@ def write_solver(folder, original, iterations):
 
 def caffe_train(solver, gpu):
     """The losses of `caffe train`, one per iteration."""
-    return _losses(["caffe", "train", "-solver", str(solver), *(["-gpu", "0"] if gpu else [])],
-                   solver)
+    return _losses(
+        ["caffe", "train", "-solver", str(solver), *(["-gpu", "0"] if gpu else [])], solver
+    )
 
 
 def parallel_train(solver, gpu):
     """The same of tools/train_parallel.py with one rank."""
-    return _losses([sys.executable, "tools/train_parallel.py", "--solver", str(solver),
-                    *(["--gpus", "0"] if gpu else ["--processes", "1"])], solver)
+    return _losses(
+        [
+            sys.executable,
+            "tools/train_parallel.py",
+            "--solver",
+            str(solver),
+            *(["--gpus", "0"] if gpu else ["--processes", "1"]),
+        ],
+        solver,
+    )
 
 
 def _losses(command, solver):
-    done = subprocess.run(command, capture_output=True, text=True, errors="replace",
-                          env=os.environ | {"GLOG_minloglevel": "0"})
+    done = subprocess.run(
+        command,
+        capture_output=True,
+        text=True,
+        errors="replace",
+        env=os.environ | {"GLOG_minloglevel": "0"},
+    )
     if done.returncode:
         last = done.stderr.strip().splitlines()[-3:]
-        raise RuntimeError(f"{Path(command[0]).name} ended with status {done.returncode}: "
-                           + " / ".join(last))
+        raise RuntimeError(
+            f"{Path(command[0]).name} ended with status {done.returncode}: " + " / ".join(last)
+        )
     log = Path(solver).parent / "train.log"
     log.write_text(done.stderr, encoding="utf-8")
     return caffe_log.read(log).series["train", caffe_log.TOTAL][1]

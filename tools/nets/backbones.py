@@ -28,13 +28,26 @@ def constant(value):
 
 
 def _convolution(bottom, outputs, size, weights, bias, param=AS_TRAINED, **more):
-    return L.Convolution(bottom, num_output=outputs, kernel_size=size, param=param,
-                         weight_filler=weights, bias_filler=constant(bias), **more)
+    return L.Convolution(
+        bottom,
+        num_output=outputs,
+        kernel_size=size,
+        param=param,
+        weight_filler=weights,
+        bias_filler=constant(bias),
+        **more,
+    )
 
 
 def _inner_product(bottom, outputs, weights, bias, param=AS_TRAINED, **more):
-    return L.InnerProduct(bottom, num_output=outputs, param=param,
-                          weight_filler=weights, bias_filler=constant(bias), **more)
+    return L.InnerProduct(
+        bottom,
+        num_output=outputs,
+        param=param,
+        weight_filler=weights,
+        bias_filler=constant(bias),
+        **more,
+    )
 
 
 def _relu(bottom, **more):
@@ -104,12 +117,16 @@ def vgg16(n, classes):
 
 def bcnn(n, classes):
     """Bilinear CNN [D,D] (Lin et al. 2015) on VGG-16's convolutions. Feature 262144, length 1."""
-    n.bilinear = L.Python(_vgg16_convolutions(n), module="python_layers.bilinear_pooling",
-                          layer="BilinearPoolingLayer")
+    n.bilinear = L.Python(
+        _vgg16_convolutions(n),
+        module="python_layers.bilinear_pooling",
+        layer="BilinearPoolingLayer",
+    )
 
 
 def _inception(n, name, bottom, one, reduce3, three, reduce5, five, pooled):
     """Four parallel branches, concatenated; the numbers are output channels."""
+
     def branch(kind, source, outputs, size):
         pad = dict(pad=size // 2) if size > 1 else {}
         n[f"{name}/{kind}"] = _convolution(source, outputs, size, XAVIER, 0.2, **pad)
@@ -128,18 +145,20 @@ def _inception(n, name, bottom, one, reduce3, three, reduce5, five, pooled):
 def _auxiliary(n, name, bottom, classes):
     """One of GoogLeNet's two auxiliary classifiers: of the fine classes, training only."""
     train = dict(include=dict(phase=TRAIN))
-    n[f"{name}/ave_pool"] = L.Pooling(bottom, pool=P.Pooling.AVE, kernel_size=5, stride=3,
-                                      **train)
+    n[f"{name}/ave_pool"] = L.Pooling(bottom, pool=P.Pooling.AVE, kernel_size=5, stride=3, **train)
     n[f"{name}/conv"] = _convolution(n[f"{name}/ave_pool"], 128, 1, XAVIER, 0.2, **train)
     n[f"{name}/relu_conv"] = _relu(n[f"{name}/conv"], **train)
     n[f"{name}/fc"] = _inner_product(n[f"{name}/relu_conv"], 1024, XAVIER, 0.2, **train)
     n[f"{name}/relu_fc"] = _relu(n[f"{name}/fc"], **train)
-    n[f"{name}/drop_fc"] = L.Dropout(n[f"{name}/relu_fc"], dropout_ratio=0.7, in_place=True,
-                                     **train)
-    n[f"{name}/classifier_fine"] = _inner_product(n[f"{name}/drop_fc"], classes, XAVIER, 0, NEW,
-                                                  **train)
-    n[f"{name}/loss_fine"] = L.SoftmaxWithLoss(n[f"{name}/classifier_fine"], n.label_1,
-                                               loss_weight=0.3, **train)
+    n[f"{name}/drop_fc"] = L.Dropout(
+        n[f"{name}/relu_fc"], dropout_ratio=0.7, in_place=True, **train
+    )
+    n[f"{name}/classifier_fine"] = _inner_product(
+        n[f"{name}/drop_fc"], classes, XAVIER, 0, NEW, **train
+    )
+    n[f"{name}/loss_fine"] = L.SoftmaxWithLoss(
+        n[f"{name}/classifier_fine"], n.label_1, loss_weight=0.3, **train
+    )
 
 
 def googlenet(n, classes):
@@ -173,15 +192,19 @@ def googlenet(n, classes):
 
 def _fire(n, name, bottom, squeeze, expand):
     """Squeeze to few channels, expand by 1x1 and 3x3 filters, concatenate."""
+
     def branch(kind, source, outputs, **more):
-        n[f"{name}/{kind}"] = L.Convolution(source, num_output=outputs, weight_filler=XAVIER,
-                                            **more)
+        n[f"{name}/{kind}"] = L.Convolution(
+            source, num_output=outputs, weight_filler=XAVIER, **more
+        )
         n[f"{name}/relu_{kind}"] = _relu(n[f"{name}/{kind}"])
         return n[f"{name}/relu_{kind}"]
 
     few = branch("squeeze1x1", bottom, squeeze, kernel_size=1)
-    n[f"{name}/concat"] = L.Concat(branch("expand1x1", few, expand, kernel_size=1),
-                                   branch("expand3x3", few, expand, kernel_size=3, pad=1))
+    n[f"{name}/concat"] = L.Concat(
+        branch("expand1x1", few, expand, kernel_size=1),
+        branch("expand3x3", few, expand, kernel_size=3, pad=1),
+    )
     return n[f"{name}/concat"]
 
 

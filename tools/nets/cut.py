@@ -17,12 +17,27 @@ from . import head
 from .graph import PHASES, downstream, upstream
 
 # What may stand behind the last classifier.
-AFTER_CLASSIFIER = {"Softmax", "SoftmaxWithLoss", "HingeLoss", "InfogainLoss", "Accuracy", "ArgMax",
-                    "Pooling", "Flatten", "Reshape", "Dropout", "ReLU", "Silence", "Split"}
+AFTER_CLASSIFIER = {
+    "Softmax",
+    "SoftmaxWithLoss",
+    "HingeLoss",
+    "InfogainLoss",
+    "Accuracy",
+    "ArgMax",
+    "Pooling",
+    "Flatten",
+    "Reshape",
+    "Dropout",
+    "ReLU",
+    "Silence",
+    "Split",
+}
 # r(a x) = a r(x) for a >= 0: with these, dropout before and after is the same.
 COMMUTE_WITH_DROPOUT = {"ReLU", "PReLU"}
-LEARNED = {"convolution_param": ("Convolution", "Deconvolution"),
-           "inner_product_param": ("InnerProduct",)}
+LEARNED = {
+    "convolution_param": ("Convolution", "Deconvolution"),
+    "inner_product_param": ("InnerProduct",),
+}
 POOLED, FLAT = "feature_pool", "feature_flat"  # layers, and blobs
 
 
@@ -34,6 +49,7 @@ class Feature:
     stop        position behind the last layer that writes it, dropout apart
     dropouts    positions of the Dropout layers in place on it, or of one that reads it; or none
     """
+
     blob: str
     stop: int
     dropouts: tuple
@@ -42,6 +58,7 @@ class Feature:
 @dataclass(frozen=True)
 class Auxiliary:
     """A classifier that branches off before the feature: positions in the graph."""
+
     own: frozenset
     classifier: int
     loss: int
@@ -60,6 +77,7 @@ class Backbone:
     left_out    names of the layers that were cut off
     renamed     {old: new} names of blobs and of layers without weights
     """
+
     layers: tuple
     feature: str
     dropped: str
@@ -96,12 +114,16 @@ def _unknown(graph, blob):
         if node.source and blob in node.layer.top:
             raise UserError(f"{blob} is an input, no feature (--list-features shows all)")
         if node.layer.name == blob and node.layer.top:
-            raise UserError(f"{blob} is a layer, no blob; the blob that it writes is "
-                            f"{node.layer.top[0]}")
+            raise UserError(
+                f"{blob} is a layer, no blob; the blob that it writes is {node.layer.top[0]}"
+            )
     blobs = list(dict.fromkeys(top for node in graph if not node.source for top in node.layer.top))
     near = difflib.get_close_matches(blob, blobs, n=3, cutoff=0.4)
-    raise UserError(f"the net has no blob {blob}" + (f": did you mean {' or '.join(near)}?" if near
-                    else "") + " (--list-features shows all)")
+    raise UserError(
+        f"the net has no blob {blob}"
+        + (f": did you mean {' or '.join(near)}?" if near else "")
+        + " (--list-features shows all)"
+    )
 
 
 def find_feature(graph, blob):
@@ -123,11 +145,16 @@ def find_feature(graph, blob):
     for writer in kept:
         layer = graph[writer].layer
         if dropouts and writer > dropouts[0] and layer.type not in COMMUTE_WITH_DROPOUT:
-            raise UserError(f"layer {layer.name} ({layer.type}) works on {blob} after dropout: the "
-                            "feature before dropout can't be told apart; name another --feature")
+            raise UserError(
+                f"layer {layer.name} ({layer.type}) works on {blob} after dropout: the "
+                "feature before dropout can't be told apart; name another --feature"
+            )
     if not dropouts:
-        dropouts = [position for position, node in enumerate(graph)
-                    if node.layer.type == "Dropout" and node.layer.bottom[0] == blob][:1]
+        dropouts = [
+            position
+            for position, node in enumerate(graph)
+            if node.layer.type == "Dropout" and node.layer.bottom[0] == blob
+        ][:1]
     return Feature(blob, kept[-1] + 1, tuple(dropouts))
 
 
@@ -137,8 +164,10 @@ def image_of(graph, feature):
     for phase in PHASES:
         inputs |= upstream(graph, [feature.blob], phase, feature.stop)[1]
     if len(inputs) != 1:
-        raise UserError(f"{feature.blob} depends on several inputs ({', '.join(sorted(inputs))}): "
-                        "only nets that read images alone can be grafted")
+        raise UserError(
+            f"{feature.blob} depends on several inputs ({', '.join(sorted(inputs))}): "
+            "only nets that read images alone can be grafted"
+        )
     return inputs.pop()
 
 
@@ -150,8 +179,11 @@ def _find_auxiliary(graph, backbone, feature, image):
         if TRAIN not in node.phases or node.layer.type != "SoftmaxWithLoss":
             continue
         positions, inputs = upstream(graph, node.layer.bottom[:1], TRAIN, loss)
-        learned = [position for position in sorted(positions - backbone)
-                   if graph[position].layer.type in ("InnerProduct", "Convolution")]
+        learned = [
+            position
+            for position in sorted(positions - backbone)
+            if graph[position].layer.type in ("InnerProduct", "Convolution")
+        ]
         labels = upstream(graph, node.layer.bottom[1:], TRAIN, loss)[0]
         if learned and not positions & made and inputs == {image} and not labels:
             found.append(Auxiliary(frozenset(positions - backbone), learned[-1], loss))
@@ -199,30 +231,48 @@ def _new_names(layers, image, reserved, weighted):
     clashing = sorted(names & reserved)
     for name in clashing:
         if name in weighted:
-            raise UserError(f"layer {name} has weights and the name of a layer of the head: rename "
-                            "it in the net and in its caffemodel")
+            raise UserError(
+                f"layer {name} has weights and the name of a layer of the head: rename "
+                "it in the net and in its caffemodel"
+            )
     return blobs, {name: _apart(name, reserved | names) for name in clashing}
 
 
 def _add_silence(layers, used):
     """Caffe prints blobs that nothing reads: silence them, the losses' apart."""
     for phase in PHASES:
-        there = [layer for layer in layers
-                 if not layer.include or layer.include[0].phase == phase]
+        there = [layer for layer in layers if not layer.include or layer.include[0].phase == phase]
         read = {*used, *(blob for layer in there for blob in layer.bottom)}
-        unread = [blob for layer in there if layer.type != "SoftmaxWithLoss"
-                  for blob in layer.top if blob not in read]
+        unread = [
+            blob
+            for layer in there
+            if layer.type != "SoftmaxWithLoss"
+            for blob in layer.top
+            if blob not in read
+        ]
         if unread:
-            layers.append(caffe_pb2.LayerParameter(name="unused_backbone", type="Silence",
-                                                   bottom=unread, include=[dict(phase=phase)]))
+            layers.append(
+                caffe_pb2.LayerParameter(
+                    name="unused_backbone",
+                    type="Silence",
+                    bottom=unread,
+                    include=[dict(phase=phase)],
+                )
+            )
 
 
 def _add_map(layers, feature, how):
     """Make one vector of a C x H x W feature; returns its blob."""
     if how == "pool":
-        layers.append(caffe_pb2.LayerParameter(
-            name=POOLED, type="Pooling", bottom=[feature], top=[POOLED],
-            pooling_param=dict(pool=caffe_pb2.PoolingParameter.AVE, global_pooling=True)))
+        layers.append(
+            caffe_pb2.LayerParameter(
+                name=POOLED,
+                type="Pooling",
+                bottom=[feature],
+                top=[POOLED],
+                pooling_param=dict(pool=caffe_pb2.PoolingParameter.AVE, global_pooling=True),
+            )
+        )
         return POOLED
     layers.append(caffe_pb2.LayerParameter(name=FLAT, type="Flatten", bottom=[feature], top=[FLAT]))
     return FLAT
@@ -234,9 +284,11 @@ def _as_vector(layers, feature, shape, how):
         return feature, shape
     c, h, w = shape
     if not how:
-        raise UserError(f"feature {feature} has {h} x {w} positions of {c} numbers: add --map pool "
-                        "to average over them, --map flatten to join them, or name another "
-                        "--feature")
+        raise UserError(
+            f"feature {feature} has {h} x {w} positions of {c} numbers: add --map pool "
+            "to average over them, --map flatten to join them, or name another "
+            "--feature"
+        )
     return _add_map(layers, feature, how), (c, 1, 1) if how == "pool" else (c * h * w,)
 
 
@@ -251,14 +303,22 @@ def cut(graph, feature, image, shapes, *, reserved, how=None, auxiliary=True):
     auxiliary   keep the auxiliary classifiers?
     """
     blobs, weights = shapes
-    per_phase = {phase: upstream(graph, [feature.blob], phase, feature.stop)[0]
-                 - set(feature.dropouts) for phase in PHASES}
+    per_phase = {
+        phase: upstream(graph, [feature.blob], phase, feature.stop)[0] - set(feature.dropouts)
+        for phase in PHASES
+    }
     kept = set().union(*per_phase.values())
     branches = _find_auxiliary(graph, kept, feature, image) if auxiliary else []
     training = {position for branch in branches for position in (*branch.own, branch.loss)}
-    made = {position: _copy(graph[position], {TRAIN} if position in training else
-                            {phase for phase in PHASES if position in per_phase[phase]})
-            for position in sorted(kept | training)}
+    made = {
+        position: _copy(
+            graph[position],
+            {TRAIN}
+            if position in training
+            else {phase for phase in PHASES if position in per_phase[phase]},
+        )
+        for position in sorted(kept | training)
+    }
     for branch in branches:
         del made[branch.loss].bottom[1:]  # the label, which is the head's
         made[branch.classifier].name = _apart(f"{made[branch.classifier].name}_fine", reserved)
@@ -269,8 +329,9 @@ def cut(graph, feature, image, shapes, *, reserved, how=None, auxiliary=True):
         made[branch.loss].bottom.append(head.label(1))
     taken = reserved | {name for layer in layers for name in (layer.name, *layer.top)}
 
-    blob, shape = _as_vector(layers, new_blobs.get(feature.blob, feature.blob),
-                             blobs[feature.blob][1:], how)
+    blob, shape = _as_vector(
+        layers, new_blobs.get(feature.blob, feature.blob), blobs[feature.blob][1:], how
+    )
     dropped = blob
     for position in feature.dropouts[:1]:
         layer = _copy(graph[position], set(PHASES))  # in tests dropout passes all on
@@ -280,9 +341,20 @@ def cut(graph, feature, image, shapes, *, reserved, how=None, auxiliary=True):
     _add_silence(layers, {blob, dropped})
     gone = {*kept, *training, *feature.dropouts}
     return Backbone(
-        layers=tuple(layers), feature=blob, dropped=dropped, shape=shape, weights=weights,
+        layers=tuple(layers),
+        feature=blob,
+        dropped=dropped,
+        shape=shape,
+        weights=weights,
         auxiliary=tuple(made[branch.classifier].name for branch in branches),
-        left_out=tuple(dict.fromkeys(node.layer.name for position, node in enumerate(graph)
-                                     if position not in gone and not node.source)),
-        renamed={old: new for names in (new_blobs, new_names) for old, new in names.items()
-                 if old != new})
+        left_out=tuple(
+            dict.fromkeys(
+                node.layer.name
+                for position, node in enumerate(graph)
+                if position not in gone and not node.source
+            )
+        ),
+        renamed={
+            old: new for names in (new_blobs, new_names) for old, new in names.items() if old != new
+        },
+    )

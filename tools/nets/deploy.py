@@ -27,11 +27,17 @@ def deploy(net, stages, levels, crop):
     """
     classifiers = [head.scores(level) for level in range(1, levels + 1)]
     proto = caffe_pb2.NetParameter(name=net.name)
-    proto.layer.add(name="data", type="Input", top=["data"],
-                    input_param=dict(shape=[dict(dim=[1, 3, crop, crop])]))
-    proto.layer.extend(_without_training(layer) for layer in
-                       rules.needed_for(rules.select(net, TEST, stages), classifiers)
-                       if layer.type != "Data")
+    proto.layer.add(
+        name="data",
+        type="Input",
+        top=["data"],
+        input_param=dict(shape=[dict(dim=[1, 3, crop, crop])]),
+    )
+    proto.layer.extend(
+        _without_training(layer)
+        for layer in rules.needed_for(rules.select(net, TEST, stages), classifiers)
+        if layer.type != "Data"
+    )
     for level, bottom in enumerate(classifiers, 1):
         name = f"prob_{head.tag(level)}"
         proto.layer.add(name=name, type="Softmax", bottom=[bottom], top=[name])

@@ -16,6 +16,7 @@ class Classifier:
 
     level: of the label tree, 1 = finest.
     """
+
     name: str
     level: int
     classes: int
@@ -33,6 +34,7 @@ class Diagram:
     classifiers  tuple of Classifier, fine to coarse
     metric       (name, weight) of the loss on the feature, None if there is none
     """
+
     name: str
     first: str
     feature: str
@@ -45,12 +47,15 @@ def diagram(net, stages):
     """Diagram of a train_val NetParameter in training. Raises ValueError if it has no such head."""
     selected = rules.select(net, TRAIN, stages)
     layers = {layer.name: layer for layer in selected.layer}
-    made_by = {top: layer for layer in layers.values() for top in layer.top
-               if top not in layer.bottom}
+    made_by = {
+        top: layer for layer in layers.values() for top in layer.top if top not in layer.bottom
+    }
     classified = head.classified(selected)
     if head.scores(1) not in classified.values():
-        raise ValueError(f"has no classifier {head.scores(1)} with a SoftmaxWithLoss: it lacks the "
-                         "head that tools/make_prototxt.py writes")
+        raise ValueError(
+            f"has no classifier {head.scores(1)} with a SoftmaxWithLoss: it lacks the "
+            "head that tools/make_prototxt.py writes"
+        )
 
     def sources(blob, joined):
         """What a classifier's bottom is made of; joined: name of the Concat that may be in it."""
@@ -62,8 +67,14 @@ def diagram(net, stages):
     classifiers = []
     for position, (level, name) in enumerate(classified.items(), 1):
         layer = layers[name]
-        classifiers.append(Classifier(name, level, layer.inner_product_param.num_output,
-                                      sources(layer.bottom[0], head.inputs(position))))
+        classifiers.append(
+            Classifier(
+                name,
+                level,
+                layer.inner_product_param.num_output,
+                sources(layer.bottom[0], head.inputs(position)),
+            )
+        )
     dropout = made_by.get(layers[head.scores(1)].bottom[0])
     return Diagram(
         name=net.name,
@@ -71,5 +82,7 @@ def diagram(net, stages):
         feature=classifiers[0].reads[0],
         dropout=dropout.dropout_param.dropout_ratio if dropout and dropout.type == "Dropout" else 0,
         classifiers=tuple(classifiers),
-        metric=next(((name, layers[name].loss_weight[0]) for name in METRIC_LOSSES
-                     if name in layers), None))
+        metric=next(
+            ((name, layers[name].loss_weight[0]) for name in METRIC_LOSSES if name in layers), None
+        ),
+    )

@@ -41,8 +41,10 @@ def _upgrade_tool():
     installed = Path(caffe.__file__).resolve().parents[2] / "bin" / UPGRADE
     found = installed if installed.is_file() else shutil.which(UPGRADE)
     if not found:
-        raise UserError(f"Caffe's program {UPGRADE} is neither at {installed} nor on PATH: run "
-                        "`make setup`, which builds it")
+        raise UserError(
+            f"Caffe's program {UPGRADE} is neither at {installed} nor on PATH: run "
+            "`make setup`, which builds it"
+        )
     return str(found)
 
 
@@ -56,8 +58,12 @@ def read(path):
     if net.layer or net.layers:
         with tempfile.TemporaryDirectory() as folder:
             new = Path(folder, "net.prototxt")
-            done = subprocess.run([_upgrade_tool(), str(path.resolve()), str(new)],
-                                  capture_output=True, text=True, errors="replace")
+            done = subprocess.run(
+                [_upgrade_tool(), str(path.resolve()), str(new)],
+                capture_output=True,
+                text=True,
+                errors="replace",
+            )
             if done.returncode or not new.is_file():
                 raise UserError(f"{path} can't be upgraded by Caffe: {_last_words(done.stderr)}")
             net = prototxt.read(new, caffe_pb2.NetParameter())
@@ -75,8 +81,9 @@ def shapes(layers, inputs, name):
     """
     net = caffe_pb2.NetParameter()
     for blob, shape in inputs.items():
-        net.layer.add(name=blob, type="Input", top=[blob],
-                      input_param=dict(shape=[dict(dim=shape)]))
+        net.layer.add(
+            name=blob, type="Input", top=[blob], input_param=dict(shape=[dict(dim=shape)])
+        )
     for layer in layers:
         copy = net.layer.add()
         copy.CopyFrom(layer)
@@ -88,10 +95,16 @@ def shapes(layers, inputs, name):
     with tempfile.NamedTemporaryFile("w", suffix=".prototxt") as file:
         file.write(text_format.MessageToString(net))
         file.flush()
-        done = subprocess.run([sys.executable, "-c", _SHAPES, file.name], capture_output=True,
-                              text=True, errors="replace")
+        done = subprocess.run(
+            [sys.executable, "-c", _SHAPES, file.name],
+            capture_output=True,
+            text=True,
+            errors="replace",
+        )
     if done.returncode:
         raise UserError(f"Caffe refuses {name}: {_last_words(done.stderr)}")
     blobs, weights = json.loads(done.stdout.strip().splitlines()[-1])
-    return ({blob: tuple(shape) for blob, shape in blobs.items()},
-            {layer: [tuple(shape) for shape in found] for layer, found in weights.items()})
+    return (
+        {blob: tuple(shape) for blob, shape in blobs.items()},
+        {layer: [tuple(shape) for shape in found] for layer, found in weights.items()},
+    )

@@ -22,6 +22,7 @@ SCHEDULE = tables.Schedule(batch=32, epochs=60)
 @dataclass(frozen=True)
 class GraftedNet(tables.Net):
     """A tables.Net whose layers are those of a cut.Backbone."""
+
     backbone: object = None
 
     def layers(self, classes, crop):
@@ -31,12 +32,13 @@ class GraftedNet(tables.Net):
             if layer.name in self.backbone.auxiliary:
                 original, layer = layer, caffe_pb2.LayerParameter()
                 layer.CopyFrom(original)
-                part = ("inner_product_param" if layer.type == "InnerProduct"
-                        else "convolution_param")
+                part = (
+                    "inner_product_param" if layer.type == "InnerProduct" else "convolution_param"
+                )
                 getattr(layer, part).num_output = classes
                 biased = getattr(layer, part).bias_term
                 layer.ClearField("param")
-                for spec in backbones.NEW[:2 if biased else 1]:
+                for spec in backbones.NEW[: 2 if biased else 1]:
                     layer.param.add(**spec)
             layers.append(layer)
         return layers
@@ -45,6 +47,7 @@ class GraftedNet(tables.Net):
 @dataclass(frozen=True)
 class Images:
     """What a net reads. told: does its file say how pixels are transformed?"""
+
     blob: str
     crop: int
     transform: dict
@@ -54,8 +57,10 @@ class Images:
 def _side(shape, blob):
     """Side of the square images of an input of this shape; UserError if it is none of images."""
     if len(shape) != 4 or shape[1] != 3 or shape[2] != shape[3]:
-        raise UserError(f"input {blob} is {' x '.join(map(str, shape))}: only nets that read "
-                        "colour images (N x 3 x side x side) can be grafted")
+        raise UserError(
+            f"input {blob} is {' x '.join(map(str, shape))}: only nets that read "
+            "colour images (N x 3 x side x side) can be grafted"
+        )
     return shape[2]
 
 
@@ -63,8 +68,10 @@ def mean_colour(path):
     """Blue, green, red: the mean image in a .binaryproto, averaged over its positions."""
     try:
         blob = caffe_pb2.BlobProto.FromString(Path(path).read_bytes())
-        return tuple(round(float(value), 3) for value in
-                     np.reshape(blob.data, (3, -1)).mean(axis=1, dtype=np.float64))
+        return tuple(
+            round(float(value), 3)
+            for value in np.reshape(blob.data, (3, -1)).mean(axis=1, dtype=np.float64)
+        )
     except (DecodeError, ValueError):
         raise UserError(f"{path} is no mean image of three channels: give --mean B,G,R") from None
 
@@ -74,8 +81,10 @@ def find_images(nodes, blob):
 
     Side 0: no source tells it. A mean file that isn't there: ImageNet's mean colour, as not told.
     """
-    sources = sorted((node for node in nodes if node.source and blob in node.layer.top),
-                     key=lambda node: TRAIN not in node.phases)
+    sources = sorted(
+        (node for node in nodes if node.source and blob in node.layer.top),
+        key=lambda node: TRAIN not in node.phases,
+    )
     crop, transform, told = 0, dict(mean_value=IMAGENET_BGR_MEAN), False
     for layer in (node.layer for node in sources):
         if layer.type == "Input":
@@ -85,14 +94,23 @@ def find_images(nodes, blob):
         elif not told:
             param = layer.transform_param
             if param.force_gray:
-                raise UserError(f"layer {layer.name} makes images grey: only nets that read colour "
-                                "images can be grafted")
+                raise UserError(
+                    f"layer {layer.name} makes images grey: only nets that read colour "
+                    "images can be grafted"
+                )
             crop = crop or param.crop_size
             here = not param.mean_file or Path(param.mean_file).is_file()
-            mean = (tuple(param.mean_value) if not param.mean_file else
-                    mean_colour(param.mean_file) if here else IMAGENET_BGR_MEAN)
-            transform = {**({"mean_value": mean} if mean else {}),
-                         **({"scale": param.scale} if param.scale != 1 else {})}
+            mean = (
+                tuple(param.mean_value)
+                if not param.mean_file
+                else mean_colour(param.mean_file)
+                if here
+                else IMAGENET_BGR_MEAN
+            )
+            transform = {
+                **({"mean_value": mean} if mean else {}),
+                **({"scale": param.scale} if param.scale != 1 else {}),
+            }
             told = here
     return Images(blob, crop, transform, told)
 
@@ -109,14 +127,20 @@ def image_layers(nodes, image):
 
 def layers_before(nodes, feature):
     """LayerParameters, in tests, that a cut.Feature depends on."""
-    return [nodes[position].layer for position in
-            sorted(graph.upstream(nodes, [feature.blob], TEST, feature.stop)[0])]
+    return [
+        nodes[position].layer
+        for position in sorted(graph.upstream(nodes, [feature.blob], TEST, feature.stop)[0])
+    ]
 
 
 def activations(nodes, blob):
     """Blobs that a ReLU of its own kind makes of this blob, not in place."""
-    return [node.layer.top[0] for node in nodes if node.layer.type in ("ReLU", "PReLU", "ELU")
-            and node.layer.bottom[0] == blob != node.layer.top[0]]
+    return [
+        node.layer.top[0]
+        for node in nodes
+        if node.layer.type in ("ReLU", "PReLU", "ELU")
+        and node.layer.bottom[0] == blob != node.layer.top[0]
+    ]
 
 
 def _stored(crop):
@@ -138,8 +162,9 @@ def classifier_filler(nodes):
     position = cut.find_classifier(nodes)
     if position is not None:
         layer = nodes[position].layer
-        part = (layer.inner_product_param if layer.type == "InnerProduct"
-                else layer.convolution_param)
+        part = (
+            layer.inner_product_param if layer.type == "InnerProduct" else layer.convolution_param
+        )
         if part.HasField("weight_filler"):
             return {field.name: value for field, value in part.weight_filler.ListFields()}
     return None
@@ -154,18 +179,31 @@ def graft(nodes, feature, images, name, weights, *, how=None, auxiliary=True):
     weights   path of the trained weights, for what is typed
     how, auxiliary   see cut.cut
     """
-    shapes = foreign.shapes(layers_before(nodes, feature),
-                            {images.blob: [1, 3, images.crop, images.crop]}, name)
-    backbone = cut.cut(nodes, feature, images.blob, shapes, reserved=_reserved(), how=how,
-                       auxiliary=auxiliary)
+    shapes = foreign.shapes(
+        layers_before(nodes, feature), {images.blob: [1, 3, images.crop, images.crop]}, name
+    )
+    backbone = cut.cut(
+        nodes, feature, images.blob, shapes, reserved=_reserved(), how=how, auxiliary=auxiliary
+    )
     auxiliary_note = ["Auxiliary classifier of the original, in training, of the fine classes."]
     return GraftedNet(
-        name=name, title=name, column=None, crop=images.crop, feature=backbone.feature,
-        dropped=backbone.dropped, weights=weights,
-        filler=classifier_filler(nodes) or FILLER, weight_decay=0.0005,
+        name=name,
+        title=name,
+        column=None,
+        crop=images.crop,
+        feature=backbone.feature,
+        dropped=backbone.dropped,
+        weights=weights,
+        filler=classifier_filler(nodes) or FILLER,
+        weight_decay=0.0005,
         origin="usual in fine-tuning",
         policy=(("lr_policy", "poly", "down to 0 at max_iter, linearly"), ("power", 1.0, None)),
-        schedule=SCHEDULE, test_batch=50, pooled=len(backbone.shape) == 3,
+        schedule=SCHEDULE,
+        test_batch=50,
+        pooled=len(backbone.shape) == 3,
         stored=_stored(images.crop),
-        transform=images.transform, written_by="tools/graft.py", backbone=backbone,
-        notes=dict.fromkeys(backbone.auxiliary, auxiliary_note))
+        transform=images.transform,
+        written_by="tools/graft.py",
+        backbone=backbone,
+        notes=dict.fromkeys(backbone.auxiliary, auxiliary_note),
+    )

@@ -12,6 +12,7 @@ PHASES = (TRAIN, TEST)
 @dataclass(frozen=True)
 class Node:
     """A LayerParameter and the phases, without stages, that have it."""
+
     layer: object
     phases: frozenset
 
@@ -29,8 +30,10 @@ class Node:
 
 def nodes(net):
     """Nodes of a NetParameter, in its order; layers that only stages bring in are left out."""
-    found = [Node(layer, frozenset(phase for phase in PHASES if rules.keeps(layer, phase, ())))
-             for layer in net.layer]
+    found = [
+        Node(layer, frozenset(phase for phase in PHASES if rules.keeps(layer, phase, ())))
+        for layer in net.layer
+    ]
     return [node for node in found if node.phases]
 
 

@@ -42,8 +42,11 @@ def label(number):
 def classified(net):
     """{number of a level of the tree, 1 = finest: its classifier} of a net of one state."""
     names = {scores(level) for level in range(1, len(net.layer))}
-    return {int(layer.bottom[1].removeprefix(label(""))): layer.bottom[0] for layer in net.layer
-            if layer.type == "SoftmaxWithLoss" and layer.bottom[0] in names}
+    return {
+        int(layer.bottom[1].removeprefix(label(""))): layer.bottom[0]
+        for layer in net.layer
+        if layer.type == "SoftmaxWithLoss" and layer.bottom[0] in names
+    }
 
 
 def add_slice(net, levels, used=()):
@@ -56,19 +59,35 @@ def add_slice(net, levels, used=()):
 
 
 def _add_classifier(net, level, bottom, classes, filler, param, include=()):
-    net.layer.add(name=scores(level), type="InnerProduct", bottom=[bottom], top=[scores(level)],
-                  param=param, include=include,
-                  inner_product_param=dict(num_output=classes, weight_filler=filler,
-                                           bias_filler=constant(0)))
+    net.layer.add(
+        name=scores(level),
+        type="InnerProduct",
+        bottom=[bottom],
+        top=[scores(level)],
+        param=param,
+        include=include,
+        inner_product_param=dict(num_output=classes, weight_filler=filler, bias_filler=constant(0)),
+    )
 
 
 def _add_loss(net, level, target, rule):
     bottoms = [scores(level), target]
     loss, accuracy = f"loss_{tag(level)}", f"accuracy_{tag(level)}"
-    net.layer.add(name=loss, type="SoftmaxWithLoss", bottom=bottoms, top=[loss], loss_weight=[1],
-                  include=[rule] if rule else [])
-    net.layer.add(name=accuracy, type="Accuracy", bottom=bottoms, top=[accuracy],
-                  include=[dict(phase=TEST, **rule)])
+    net.layer.add(
+        name=loss,
+        type="SoftmaxWithLoss",
+        bottom=bottoms,
+        top=[loss],
+        loss_weight=[1],
+        include=[rule] if rule else [],
+    )
+    net.layer.add(
+        name=accuracy,
+        type="Accuracy",
+        bottom=bottoms,
+        top=[accuracy],
+        include=[dict(phase=TEST, **rule)],
+    )
 
 
 def _add_metric_loss(net, name, layer, weight, bottoms, parameters, diagnostics, param=()):
@@ -76,14 +95,33 @@ def _add_metric_loss(net, name, layer, weight, bottoms, parameters, diagnostics,
     tops, weights = [f"{name}_loss"], [weight]
     if diagnostics:
         tops, weights = tops + [f"{name}_diagnostics"], weights + [0]
-    net.layer.add(name=name, type="Python", top=tops, loss_weight=weights, bottom=bottoms,
-                  param=param, include=[dict(phase=TRAIN, stage=[name])],
-                  python_param=dict(module=f"python_layers.{name}_loss", layer=layer,
-                                    param_str=json.dumps(parameters)))
+    net.layer.add(
+        name=name,
+        type="Python",
+        top=tops,
+        loss_weight=weights,
+        bottom=bottoms,
+        param=param,
+        include=[dict(phase=TRAIN, stage=[name])],
+        python_param=dict(
+            module=f"python_layers.{name}_loss", layer=layer, param_str=json.dumps(parameters)
+        ),
+    )
 
 
-def add_head(net, feature, dropped, sizes, filler, glm, flatten, *, labels=None, fine_param=NEW,
-             diagnostics=False):
+def add_head(
+    net,
+    feature,
+    dropped,
+    sizes,
+    filler,
+    glm,
+    flatten,
+    *,
+    labels=None,
+    fine_param=NEW,
+    diagnostics=False,
+):
     """Append the classifiers, losses and accuracies of all variants to a NetParameter.
 
     feature, dropped  blobs: the feature after ReLU, and the same after dropout; one name for both
@@ -105,20 +143,37 @@ def add_head(net, feature, dropped, sizes, filler, glm, flatten, *, labels=None,
     joined = dropped
     if flatten and len(sizes) > 1:
         joined = "feature_vector"
-        net.layer.add(name=joined, type="Flatten", bottom=[dropped], top=[joined],
-                      include=[skipping])
+        net.layer.add(
+            name=joined, type="Flatten", bottom=[dropped], top=[joined], include=[skipping]
+        )
     for level in levels[1:]:
-        net.layer.add(name=inputs(level), type="Concat", top=[inputs(level)], include=[skipping],
-                      bottom=[joined] + [scores(finer) for finer in range(1, level)])
+        net.layer.add(
+            name=inputs(level),
+            type="Concat",
+            top=[inputs(level)],
+            include=[skipping],
+            bottom=[joined] + [scores(finer) for finer in range(1, level)],
+        )
         _add_classifier(net, level, scores(level - 1), sizes[level - 1], filler, NEW, [alone])
         _add_classifier(net, level, inputs(level), sizes[level - 1], filler, NEW, [skipping])
         _add_loss(net, level, targets[level - 1], dict(stage=[CSM]))
 
     _add_metric_loss(net, GLM, "GLMLossLayer", GLM_WEIGHT, [feature, *targets], glm, diagnostics)
     for rival in RIVALS.values():
-        _add_metric_loss(net, rival.name, rival.layer, rival.weight, [feature, targets[0]],
-                         rival.parameters(sizes[0]), diagnostics, rival.param)
+        _add_metric_loss(
+            net,
+            rival.name,
+            rival.layer,
+            rival.weight,
+            [feature, targets[0]],
+            rival.parameters(sizes[0]),
+            diagnostics,
+            rival.param,
+        )
     if len(sizes) > 1:
-        net.layer.add(name="unused_labels", type="Silence", bottom=targets[1:],
-                      include=[dict(phase=TRAIN, not_stage=[CSM, GLM]),
-                               dict(phase=TEST, not_stage=[CSM])])
+        net.layer.add(
+            name="unused_labels",
+            type="Silence",
+            bottom=targets[1:],
+            include=[dict(phase=TRAIN, not_stage=[CSM, GLM]), dict(phase=TEST, not_stage=[CSM])],
+        )

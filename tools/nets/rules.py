@@ -5,10 +5,13 @@ from caffe.proto import caffe_pb2
 
 def _meets(rule, phase, stages):
     """Does the state, at level 0, satisfy the rule? As Net::StateMeetsRule."""
-    return ((not rule.HasField("phase") or rule.phase == phase)
-            and rule.min_level <= 0 and (rule.max_level >= 0 or not rule.HasField("max_level"))
-            and all(stage in stages for stage in rule.stage)
-            and not any(stage in stages for stage in rule.not_stage))
+    return (
+        (not rule.HasField("phase") or rule.phase == phase)
+        and rule.min_level <= 0
+        and (rule.max_level >= 0 or not rule.HasField("max_level"))
+        and all(stage in stages for stage in rule.stage)
+        and not any(stage in stages for stage in rule.not_stage)
+    )
 
 
 def keeps(layer, phase, stages):

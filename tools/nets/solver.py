@@ -19,30 +19,51 @@ def iterations(schedule, images, batch):
 
 def _stage_notes(dataset, net, variant, solver_of):
     """Comment lines: what this variant's stages add to the plain network, and the setting's."""
-    coarse = [f"{head.scores(level)} ({dataset.sizes[level - 1]} x {name})"
-              for level, name in enumerate(dataset.levels, 1) if level > 1]
+    coarse = [
+        f"{head.scores(level)} ({dataset.sizes[level - 1]} x {name})"
+        for level, name in enumerate(dataset.levels, 1)
+        if level > 1
+    ]
     if not STAGES[variant]:
-        return ["No stages: the plain network with a new classifier, fc8_fine "
-                f"({dataset.sizes[0]} x {dataset.levels[0]}).",
-                "The other variants' solvers differ from this one by their stages only."]
+        return [
+            "No stages: the plain network with a new classifier, fc8_fine "
+            f"({dataset.sizes[0]} x {dataset.levels[0]}).",
+            "The other variants' solvers differ from this one by their stages only.",
+        ]
     if len(coarse) == 1:
-        csm = [f"a coarse classifier {coarse[0]} that reads fc8_fine's scores, with its",
-               "own softmax loss: Eq. (1)"]
+        csm = [
+            f"a coarse classifier {coarse[0]} that reads fc8_fine's scores, with its",
+            "own softmax loss: Eq. (1)",
+        ]
         skip = [f"it also reads the feature {net.feature}: the skipping connection of Fig. 3"]
     else:
-        csm = [f"coarse classifiers {', '.join(coarse)}: each reads the scores",
-               "of the one before, with its own softmax loss: Eq. (1)"]
-        skip = [f"they also read the feature {net.feature} and all finer scores: the skipping",
-                "connections of Fig. 4"]
-    glm = [f"{GLM_WEIGHT} x the generalized large-margin loss on {net.feature}, in training:",
-           "Eqs. (2)-(18)"]
-    says = dict(csm=csm, skip=skip, glm=glm, **{
-        name: [f"{rival.weight:g} x the {name} loss on {net.feature}, in training"]
-        for name, rival in RIVALS.items()})
+        csm = [
+            f"coarse classifiers {', '.join(coarse)}: each reads the scores",
+            "of the one before, with its own softmax loss: Eq. (1)",
+        ]
+        skip = [
+            f"they also read the feature {net.feature} and all finer scores: the skipping",
+            "connections of Fig. 4",
+        ]
+    glm = [
+        f"{GLM_WEIGHT} x the generalized large-margin loss on {net.feature}, in training:",
+        "Eqs. (2)-(18)",
+    ]
+    says = dict(
+        csm=csm,
+        skip=skip,
+        glm=glm,
+        **{
+            name: [f"{rival.weight:g} x the {name} loss on {net.feature}, in training"]
+            for name, rival in RIVALS.items()
+        },
+    )
     width = max(5, *map(len, STAGES[variant]))
     return [f"What {TITLES[variant]} adds to SM ({solver_of('sm')}):"] + [
         f"  {'' if number else stage:{width}s} {line}"
-        for stage in STAGES[variant] for number, line in enumerate(says[stage])]
+        for stage in STAGES[variant]
+        for number, line in enumerate(says[stage])
+    ]
 
 
 def solver_text(dataset, net, variant, folder, *, batch, test_batch, base_lr, max_iter, why):
@@ -63,19 +84,30 @@ def solver_text(dataset, net, variant, folder, *, batch, test_batch, base_lr, ma
     rows = [
         ("net", f"{folder}/{dataset.name}_{net.name}_train_val.prototxt", None),
         *((field, state, None) for field in states),
-        ("test_iter", dataset.test // test_batch,
-         f"x {test_batch} per batch = {dataset.test} test images: each exactly once"),
-        ("test_interval", max_iter // tests,
-         "each test takes time and teaches nothing; the last is at the end"),
+        (
+            "test_iter",
+            dataset.test // test_batch,
+            f"x {test_batch} per batch = {dataset.test} test images: each exactly once",
+        ),
+        (
+            "test_interval",
+            max_iter // tests,
+            "each test takes time and teaches nothing; the last is at the end",
+        ),
         ("test_initialization", False, "an untrained head is at chance"),
         ("base_lr", base_lr, "as Caffe's fine-tuning example (flickr style); new layers take 10 x"),
-        *((field, value(max_iter) if callable(value) else value, reason)
-          for field, value, reason in net.policy),
+        *(
+            (field, value(max_iter) if callable(value) else value, reason)
+            for field, value, reason in net.policy
+        ),
         ("momentum", 0.9, f"this and the next: {net.origin}"),
         ("weight_decay", net.weight_decay, None),
-        ("max_iter", max_iter,
-         f"x {batch} per batch = {max_iter * batch / dataset.train:.3g} times the {dataset.train} "
-         "training images; the paper says neither"),
+        (
+            "max_iter",
+            max_iter,
+            f"x {batch} per batch = {max_iter * batch / dataset.train:.3g} times the {dataset.train} "
+            "training images; the paper says neither",
+        ),
         ("display", 20, None),
         ("average_loss", 20, "the loss of one batch is noise"),
         ("snapshot", max_iter // tests, "with each test; -snapshot ....solverstate resumes"),
@@ -90,6 +122,10 @@ def solver_text(dataset, net, variant, folder, *, batch, test_batch, base_lr, ma
         *_stage_notes(dataset, net, variant, solver_of),
         *(f"Stage {stage}: the images of {dataset.folder}." for stage in dataset.stages),
         "No solver_mode: it runs on the CPU, or on a GPU with `-gpu 0`. Caffe wants the folder of",
-        "snapshot_prefix to exist: `make setup` and tools/make_prototxt.py make it.")
-    return header + "\n" + text.rows_text(
-        (field, value, why.get(field, reason)) for field, value, reason in rows)
+        "snapshot_prefix to exist: `make setup` and tools/make_prototxt.py make it.",
+    )
+    return (
+        header
+        + "\n"
+        + text.rows_text((field, value, why.get(field, reason)) for field, value, reason in rows)
+    )

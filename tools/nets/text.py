@@ -54,5 +54,6 @@ def rows_text(rows):
     """
     lines = [(_field(name, value), reason) for name, value, reason in rows]
     column = max((len(line) for line, reason in lines if reason and len(line) <= _LONG), default=0)
-    return "".join(f"{line.ljust(column)}  # {reason}\n" if reason else f"{line}\n"
-                   for line, reason in lines)
+    return "".join(
+        f"{line.ljust(column)}  # {reason}\n" if reason else f"{line}\n" for line, reason in lines
+    )

@@ -24,10 +24,13 @@ def check(args):
             raise UserError(f"{path.strip()} is not there, seen from {Path.cwd()}")
     if args.gpus:
         import caffe
+
         if not caffe.has_nccl():
-            raise UserError("this Caffe was built without NCCL and can't train on several GPUs: "
-                            "`docker/build_caffe.sh --cuda 13` builds one that can; --processes "
-                            "trains on the CPU")
+            raise UserError(
+                "this Caffe was built without NCCL and can't train on several GPUs: "
+                "`docker/build_caffe.sh --cuda 13` builds one that can; --processes "
+                "trains on the CPU"
+            )
         for number in args.gpus:
             solver_net.try_gpu(number, "--gpus")
     return solver
@@ -44,11 +47,16 @@ def run(args, script):
     count = len(args.gpus) if args.gpus else args.processes
     environment = dict(os.environ)
     # As many threads as there are cores, or the ranks' threads wait for each other.
-    environment.setdefault("OPENBLAS_NUM_THREADS",
-                           str(max(1, len(os.sched_getaffinity(0)) // count)))
-    ranks = subprocess.Popen([_mpiexec(), "-n", str(count), sys.executable, str(script),
-                              *sys.argv[1:]], env=environment, stdin=subprocess.DEVNULL,
-                             start_new_session=True, preexec_fn=_stop_with_parent)
+    environment.setdefault(
+        "OPENBLAS_NUM_THREADS", str(max(1, len(os.sched_getaffinity(0)) // count))
+    )
+    ranks = subprocess.Popen(
+        [_mpiexec(), "-n", str(count), sys.executable, str(script), *sys.argv[1:]],
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        start_new_session=True,
+        preexec_fn=_stop_with_parent,
+    )
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: ranks.send_signal(signal.SIGINT))
     status = ranks.wait()

@@ -32,6 +32,7 @@ def run(args):
     # MPICH would copy from one rank's memory to another's, which containers forbid.
     os.environ.setdefault("MPIR_CVAR_CH4_CMA_ENABLE", "0")
     from mpi4py import MPI
+
     comm = MPI.COMM_WORLD
     try:
         _train(args, comm)
@@ -68,8 +69,15 @@ def own_solver(solver, net, rank):
     if own.iter_size > 1 or shared:
         own.layer_wise_reduce = False
     if rank:
-        for field in ("test_iter", "test_interval", "test_state", "test_net", "test_net_param",
-                      "snapshot", "display"):
+        for field in (
+            "test_iter",
+            "test_interval",
+            "test_state",
+            "test_net",
+            "test_net_param",
+            "snapshot",
+            "display",
+        ):
             own.ClearField(field)
     return own
 
@@ -78,11 +86,14 @@ def _train(args, comm):
     if args.gpus:
         beside = comm.Split_type(_shared_memory())  # the ranks of this machine
         if beside.size > len(args.gpus):
-            raise UserError(f"{beside.size} processes on one machine and {len(args.gpus)} GPUs: "
-                            "start one per GPU")
+            raise UserError(
+                f"{beside.size} processes on one machine and {len(args.gpus)} GPUs: "
+                "start one per GPU"
+            )
         own_gpu(args.gpus, beside.rank)
     import caffe
     from tools.parallel import transports
+
     # Warnings and errors of all ranks; what rank 0 does is also what `caffe train` would print.
     level = int(os.environ["GLOG_minloglevel"])
     caffe.init_log(level if comm.rank == 0 else max(level, 1), True)
@@ -98,19 +109,23 @@ def _train(args, comm):
     solver = _solver(args, comm.rank)
     transport.join(solver)
     if comm.rank == 0:
-        caffe.log(f"{comm.size} ranks, one {'GPU' if args.gpus else 'process'} each: every "
-                  f"iteration takes {comm.size} batches")
+        caffe.log(
+            f"{comm.size} ranks, one {'GPU' if args.gpus else 'process'} each: every "
+            f"iteration takes {comm.size} batches"
+        )
     _iterate(solver, transport, comm)
 
 
 def _shared_memory():
     from mpi4py import MPI
+
     return MPI.COMM_TYPE_SHARED
 
 
 def _solver(args, rank):
     """This rank's solver, with the weights or the snapshot."""
     import caffe
+
     message = solver_net.read_solver(args.solver)
     message = own_solver(message, solver_net.read_net(message), rank)
     with tempfile.NamedTemporaryFile("w", suffix=".prototxt") as file:

@@ -24,8 +24,10 @@ class Mpi(Alone):
         array = np.ascontiguousarray(array)
         shapes = self._comm.allgather(array.shape)
         if len(set(shapes)) > 1:
-            raise ValueError("the ranks' batches differ in shape: "
-                             + ", ".join("x".join(map(str, shape)) for shape in shapes))
+            raise ValueError(
+                "the ranks' batches differ in shape: "
+                + ", ".join("x".join(map(str, shape)) for shape in shapes)
+            )
         joined = np.empty((self.size * len(array), *array.shape[1:]), array.dtype)
         self._comm.Allgather(array, joined)
         return joined
@@ -38,6 +40,7 @@ class Mpi(Alone):
 
     def _average(self, net):
         from mpi4py import MPI
+
         for blob in _parameters(net):
             self._comm.Allreduce(MPI.IN_PLACE, blob.diff)
             blob.diff[...] /= self.size
@@ -45,8 +48,14 @@ class Mpi(Alone):
 
 def _parameters(net):
     """A net's parameter blobs, those that layers share once."""
-    return list({blob.data.ctypes.data: blob for blobs in net.params.values()
-                 for blob in blobs if blob.count}.values())
+    return list(
+        {
+            blob.data.ctypes.data: blob
+            for blobs in net.params.values()
+            for blob in blobs
+            if blob.count
+        }.values()
+    )
 
 
 class Nccl(Alone):
@@ -60,14 +69,17 @@ class Nccl(Alone):
 
     def __init__(self, comm):
         import caffe
+
         self._comm, self.rank, self.size = comm, comm.rank, comm.size
         try:
             import cupy
             from cupy.cuda import nccl
         except ImportError as error:
-            raise UserError(f"several GPUs need CuPy with NCCL, which can't be imported ({error}): "
-                            "pip install the cupy package of this CUDA version, such as "
-                            "cupy-cuda13x") from None
+            raise UserError(
+                f"several GPUs need CuPy with NCCL, which can't be imported ({error}): "
+                "pip install the cupy package of this CUDA version, such as "
+                "cupy-cuda13x"
+            ) from None
         self._cupy, self._float = cupy, nccl.NCCL_FLOAT32
         self._caffe_id = comm.bcast(caffe.NCCL.new_uid() if self.rank == 0 else None)
         unique = comm.bcast(nccl.get_unique_id() if self.rank == 0 else None)
@@ -77,13 +89,15 @@ class Nccl(Alone):
         cupy = self._cupy
         array = cupy.ascontiguousarray(array)
         joined = cupy.empty((self.size * len(array), *array.shape[1:]), array.dtype)
-        self._nccl.allGather(array.data.ptr, joined.data.ptr, array.size, self._float,
-                             cupy.cuda.Stream.null.ptr)
+        self._nccl.allGather(
+            array.data.ptr, joined.data.ptr, array.size, self._float, cupy.cuda.Stream.null.ptr
+        )
         return joined
 
     def join(self, solver):
         """Give all ranks the weights of rank 0, and from now on each update the mean gradient."""
         import caffe
+
         self._caffe = caffe.NCCL(solver, self._caffe_id)  # Caffe keeps no reference
         self._caffe.bcast()
         solver.add_callback(self._caffe)
