@@ -18,10 +18,9 @@ unexport PYTHONPATH PYTHONHOME
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' Makefile
 
-setup: .venv/requirements.txt  ## system packages, Caffe and .venv; does nothing where all is there
+setup: .venv/pyproject.toml  ## system packages, Caffe and .venv; does nothing where all is there
 	@$(BUILD_CAFFE)
-	@printf '%s\n' '$(CURDIR)' '$(CAFFE_PREFIX)/python' \
-	    > "$$(echo .venv/lib/python3*/site-packages)/repository.pth"
+	@echo '$(CAFFE_PREFIX)/python' > "$$(echo .venv/lib/python3*/site-packages)/caffe.pth"
 	@ln -sfn '$(CAFFE_PREFIX)/bin/caffe' .venv/bin/caffe
 	@docker/snapshot_folders.sh
 	@echo "ready: '. .venv/bin/activate' in each new shell gives caffe and python"
@@ -33,12 +32,17 @@ setup: .venv/requirements.txt  ## system packages, Caffe and .venv; does nothing
 	@.venv/bin/python -m pip install -qq --disable-pip-version-check --only-binary :all: -r $<
 	@cp $< $@
 
+# This repository, in place: commands and Caffe's Python layers find it from any folder.
+.venv/pyproject.toml: pyproject.toml .venv/requirements.txt
+	@.venv/bin/python -m pip install -qq --disable-pip-version-check --no-deps --editable .
+	@cp $< $@
+
 .PHONY: packages
 packages:
 	@docker/build_caffe.sh --install-packages
 
 check:  ## what is there and what is missing, and how to mend it
-	@$(if $(wildcard .venv/bin/python),.venv/bin/python,python3) tools/check_env.py
+	@$(if $(wildcard .venv/bin/python),.venv/bin/python,python3) -m tools.check_env
 
 test: setup  ## the tests
 	@.venv/bin/python -m pytest

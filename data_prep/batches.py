@@ -24,7 +24,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from data_prep.cli import UserError
+from data_prep.common.errors import UserError
 
 TINY = 1e-9  # of a pass, for the rounding of floating-point numbers
 

@@ -1,16 +1,12 @@
 #!/usr/bin/env python3
 """Make the LMDBs that Caffe trains on from a data set's archive, with its label tree."""
 
-import sys
-from pathlib import Path
-
-if __package__ in (None, ""):  # run as a file: the repository's packages, not this folder's files
-    sys.path[0] = str(Path(__file__).resolve().parent.parent)
-from data_prep.cli import command
-
 import argparse
 import os
 import tempfile
+from pathlib import Path
+
+from data_prep.common.command import command
 
 # Nothing here needs BLAS, whose threads, one per processor, would spin for a while for work.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
@@ -18,10 +14,9 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 import numpy as np
 
 from data_prep import builder, images, order
-from data_prep.argument_types import within
+from data_prep.common.arguments import within
 from data_prep.readers import READERS
 from data_prep.records import SPLITS, check_records, read_listing
-
 
 # Of the command, for the manifest; a reader has its own besides.
 OPTIONS = ("size", "resize", "encoded", "context", "skip_bad", "order", "seed", "batches")

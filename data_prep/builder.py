@@ -8,18 +8,18 @@ stays in place until then.
 """
 
 import fcntl
-import hashlib
 import json
 import os
 import shutil
 import sys
 from contextlib import closing, contextmanager
 
-import cv2
 import lmdb
 
-from data_prep import checkpoint, contact_sheet, lmdb_io, pipeline, progress
-from data_prep.cli import FULL, UserError
+from data_prep import checkpoint, contact_sheet, lmdb_io, pipeline
+from data_prep.common import files, progress
+from data_prep.common.errors import WRITE_FAILURES, UserError
+from data_prep.opencv import cv2
 from data_prep.order import ordered
 from data_prep.records import SPLITS, check_records
 from data_prep.split_writer import KINDS, SplitWriter
@@ -122,7 +122,7 @@ def build(out, source, manifest, jobs, afresh=False):
         print("stopped: the same command goes on from here", file=sys.stderr)
         raise
     except (OSError, lmdb.Error) as error:
-        if isinstance(error, OSError) and error.errno not in FULL:
+        if isinstance(error, OSError) and error.errno not in WRITE_FAILURES:
             raise
         raise UserError(
             f"writing {out} failed ({error}): make room on the disk, then the same command goes on "
@@ -140,7 +140,7 @@ def _fill(partial, source, manifest, jobs):
             shutil.rmtree(partial)
         state.mkdir(parents=True)
         data.mkdir()
-        checkpoint.write_whole(state / "wanted.json", wanted)
+        files.write_whole(state / "wanted.json", wanted)
     records = _prepared(source, state / "prepared", jobs)
     options, manifest, bad = manifest["options"], {**manifest, "splits": {}}, []
     if options["skip_bad"]:
@@ -171,7 +171,7 @@ def _fill(partial, source, manifest, jobs):
     manifest["mean_bgr"] = [round(float(value), 3) for value in means]
     (data / "hierarchy.tsv").write_text(source.hierarchy.text(), encoding="utf-8")
     contact_sheet.write(data, source.hierarchy, options["seed"])
-    manifest["checksums"] = {file: _sha256(data / file) for file in CHECKSUMMED}
+    manifest["checksums"] = {file: files.sha256(data / file) for file in CHECKSUMMED}
     text = json.dumps(manifest, indent=1, ensure_ascii=False) + "\n"
     (data / "manifest.json").write_text(text, encoding="utf-8")
     return manifest
@@ -196,7 +196,7 @@ def _bad_images(state, records, options, jobs):
             for record, result in progress.each(results, "look", "images", len(records)):
                 if result.reason:
                     found.append({"image": record.name, "reason": result.reason})
-        checkpoint.write_whole(known, json.dumps(found).encode())
+        files.write_whole(known, json.dumps(found).encode())
     return json.loads(known.read_bytes())
 
 
@@ -225,11 +225,6 @@ def _listed(lines):
     return "\n  " + "\n  ".join(lines[:BAD_SHOWN] + more)
 
 
-def _sha256(path):
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def _beside(out, what):
     return out.parent / f".{out.name}.{what}"
 
@@ -238,9 +233,7 @@ def _publish(partial, out):
     """Put the finished folder in place of the old one. Its contents reach the disk first."""
     data, old = partial / "data", _beside(out, "old")
     for path in sorted(data.rglob("*")) + [data]:
-        descriptor = os.open(path, os.O_RDONLY)
-        os.fsync(descriptor)
-        os.close(descriptor)
+        files.sync(path)
     if out.exists():
         out.rename(old)
     data.rename(out)

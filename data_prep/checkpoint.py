@@ -7,12 +7,13 @@ and renamed: it is whole or not there.
 """
 
 import json
-import os
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
+
+from data_prep.common import files
 
 SHARE = 0.05  # of the time may go into checkpoints
 
@@ -72,8 +73,8 @@ class Keeper:
     def begin(self, checkpoint):
         """Keep this Checkpoint, of what is committed now, once the last one is kept."""
         self.wait()
-        start, new = time.monotonic(), _beside(self._path)
-        with open(new, "wb") as file:
+        start, new = time.monotonic(), files.beside_of(self._path)
+        with files.open_new(new) as file:
             checkpoint.write(file)
         self._last = self._thread.submit(self._keep, new, start)
 
@@ -88,32 +89,6 @@ class Keeper:
 
     def _keep(self, new, start):
         self._sync()
-        _publish(new, self._path)
+        files.publish(new, self._path)
         now = time.monotonic()
         self._next = now + (now - start) / SHARE
-
-
-def write_whole(path, data):
-    """Write a file (bytes) so that it has its name only when it is on the disk."""
-    new = _beside(path)
-    new.write_bytes(data)
-    _publish(new, path)
-
-
-def _beside(path):
-    return path.with_name(f"{path.name}.new")
-
-
-def _publish(new, path):
-    """Give a file its name when its content is on the disk."""
-    with open(new, "rb") as file:
-        os.fsync(file.fileno())
-    new.replace(path)
-
-
-def read_json(path):
-    """The value in a JSON file; None where there is no such file, or no JSON in it."""
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, NotADirectoryError, ValueError):
-        return None

@@ -2,10 +2,10 @@
 
 import random
 
-import cv2
 import numpy as np
 
 from data_prep import lmdb_io
+from data_prep.opencv import cv2
 from data_prep.records import SPLITS
 
 COLUMNS, ROWS = 8, 3  # ROWS of each split

@@ -7,17 +7,14 @@ tables of `data_prep/hierarchies/` the ids are left out and given by order of ap
 that start with `#` are remarks.
 """
 
-import sys
-from pathlib import Path
-
-if __package__ in (None, ""):  # run as a file: the repository's packages, not this folder's files
-    sys.path[0] = str(Path(__file__).resolve().parent.parent)
-from data_prep.cli import UserError, command
-
 import argparse
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
+
+from data_prep.common.command import command
+from data_prep.common.errors import UserError
 
 TABLES = Path(__file__).resolve().parent / "hierarchies"
 

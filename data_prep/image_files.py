@@ -11,8 +11,9 @@ import struct
 from contextlib import ExitStack
 from dataclasses import dataclass
 
-from data_prep import MAX_PIXELS
-
+# Images with more pixels are refused, because a few bytes can declare gigabytes: 2**26 pixels are
+# 200 MB decoded, more than any camera of the data sets takes.
+MAX_PIXELS = 1 << 26
 # Bytes that decoding may take: of one image, which is then alone, and of several at a time. The
 # rest of a build takes some 80 MB, and freed memory does not all return to the system.
 LARGEST, TOGETHER = 320 << 20, 200 << 20

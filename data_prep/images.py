@@ -1,10 +1,9 @@
 """Image files in, uint8 height x width x 3 BGR arrays out: decode, crop, resize, encode."""
 
-import cv2
 import numpy as np
 
-from data_prep import MAX_PIXELS
-from data_prep.image_files import ImageError
+from data_prep.image_files import MAX_PIXELS, ImageError
+from data_prep.opencv import cv2
 
 JPEG_QUALITY = 95
 RESIZES = ("squeeze", "shorter")

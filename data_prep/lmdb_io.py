@@ -16,7 +16,7 @@ import numpy as np
 
 from data_prep import images
 from data_prep.caffe_proto import caffe_pb2
-from data_prep.cli import UserError
+from data_prep.common.errors import UserError
 
 KEY = "{:08d}"
 FIRST_MAP = 64 << 20  # bytes; doubled whenever full, because LMDB wants to know the size beforehand

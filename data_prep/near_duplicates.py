@@ -6,8 +6,9 @@ over shifts of up to one of the 32 pixels: 0 for the same drawing, 1 for drawing
 in common. Unlike a mean difference it doesn't call two cards alike because both are mostly white.
 """
 
-import cv2
 import numpy as np
+
+from data_prep.opencv import cv2
 
 SIDE, SHIFT = 32, 1
 

@@ -9,10 +9,10 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from typing import NamedTuple
 
-import cv2
 import numpy as np
 
 from data_prep import image_files, images, lmdb_io
+from data_prep.opencv import cv2
 
 # A thread is given so many images at a time, or bytes of their pixels: image by image, what threads
 # have to say to each other would take a tenth of the time of small photographs.

@@ -3,11 +3,12 @@
 import shutil
 from contextlib import closing
 
-import cv2
 import numpy as np
 
-from data_prep import checkpoint, lmdb_io, pipeline, progress
-from data_prep.cli import UserError
+from data_prep import checkpoint, lmdb_io, pipeline
+from data_prep.common import progress
+from data_prep.common.errors import UserError
+from data_prep.opencv import cv2
 
 KINDS = ("images", "labels")  # of the two LMDBs of a split
 # A transaction has about so many records or bytes: few commits, and bounded memory.

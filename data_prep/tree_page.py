@@ -4,7 +4,7 @@ from html import escape
 
 import numpy as np
 
-from data_prep.checkpoint import write_whole
+from data_prep.common.files import write_whole
 from data_prep.hierarchy import report
 from data_prep.records import SPLITS, read_listing
 
@@ -42,7 +42,7 @@ def write(path, hierarchy, title, counts):
         *_branch(hierarchy, counts, top, np.arange(len(hierarchy.labels))),
         "</body></html>",
     ]
-    write_whole(path, ("\n".join(parts) + "\n").encode())
+    write_whole(path, "\n".join(parts) + "\n")
 
 
 def _branch(hierarchy, counts, level, members):

@@ -1,23 +1,20 @@
 #!/usr/bin/env python3
 """Prove that a data set is what it says: keys, counts, labels, images, separate splits."""
 
-import sys
-from pathlib import Path
-
-if __package__ in (None, ""):  # run as a file: the repository's packages, not this folder's files
-    sys.path[0] = str(Path(__file__).resolve().parent.parent)
-from data_prep.cli import UserError, command
-
 import argparse
 import hashlib
 import itertools
 import json
+from pathlib import Path
 
 import numpy as np
 
-from data_prep import images, lmdb_io, progress
-from data_prep.argument_types import within
+from data_prep import images, lmdb_io
 from data_prep.builder import CHECKSUMMED
+from data_prep.common import progress
+from data_prep.common.arguments import within
+from data_prep.common.command import command
+from data_prep.common.errors import UserError
 from data_prep.hierarchy import Hierarchy
 from data_prep.near_duplicates import ink, ink_distances
 from data_prep.records import SPLITS

@@ -14,9 +14,10 @@ of the loss doesn't depend on the batch size. The gradient is exact for fixed ce
 gradient of L, and alpha no learning rate: it depends neither on m nor on the weight of the loss.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Callable
+from typing import Any
 
 import numpy as np
 

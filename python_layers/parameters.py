@@ -7,8 +7,9 @@ Everything a user can get wrong in a prototxt ends in one ValueError that names 
 import difflib
 import json
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Callable
+from typing import Any
 
 MOST = 2**31 - 1  # for whole numbers: what Caffe's own parameters can hold
 

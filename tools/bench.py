@@ -1,15 +1,9 @@
 #!/usr/bin/env python3
 """Benchmarks: how long the project's own code takes beside a yardstick measured in the same run."""
 
-import sys
-from pathlib import Path
-
-if __package__ in (None, ""):  # run as a file: import the repository's packages, not this folder's
-    sys.path[0] = str(Path(__file__).resolve().parent.parent)
-from data_prep.cli import command
-
 import argparse
 
+from data_prep.common.command import command
 from tools.benchmarks import lmdb, losses, memory, step
 
 EXAMPLES = """examples, on an idle machine:

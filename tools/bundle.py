@@ -14,21 +14,18 @@ Examples:
     tools/bundle.py --prefix ~/.local/caffe-cuda13 --add /tmp/cupy --out /tmp/gpu_check.tar.xz
 """
 
-import sys
-from pathlib import Path
-
-if __package__ in (None, ""):  # run as a file: import the repository's packages, not this folder's
-    sys.path[0] = str(Path(__file__).resolve().parent.parent)
-from data_prep.cli import UserError, command
-
 import argparse
 import re
 import shutil
 import subprocess
+import sys
 import sysconfig
 import tempfile
+from pathlib import Path
 
-from tools import files
+from data_prep.common import files
+from data_prep.common.command import command
+from data_prep.common.errors import UserError
 
 ROOT = Path(__file__).resolve().parent.parent
 PART = 60_000_000  # bytes, so that each part passes where files may have 60 MB
@@ -46,7 +43,7 @@ LEFT_OUT = (
     "pip*",
     "setuptools*",
     "pydot*",
-    "repository.pth",
+    "__editable__*",
     "__pycache__",
     "tests",
     "*.ffmpeg",

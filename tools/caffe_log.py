@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from data_prep.cli import UserError
+from data_prep.common.errors import UserError
 
 PREFIX = re.compile(r"[IWEF](?:\d{4}){1,2} \d\d:\d\d:\d\d\.\d+\s+\d+ [\w.-]+:\d+\] ")
 LOSS = re.compile(r"Iteration (\d{1,18})(?: \([^)]*\))?, loss = (\S+)")

@@ -2,13 +2,13 @@
 
 from google.protobuf.message import DecodeError
 
-from data_prep.cli import UserError
-from tools import files
+from data_prep.common import files
+from data_prep.common.errors import UserError
 
 
 def shapes(path):
     """{layer: [shape of each blob]} of a caffemodel; before 2015 blobs had 4 dimensions."""
-    from caffe.proto import caffe_pb2
+    from tools.pycaffe import caffe_pb2
 
     try:
         model = caffe_pb2.NetParameter.FromString(files.existing(path, "caffemodel").read_bytes())

@@ -14,27 +14,20 @@ Examples:
     tools/check_env.py --solver prototxt/cub_googlenet_ours_solver.prototxt
 """
 
-import sys
-from pathlib import Path
-
-ROOT = Path(__file__).resolve().parent.parent
-if __package__ in (None, ""):  # run as a file: the repository's packages, not this folder's
-    sys.path[0] = str(ROOT)
-
-# Only the standard library here, and not data_prep.cli: that refuses to start where this command
-# has to say why.
 import argparse
-import functools
 import importlib
 import importlib.metadata
+import importlib.util
 import os
 import re
 import shutil
-import subprocess
+import sys
 import tempfile
+from pathlib import Path
 
-from tools import prototxt
+# Only the standard library here: the command has to say which other package is missing.
 
+ROOT = Path(__file__).resolve().parent.parent
 SETUP = "make setup"
 ACTIVATE = ". .venv/bin/activate"
 SETUP_ACTIVATE = f"`{SETUP}`, then `{ACTIVATE}`"
@@ -46,14 +39,6 @@ layer { name: "data" type: "DummyData" top: "features" top: "label"
 layer { name: "glm" type: "Python" bottom: "features" bottom: "label" top: "loss" loss_weight: 1
         python_param { module: "python_layers.glm_loss" layer: "GLMLossLayer" } }
 """
-
-# How weights that are no product of this repository come about.
-WEIGHTS = {
-    "squeezenet_v1.1.caffemodel": "tools/convert_squeezenet.py",
-    "VGG_ILSVRC_16_layers.caffemodel": "download it from http://www.robots.ox.ac.uk/~vgg/"
-    "software/very_deep/caffe/VGG_ILSVRC_16_layers.caffemodel into weights/",
-}
-ZOO = "download it from BVLC's model zoo ({name}) into weights/"
 
 
 class Report:
@@ -102,37 +87,26 @@ def check_python(report):
             report.note(package, f"{found} instead of {wanted}: `{SETUP}` installs what was tried")
 
 
-def run_caffe(*arguments):
-    """(exit status, last message) of the caffe binary.
-
-    It runs in an empty folder, so that no package there helps its imports.
-    """
-    with tempfile.TemporaryDirectory() as folder:
-        env = {**os.environ, "GLOG_minloglevel": "0", "GLOG_logtostderr": "1"}
-        done = subprocess.run(
-            ["caffe", *arguments],
-            cwd=folder,
-            env=env,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            errors="replace",
-        )
-    logged = re.findall(r"^[EF]\d{4}.*?\] (.*)", done.stdout, re.MULTILINE)
-    lines = done.stdout.strip().splitlines()
-    return done.returncode, logged[-1] if logged else lines[-1] if lines else "no message"
+def check_repository(report):
+    """Whether this Python finds the packages of the repository; the other checks need them."""
+    if importlib.util.find_spec("data_prep") and importlib.util.find_spec("tools"):
+        return True
+    report.lacks("repository", f"not installed in {sys.executable}", SETUP_ACTIVATE)
+    return False
 
 
 def check_caffe(report):
+    from tools import caffe_program
+
     if not shutil.which("caffe"):
         built = (ROOT / ".venv" / "bin" / "caffe").exists()
         report.lacks("caffe", "not on PATH", f"`{ACTIVATE}`" if built else SETUP_ACTIVATE)
         return
-    status, version = run_caffe("-version")
+    status, version = caffe_program.run("-version")
     if status != 0:
         report.lacks("caffe", f"does not start ({version})", f"`{SETUP}` builds it anew")
         return
-    status, devices = run_caffe("device_query", "-gpu", "all")
+    status, devices = caffe_program.run("device_query", "-gpu", "all")
     cpu_only = "CPU-only" in devices
     version = version.removeprefix("caffe version ")
     report.ok(
@@ -152,7 +126,7 @@ def check_caffe(report):
     with tempfile.NamedTemporaryFile("w", suffix=".prototxt") as net:
         net.write(LAYER_NET)
         net.flush()
-        status, message = run_caffe("time", "-model", net.name, "-iterations", "1")
+        status, message = caffe_program.run("time", "-model", net.name, "-iterations", "1")
     if status == 0:
         report.ok("Python layers", "the caffe binary imports and runs python_layers.glm_loss")
     else:
@@ -178,68 +152,14 @@ def check_pycaffe(report):
     return True
 
 
-@functools.cache  # many solvers share one net
-def read_net(path):
-    """NetParameter of a prototxt; ValueError as prototxt.parse."""
-    from caffe.proto import caffe_pb2
-
-    return prototxt.parse(path, caffe_pb2.NetParameter())
-
-
-def inputs_of(solver_path):
-    """What `caffe train -solver` reads: (SolverParameter, net's path, [LMDB folder], [mean file]).
-
-    Only layers that the solver's train_state and test_state keep count. Raises ValueError in one
-    sentence.
-    """
-    import caffe
-    from caffe.proto import caffe_pb2
-    from tools.nets import rules
-
-    solver = prototxt.parse(solver_path, caffe_pb2.SolverParameter())
-    path = solver.net or solver.train_net
-    if not path:
-        raise ValueError(f'{solver_path} names no net: give it `net: "..."`')
-    layers = [layer for layer in read_net(path).layer if layer.type == "Data"]
-    sources, means = {}, {}
-    states = [(caffe.TRAIN, solver.train_state)]
-    states += [(caffe.TEST, state) for state in solver.test_state or [caffe_pb2.NetState()]]
-    for phase, state in states:
-        for layer in layers:
-            if rules.keeps(layer, phase, set(state.stage)):
-                sources[layer.data_param.source] = None
-                if layer.transform_param.mean_file:
-                    means[layer.transform_param.mean_file] = None
-    return solver, path, list(sources), list(means)
-
-
-def build_command(folder):
-    """The command that makes the LMDBs in a folder such as data/cub; tools/nets has a table."""
-    from tools.nets import tables
-
-    return tables.build_commands().get(
-        Path(folder).as_posix(),
-        (
-            f"data_prep/build_lmdb.py DATASET --out {folder} "
-            "(data_prep/build_lmdb.py --help lists the data sets)"
-        ),
-    )
-
-
-def weights_command(path):
-    name = Path(path).name
-    return WEIGHTS.get(name) or ZOO.format(name=name.removesuffix(".caffemodel"))
-
-
-def is_lmdb(path):
-    return (Path(path) / "data.mdb").is_file()
-
-
 def check_solver(report, path):
     """Every file that training by this solver needs, relative to the current folder."""
+    from data_prep.common.errors import UserError
+    from tools import inputs
+
     try:
-        solver, net, sources, means = inputs_of(path)
-    except ValueError as error:
+        solver, net, sources, means = inputs.inputs_of(path)
+    except UserError as error:
         report.lacks(
             "solver", str(error), "give one of prototxt/*_solver.prototxt, from the repository root"
         )
@@ -247,20 +167,20 @@ def check_solver(report, path):
     report.ok("solver", str(path))
     report.ok("net", net)
     for source in sources:
-        if is_lmdb(source):
+        if inputs.is_lmdb(source):
             report.ok("LMDB", source)
         else:
-            report.lacks("LMDB", source, build_command(Path(source).parent))
+            report.lacks("LMDB", source, inputs.build_command(Path(source).parent))
     for mean in means:
         if Path(mean).is_file():
             report.ok("mean", mean)
         else:
-            report.lacks("mean", mean, build_command(Path(mean).parent))
+            report.lacks("mean", mean, inputs.build_command(Path(mean).parent))
     for weights in ",".join(solver.weights).split(","):
         if weights and Path(weights).is_file():
             report.ok("weights", weights)
         elif weights:
-            report.lacks("weights", weights, weights_command(weights))
+            report.lacks("weights", weights, inputs.weights_command(weights))
     snapshots = Path(solver.snapshot_prefix).parent
     if solver.snapshot_prefix and not snapshots.is_dir():
         report.lacks("snapshots", f"folder {snapshots}", f"mkdir -p {snapshots}")
@@ -268,28 +188,30 @@ def check_solver(report, path):
 
 def check_all_solvers(report):
     """The data sets of all solvers, one line each, and the weights that their nets start from."""
+    from data_prep.common.errors import UserError
+    from tools import inputs
     from tools.nets import tables
 
     os.chdir(ROOT)
     folders = {}
     for path in sorted(Path("prototxt").glob("*_solver.prototxt")):
         try:
-            sources = inputs_of(path)[2]
-        except ValueError as error:
+            sources = inputs.inputs_of(path)[2]
+        except UserError as error:
             report.lacks("solver", str(error), "tools/make_prototxt.py writes it anew")
             continue
         for source in sources:
             folders.setdefault(str(Path(source).parent), {})[source] = path
     for folder, sources in folders.items():
-        if all(is_lmdb(source) for source in sources):
+        if all(inputs.is_lmdb(source) for source in sources):
             report.ok(folder, f"{len(sources)} LMDBs")
         else:
-            report.note(folder, f"not built: {build_command(folder)}")
+            report.note(folder, f"not built: {inputs.build_command(folder)}")
     for weights in sorted({net.weights for net in tables.NETS.values()}):
         if Path(weights).is_file():
             report.ok(weights)
         else:
-            report.note(weights, f"not there: {weights_command(weights)}")
+            report.note(weights, f"not there: {inputs.weights_command(weights)}")
 
 
 def main(argv=None):
@@ -305,11 +227,12 @@ def main(argv=None):
     args = parser.parse_args(argv)
     report = Report()
     if args.solver:
-        if check_pycaffe(report):
+        if check_repository(report) and check_pycaffe(report):
             check_solver(report, args.solver)
     else:
         check_python(report)
-        check_caffe(report)
+        if check_repository(report):
+            check_caffe(report)
         if check_pycaffe(report):
             check_all_solvers(report)
     print(f"{report.missing} missing" if report.missing else "nothing that is needed is missing")
@@ -317,7 +240,7 @@ def main(argv=None):
 
 
 if __name__ == "__main__":
-    try:  # as data_prep.cli.command, which may not be imported here
+    try:  # as data_prep.common.command, which may be missing
         status = main()
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)

@@ -10,17 +10,13 @@ Example:
     tools/compare.py results/cards_squeezenet_sm.json results/cards_squeezenet_ours.json
 """
 
-import sys
-from pathlib import Path
-
-if __package__ in (None, ""):  # run as a file: import the repository's packages, not this folder's
-    sys.path[0] = str(Path(__file__).resolve().parent.parent)
-from data_prep.cli import UserError, command
-
 import argparse
+from pathlib import Path
 
 import numpy as np
 
+from data_prep.common.command import command
+from data_prep.common.errors import UserError
 from tools import results, scores
 
 HEAD, FROM_FINE = "head", "from_fine"

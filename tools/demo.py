@@ -8,22 +8,19 @@ Example:
     make demo
 """
 
-import sys
-from pathlib import Path
-
-if __package__ in (None, ""):  # run as a file: import the repository's packages, not this folder's
-    sys.path[0] = str(Path(__file__).resolve().parent.parent)
-from data_prep.cli import UserError, command
-
 import argparse
 import os
 import shlex
 import signal
 import subprocess
+import sys
 import time
+from pathlib import Path
 
 from tqdm import tqdm
 
+from data_prep.common.command import command
+from data_prep.common.errors import UserError
 from tools import caffe_log, solver_net
 
 NET, VARIANTS = "cards_squeezenet", ("sm", "ours")

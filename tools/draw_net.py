@@ -1,23 +1,20 @@
 #!/usr/bin/env python3
 """Draw a net's head, with its skipping connections, as in Figs. 3 and 4 of the paper."""
 
+import argparse
+import io
 import sys
 from pathlib import Path
 
-if __package__ in (None, ""):  # run as a file: import the repository's packages, not this folder's
-    sys.path[0] = str(Path(__file__).resolve().parent.parent)
-from data_prep.cli import UserError, command  # must be the first project import
-
-import argparse
-import io
-
 import matplotlib
 
-from caffe.proto import caffe_pb2
-from tools import prototxt
-from tools.files import write_whole
+from data_prep.common import prototxt
+from data_prep.common.command import command
+from data_prep.common.errors import UserError
+from data_prep.common.files import write_whole
 from tools.nets import tables
 from tools.nets.diagram import diagram
+from tools.pycaffe import caffe_pb2
 
 FORMATS = (".png", ".svg", ".pdf")
 BLUE = "#1f6fd0"  # skipping connections, as in the paper

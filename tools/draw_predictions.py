@@ -10,22 +10,19 @@ Example:
     tools/draw_predictions.py results/cards_squeezenet_ours.json --out results/predictions.png
 """
 
-import sys
-from pathlib import Path
-
-if __package__ in (None, ""):  # run as a file: import the repository's packages, not this folder's
-    sys.path[0] = str(Path(__file__).resolve().parent.parent)
-from data_prep.cli import UserError, command
-
 import argparse
 import io
+from pathlib import Path
 
 import numpy as np
 
 from data_prep import lmdb_io
+from data_prep.common import files
+from data_prep.common.command import command
+from data_prep.common.errors import UserError
 from data_prep.hierarchy import Hierarchy
 from data_prep.images import ImageError
-from tools import files, results
+from tools import results
 
 COLUMNS = 6  # images side by side, at most
 TILE = 1.9  # inches, the side of an image

@@ -12,21 +12,18 @@ Example:
     tools/evaluate.py --solver prototxt/cub_googlenet_ours_solver.prototxt
 """
 
-import sys
-from pathlib import Path
-
-if __package__ in (None, ""):  # run as a file: import the repository's packages, not this folder's
-    sys.path[0] = str(Path(__file__).resolve().parent.parent)
-from data_prep.cli import UserError, command
-
 import argparse
 import time
+from pathlib import Path
 
 import numpy as np
 from tqdm import tqdm
 
+from data_prep.common import files
+from data_prep.common.command import command
+from data_prep.common.errors import UserError
 from data_prep.hierarchy import Hierarchy
-from tools import files, results, scores, solver_net
+from tools import results, scores, solver_net
 
 TOP = 5
 MOST = 1024  # images at a time: a batch that no memory holds ends Caffe without a word

@@ -11,13 +11,6 @@ Examples:
     tools/gpu_check.py --table results/gpu_check.json
 """
 
-import sys
-from pathlib import Path
-
-if __package__ in (None, ""):  # run as a file: import the repository's packages, not this folder's
-    sys.path[0] = str(Path(__file__).resolve().parent.parent)
-from data_prep.cli import UserError, command
-
 import argparse
 import functools
 import inspect
@@ -25,7 +18,10 @@ import multiprocessing
 import time
 from concurrent.futures.process import BrokenProcessPool, ProcessPoolExecutor
 
-from tools import check_env, files
+from data_prep.common import files
+from data_prep.common.command import command
+from data_prep.common.errors import UserError
+from tools import caffe_program
 from tools.gpu_checks import machine, report, sections
 
 OUT = "results/gpu_check.json"
@@ -105,7 +101,7 @@ def main():
     except OSError as reason:
         print(f"no GPU: {reason}; nothing was checked")
         return 0
-    status, message = check_env.run_caffe("device_query", "-gpu", "all")
+    status, message = caffe_program.run("device_query", "-gpu", "all")
     if status:
         raise UserError(
             f"there is a GPU, but the caffe on PATH can't use it ({message}): build "

@@ -7,20 +7,16 @@ their names, so that its trained weights still load by name. Written are one net
 a solver per variant and a deploy file, as those in prototxt/.
 """
 
-import sys
-from pathlib import Path
-
-if __package__ in (None, ""):  # run as a file: import the repository's packages, not this folder's
-    sys.path[0] = str(Path(__file__).resolve().parent.parent)
-from data_prep.cli import UserError, command  # must be the first project import
-
 import argparse
 import re
+import sys
 from dataclasses import replace
+from pathlib import Path
 
-from caffe import TRAIN
+from data_prep.common.command import command
+from data_prep.common.errors import UserError
 from tools import caffemodel
-from tools.nets import cut, foreign, graph, grafted, tables
+from tools.nets import cut, foreign, grafted, graph, tables
 from tools.nets.datasets import built_dataset, restrict
 from tools.nets.files import file_texts, write
 from tools.nets.options import (
@@ -31,6 +27,7 @@ from tools.nets.options import (
     positive,
     run_values,
 )
+from tools.pycaffe import TRAIN
 
 EXAMPLES = """examples, from the repository's root:
   tools/graft.py --net ResNet-50-deploy.prototxt --list-features

@@ -1,15 +1,12 @@
 #!/usr/bin/env python3
 """Write the nets, solvers and deploy files that `caffe train` and others read."""
 
+import argparse
 import sys
 from pathlib import Path
 
-if __package__ in (None, ""):  # run as a file: import the repository's packages, not this folder's
-    sys.path[0] = str(Path(__file__).resolve().parent.parent)
-from data_prep.cli import UserError, command  # must be the first project import
-
-import argparse
-
+from data_prep.common.command import command
+from data_prep.common.errors import UserError
 from tools.nets import tables
 from tools.nets.datasets import built_dataset, restrict
 from tools.nets.files import file_texts, write

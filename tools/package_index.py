@@ -18,7 +18,7 @@ from html.parser import HTMLParser
 # pip's own default index: a distributor of pip may have set another.
 from pip._internal.models.index import PyPI
 
-from data_prep.cli import UserError
+from data_prep.common.errors import UserError
 
 TIMEOUT = 60  # seconds without an answer
 LIMIT = 256 << 20  # bytes; an answer longer than this is not what was asked for

@@ -15,20 +15,16 @@ Example:
     tools/plot_log.py sm.log ours.log --out results/curves.png
 """
 
-import sys
-from pathlib import Path
-
-if __package__ in (None, ""):  # run as a file: import the repository's packages, not this folder's
-    sys.path[0] = str(Path(__file__).resolve().parent.parent)
-from data_prep.cli import command
-
 import argparse
 import io
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
-from tools import caffe_log, diagnostics, files
+from data_prep.common import files
+from data_prep.common.command import command
+from tools import caffe_log, diagnostics
 
 COLUMNS = 4  # panels side by side, at most
 PANEL = (3.6, 2.6)  # inches

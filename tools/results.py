@@ -12,9 +12,9 @@ from pathlib import Path
 
 import numpy as np
 
-from data_prep.cli import UserError
+from data_prep.common import files
+from data_prep.common.errors import UserError
 from python_layers.parameters import is_number
-from tools import files
 
 
 def table_of(path):

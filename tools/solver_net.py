@@ -2,17 +2,16 @@
 
 import subprocess
 import sys
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from google.protobuf import text_format
 
 from data_prep import lmdb_io
-from data_prep.cli import UserError
-from tools import caffemodel, prototxt
-from tools.check_env import build_command
+from data_prep.common import prototxt
+from data_prep.common.errors import UserError
+from tools import caffemodel
+from tools.inputs import build_command
 from tools.nets import head, rules
 
 
@@ -38,7 +37,7 @@ class ScoringNet:
 
 def read_solver(path):
     """caffe_pb2.SolverParameter of a file."""
-    from caffe.proto import caffe_pb2
+    from tools.pycaffe import caffe_pb2
 
     solver = prototxt.read(path, caffe_pb2.SolverParameter())
     if not solver.net:
@@ -48,7 +47,7 @@ def read_solver(path):
 
 def read_net(solver):
     """caffe_pb2.NetParameter of a solver's net file, all stages in it."""
-    from caffe.proto import caffe_pb2
+    from tools.pycaffe import caffe_pb2
 
     return prototxt.read(solver.net, caffe_pb2.NetParameter())
 
@@ -70,7 +69,7 @@ def newest_snapshot(solver):
 
 def scoring_net(solver, split, batch):
     """ScoringNet of a solver's own test state on a split ("test" or "train"), `batch` at a time."""
-    import caffe
+    from tools.pycaffe import caffe
 
     train_val = read_net(solver)
     stages = tuple(solver.test_state[0].stage) if solver.test_state else ()
@@ -137,7 +136,7 @@ def try_gpu(number, option="--gpu"):
 def use_gpu(number):
     """Select a GPU. Raises UserError."""
     try_gpu(number)
-    import caffe
+    from tools.pycaffe import caffe
 
     caffe.set_mode_gpu()
     caffe.set_device(number)
@@ -149,12 +148,10 @@ def load(scoring, weights):
     Raises UserError if a layer of the net is not in the caffemodel or has other shapes there:
     Caffe would leave the one at random values, and abort at the other.
     """
-    import caffe
+    from tools.pycaffe import caffe
 
-    with tempfile.NamedTemporaryFile("w", suffix=".prototxt") as file:
-        file.write(text_format.MessageToString(scoring.net))
-        file.flush()
-        net = caffe.Net(file.name, caffe.TEST)
+    with prototxt.as_file(scoring.net) as path:
+        net = caffe.Net(path, caffe.TEST)
     needed = {name: [list(blob.shape) for blob in blobs] for name, blobs in net.params.items()}
     missing = caffemodel.compare(weights, needed, "the net")
     if missing:

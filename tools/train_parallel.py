@@ -21,17 +21,13 @@ Examples:
     tools/train_parallel.py --solver prototxt/cards_squeezenet_ours_solver.prototxt --processes 2
 """
 
+import argparse
 import os
-import sys
 from pathlib import Path
 
-if __package__ in (None, ""):  # run as a file: import the repository's packages, not this folder's
-    sys.path[0] = str(Path(__file__).resolve().parent.parent)
-os.environ.setdefault("GLOG_minloglevel", "0")  # its report of the iterations is wanted here
-from data_prep.cli import command
+os.environ.setdefault("GLOG_minloglevel", "0")  # Caffe's report of the iterations; read at its load
 
-import argparse
-
+from data_prep.common.command import command
 from tools.parallel import launch, rank
 
 

@@ -9,7 +9,7 @@ import hashlib
 import re
 from pathlib import Path
 
-from data_prep.cli import UserError
+from data_prep.common.errors import UserError
 from data_prep.hierarchy import TABLES, Hierarchy
 from data_prep.readers.files import add_partial, present, some
 from data_prep.records import Record, Source, inside

@@ -20,12 +20,12 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
-import cv2
 import numpy as np
 from tqdm import tqdm
 
-from data_prep.cli import UserError
+from data_prep.common.errors import UserError
 from data_prep.hierarchy import TABLES, Hierarchy
+from data_prep.opencv import cv2
 from data_prep.records import Record, Source
 
 DESCRIPTION = "playing cards of 41 decks: 52 cards -> 4 suits -> 2 colours"

@@ -3,7 +3,7 @@
 import hashlib
 from pathlib import Path
 
-from data_prep.cli import UserError
+from data_prep.common.errors import UserError
 from data_prep.hierarchy import TABLES, Hierarchy
 from data_prep.readers.files import add_partial, present
 from data_prep.records import Record, Source, inside

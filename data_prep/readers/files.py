@@ -4,7 +4,7 @@ sets, and short lists of names.
 
 import re
 
-from data_prep.cli import UserError
+from data_prep.common.errors import UserError
 from data_prep.hierarchy import TABLES
 
 SHOWN = 5  # names in a sentence

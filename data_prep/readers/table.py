@@ -11,7 +11,7 @@ import os
 import re
 from pathlib import Path
 
-from data_prep.cli import UserError
+from data_prep.common.errors import UserError
 from data_prep.hierarchy import Hierarchy
 from data_prep.readers.files import add_images, own_name, some
 from data_prep.records import SPLITS, Record, Source, inside

@@ -11,7 +11,6 @@ import subprocess
 import sys
 import time
 
-import archive
 import cv2
 import lmdb
 import numpy as np

@@ -10,7 +10,7 @@ import pytest
 from archive import refused, run
 
 from data_prep import lmdb_io
-from data_prep.cli import UserError
+from data_prep.common.errors import UserError
 from data_prep.hierarchy import Hierarchy
 from data_prep.near_duplicates import ink, ink_distances
 from data_prep.readers import cards

@@ -10,7 +10,7 @@ from archive import ROOT, refused, run
 from scipy.io import loadmat, savemat
 
 from data_prep import build_lmdb, lmdb_io
-from data_prep.cli import UserError
+from data_prep.common.errors import UserError
 from data_prep.hierarchy import TABLES, Hierarchy
 from data_prep.verify_lmdb import verify
 

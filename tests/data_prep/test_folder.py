@@ -9,7 +9,7 @@ import pytest
 from archive import refused, run
 
 from data_prep import build_lmdb, lmdb_io
-from data_prep.cli import UserError
+from data_prep.common.errors import UserError
 from data_prep.hierarchy import Hierarchy
 from data_prep.verify_lmdb import verify
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from archive import ROOT, refused, run
 
-from data_prep.cli import UserError
+from data_prep.common.errors import UserError
 from data_prep.hierarchy import TABLES, Hierarchy, find_problems, read_rows
 
 SHARED = ROOT.parent / "shared/data/hierarchies/cub.tsv"
@@ -40,21 +40,17 @@ def test_cub_species_are_the_archives():
 
 @pytest.mark.skipif(not SHARED.exists(), reason=f"no second table to compare with: {SHARED}")
 def test_cub_against_a_second_table(tmp_path):
-    """The other table has one known mistake, which the checker must find; the rest is equal."""
+    """A table of other origin names the same parents for every species."""
     table = tmp_path / "cub.tsv"  # without the class numbers in front
     table.write_text(
         "".join(f"{line.partition(chr(9))[2]}\n" for line in SHARED.read_text().splitlines())
     )
     levels, rows = read_rows(table)
     ours = Hierarchy.read(TABLES / "cub.tsv")
-    differ = [
-        row[0][1]
-        for c, row in enumerate(rows)
-        if [name for _, name in row] != [ours.names[j][i] for j, i in enumerate(ours.labels[c])]
-    ]
-    assert differ == ["084.Red_legged_Kittiwake"]
-    problems = find_problems(levels, rows)
-    assert len(problems) == 1 and "Laridae has 2 parents" in problems[0]
+    assert len(rows) == 200
+    for c, row in enumerate(rows):
+        assert [name for _, name in row] == [ours.names[j][i] for j, i in enumerate(ours.labels[c])]
+    assert find_problems(levels, rows) == []
 
 
 GOOD = "a_id\ta\tb_id\tb\n0\tx\t0\tp\n1\ty\t0\tp\n2\tz\t1\tq\n"
@@ -158,7 +154,7 @@ def test_page_of_a_table(tmp_path):
     }
     assert {path.name for path in tmp_path.iterdir()} == {"tree.tsv", "tree.html"}
     assert run("hierarchy.py", "check", table, "--html", "x.html").returncode == 2
-    refused(run("hierarchy.py", "show", table, "--html", tmp_path / "no/x.html"), tmp_path / "no")
+    refused(run("hierarchy.py", "show", table, "--html", table / "x.html"), table)
 
 
 def test_page_of_a_data_set(tmp_path):

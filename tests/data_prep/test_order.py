@@ -11,7 +11,7 @@ import pytest
 from archive import ROOT, refused, run
 
 from data_prep import batches, constraints, order
-from data_prep.cli import UserError
+from data_prep.common.errors import UserError
 from data_prep.hierarchy import TABLES, Hierarchy
 from data_prep.lmdb_io import items, parse_datum
 from data_prep.records import read_listing

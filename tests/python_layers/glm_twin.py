@@ -58,13 +58,13 @@ def glm(
                 skipped[j] += 1
                 continue
             if j == 0:
-                distance, closest = min(((between(c, o)[0], o) for o in near_set))
+                distance, closest = min((between(c, o)[0], o) for o in near_set)
                 m = within - distance + margins[0]
             else:
                 largest, farthest = max(
                     ((between(c, o)[0], o) for o in near_set), key=lambda pair: pair[0]
                 )
-                distance, closest = min(((between(c, o)[0], o) for o in far_set))
+                distance, closest = min((between(c, o)[0], o) for o in far_set)
                 m = largest - distance + margins[j]
             if m <= 0:
                 continue

@@ -3,8 +3,7 @@
 import numpy as np
 import pytest
 from batches import numeric_gradient, random_batch
-from center_twin import center as twin
-from center_twin import moved
+from center_twin import center as twin, moved
 
 from python_layers import center
 

@@ -7,8 +7,7 @@ import caffe
 import numpy as np
 import pytest
 from batches import random_batch
-from center_twin import center as twin
-from center_twin import moved
+from center_twin import center as twin, moved
 from layer_nets import fill, make_net, prototxt, run
 
 LAYER = "center_loss.CenterLossLayer"

@@ -8,8 +8,7 @@ import layer_nets
 import numpy as np
 import pytest
 from batches import numeric_gradient, random_batch
-from glm_twin import glm as twin
-from glm_twin import random_tree
+from glm_twin import glm as twin, random_tree
 
 from python_layers import glm
 from python_layers.memory import SampleMemory

@@ -5,8 +5,7 @@ import tracemalloc
 import numpy as np
 import pytest
 from batches import numeric_gradient, random_batch, steady_batch, triplet_choice
-from metric_twins import triplet as twin
-from metric_twins import triplets
+from metric_twins import triplet as twin, triplets
 from scipy.spatial.distance import cdist
 
 from python_layers import triplet

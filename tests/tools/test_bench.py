@@ -101,8 +101,8 @@ def test_step():
 @pytest.mark.parametrize(
     "solver, says",
     [
-        ("nothing.prototxt", "solver nothing.prototxt is not there"),
-        ("prototxt/cards_squeezenet_deploy.prototxt", "is no solver"),
+        ("nothing.prototxt", "solver nothing.prototxt not found"),
+        ("prototxt/cards_squeezenet_deploy.prototxt", "is not a solver"),
     ],
 )
 def test_step_of_what_is_no_solver(solver, says):

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tools import check_env
+from tools import check_env, inputs
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 
@@ -94,9 +94,9 @@ def test_solver_with_everything_there(tmp_path):
 @pytest.mark.parametrize(
     "text, sentence",
     [
-        ('net: "none.prototxt"', "net none.prototxt is not there"),
+        ('net: "none.prototxt"', "net none.prototxt not found"),
         ("base_lr: 0.1", "solver.prototxt names no net"),
-        ("base_lr: [", "solver.prototxt is no solver"),
+        ("base_lr: [", "solver.prototxt is not a solver"),
     ],
 )
 def test_solver_that_cannot_be_used(tmp_path, text, sentence):
@@ -111,8 +111,7 @@ def test_bare_python_is_told_what_to_do(tmp_path):
     assert status == 1
     lines = {line[9:33].strip(): line for line in output.splitlines()}
     assert lines["lmdb"].startswith("missing") and "make setup" in lines["lmdb"]
-    assert lines["caffe"].startswith("missing") and ".venv/bin/activate" in lines["caffe"]
-    assert lines["pycaffe"].startswith("missing")
+    assert lines["repository"].startswith("missing") and ".venv/bin/activate" in lines["repository"]
 
 
 def test_layer_that_the_binary_cannot_import(tmp_path, capsys, monkeypatch):
@@ -125,6 +124,6 @@ def test_layer_that_the_binary_cannot_import(tmp_path, capsys, monkeypatch):
 
 
 def test_build_commands_come_from_the_tables():
-    assert check_env.build_command("data/cards") == "data_prep/build_lmdb.py cards"
-    assert check_env.build_command("data/cub").startswith("data_prep/build_lmdb.py cub --root ")
-    assert check_env.weights_command("weights/bvlc_googlenet.caffemodel").startswith("download it")
+    assert inputs.build_command("data/cards") == "data_prep/build_lmdb.py cards"
+    assert inputs.build_command("data/cub").startswith("data_prep/build_lmdb.py cub --root ")
+    assert inputs.weights_command("weights/bvlc_googlenet.caffemodel").startswith("download it")

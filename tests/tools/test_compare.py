@@ -4,8 +4,8 @@ import json
 
 import numpy as np
 import pytest
-
 from commands import assert_error, run
+
 from tools import results
 
 IMAGES = 40

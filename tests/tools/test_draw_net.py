@@ -81,10 +81,10 @@ def test_svg(tmp_path):
 @pytest.mark.parametrize(
     "content, out, says",
     [
-        (None, "a.png", "is not there"),
-        ("what", "a.png", "is no solver"),
+        (None, "a.png", "not found"),
+        ("what", "a.png", "is not a solver"),
         ("base_lr: 1", "a.png", "does not name a net"),
-        ("net: 'no.prototxt'", "a.png", "is not there"),
+        ("net: 'no.prototxt'", "a.png", "not found"),
         ("layer { name: 'a' type: 'Input' top: 'data' }", "a.png", "fc8_fine"),
         ("", "a.txt", "--out"),
     ],

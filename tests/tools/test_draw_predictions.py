@@ -3,9 +3,9 @@
 import cv2
 import numpy as np
 import pytest
-
 import tiny
 from commands import assert_error, run
+
 from tools import draw_predictions, results
 
 TRUE, LIT = [0, 1, 2, 5], [0, 1, 3, 0]

@@ -5,11 +5,10 @@ import os
 import lmdb
 import numpy as np
 import pytest
-
 import tiny
 from commands import assert_error, run
-from tools import results, scores
 
+from tools import results, scores
 
 # class, lit pixel: 3 of 11 wrong, of which one stays in its group (2 -> 3) and two in their half
 TRUE = [0, 1, 2, 2, 3, 4, 5, 5, 0, 1, 4]
@@ -167,9 +166,7 @@ def test_what_does_not_fit_is_said(folder, stages, heads, damage, says):
     assert not list(folder.glob("*.json"))
 
 
-@pytest.mark.parametrize(
-    "content, says", [(None, "is not there"), (b"no weights", "no caffemodel")]
-)
+@pytest.mark.parametrize("content, says", [(None, "not found"), (b"no weights", "no caffemodel")])
 def test_bad_weights(folder, content, says):
     if content:
         (folder / "w").write_bytes(content)
@@ -189,7 +186,7 @@ def test_a_target_that_cannot_be_written(folder):
         "--out",
         folder / "file" / "r.json",
     )
-    assert_error(done, "is no folder")
+    assert_error(done, "is not a folder")
 
 
 def test_diverged_weights(folder):
@@ -213,8 +210,8 @@ def test_diverged_weights(folder):
     "text, says",
     [
         ("", "names no net"),
-        ("what: 1", "is no solver"),
-        ('net: "nowhere.prototxt"', "is not there"),
+        ("what: 1", "is not a solver"),
+        ('net: "nowhere.prototxt"', "not found"),
     ],
 )
 def test_bad_solver(tmp_path, text, says):

@@ -13,10 +13,10 @@ import pytest
 from commands import assert_error, run
 from google.protobuf import text_format
 
-from data_prep.cli import UserError
+from data_prep.common.errors import UserError
 from tools import gpu_check, solver_net
 from tools.benchmarks.step import training_net
-from tools.gpu_checks import machine, nets, report, sections, speed, suites, torch_net, training
+from tools.gpu_checks import machine, nets, report, sections, suites, torch_net, training
 
 SMALL = Path("prototxt/cards_squeezenet_ours_solver.prototxt")
 RESULTS = {

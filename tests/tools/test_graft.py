@@ -7,17 +7,17 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import caffe
+import nets_data
 import numpy as np
 import pytest
 from caffe.proto import caffe_pb2
+from commands import ROOT
 from google.protobuf import text_format
 
-import nets_data
-from commands import ROOT
-from data_prep import cli
-from data_prep.cli import UserError
+from data_prep.common.command import command as run_as_command
+from data_prep.common.errors import UserError
 from tools.graft import main
-from tools.nets import cut, foreign, graph, grafted, tables
+from tools.nets import cut, foreign, grafted, graph, tables
 
 SIDE = 16
 INPUT = """
@@ -110,7 +110,7 @@ def repository(tmp_path, monkeypatch):
 
 @pytest.fixture
 def run(repository, monkeypatch, capfd):
-    """The command on a prototxt, in this process, as data_prep.cli ends it."""
+    """The command on a prototxt, in this process, as data_prep.common.command ends it."""
 
     def command(text, *options):
         Path("mini_deploy.prototxt").write_text(text)
@@ -119,7 +119,7 @@ def run(repository, monkeypatch, capfd):
         )
         capfd.readouterr()
         with pytest.raises(SystemExit) as end:
-            cli.command(main)
+            run_as_command(main)
         said = capfd.readouterr()
         return SimpleNamespace(returncode=end.value.code, stdout=said.out, stderr=said.err)
 

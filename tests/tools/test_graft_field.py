@@ -4,14 +4,13 @@ import subprocess
 
 import caffe
 import cv2
+import field_nets
+import nets_data
 import numpy as np
 import pytest
 from caffe.proto import caffe_pb2
-from google.protobuf import text_format
-
-import field_nets
-import nets_data
 from commands import ROOT
+from google.protobuf import text_format
 
 SIZES = (7, 3)
 # file name, prototxt, side, options, what the command says, feature, layers with weights before it

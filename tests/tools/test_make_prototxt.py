@@ -9,11 +9,11 @@ import sys
 from pathlib import Path
 
 import caffe
+import nets_data
 import pytest
 from caffe.proto import caffe_pb2
 from google.protobuf import text_format
 
-import nets_data
 from data_prep import readers
 from data_prep.hierarchy import TABLES, Hierarchy
 from tools.nets import rules, solver, tables
@@ -415,7 +415,7 @@ ONE = ("--data", "data/mine", "--net", "squeezenet", "--out", "refused")
         (ONE + ("--max-iter", "0"), 2, "--max-iter"),
         (ONE + ("--max-iter", str(2**31)), 2, "--max-iter"),
         ((), 1, "repository's root"),
-        (ONE[:4] + ("--out", "data/mine/manifest.json"), 1, "is no folder"),
+        (ONE[:4] + ("--out", "data/mine/manifest.json"), 1, "is not a folder"),
         (ONE + ("--check",), 2, "--check"),
         (("--net", "squeezenet"), 2, "--dataset"),
         (("--dataset", "cub"), 2, "--net"),

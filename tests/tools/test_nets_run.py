@@ -10,10 +10,10 @@ from pathlib import Path
 
 import caffe
 import cv2
+import nets_data
 import numpy as np
 import pytest
 
-import nets_data
 from tools.nets import tables
 
 ROOT = Path(__file__).resolve().parents[2]

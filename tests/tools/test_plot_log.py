@@ -7,12 +7,12 @@ import sys
 from pathlib import Path
 
 import cv2
+import nets_data
 import numpy as np
 import pytest
-
-import nets_data
 import tiny
 from commands import ROOT, assert_error, run
+
 from tools import caffe_log, diagnostics, plot_log
 from tools.nets import tables
 

@@ -16,12 +16,12 @@ from types import SimpleNamespace
 import caffe
 import numpy as np
 import pytest
+import tiny
 from caffe.proto import caffe_pb2
 from commands import ROOT, run
 from google.protobuf import text_format
 
-import tiny
-from data_prep.cli import UserError
+from data_prep.common.errors import UserError
 from tools import caffe_log, train_parallel
 from tools.nets import head
 from tools.parallel import rank, transports
@@ -302,9 +302,9 @@ def test_wrong_usage_is_refused(monkeypatch, capsys, options):
 @pytest.mark.parametrize(
     "options, says",
     [
-        (["--solver", "none.prototxt"], "none.prototxt is not there"),
-        (["--weights", "none.caffemodel"], "none.caffemodel is not there"),
-        (["--snapshot", "none.solverstate"], "none.solverstate is not there"),
+        (["--solver", "none.prototxt"], "none.prototxt not found"),
+        (["--weights", "none.caffemodel"], "none.caffemodel not found"),
+        (["--snapshot", "none.solverstate"], "none.solverstate not found"),
         (["--gpus", "0,1"], "trains on the CPU" if not caffe.has_nccl() else "GPU"),
     ],
 )

@@ -8,10 +8,10 @@ import sys
 import tempfile
 from pathlib import Path
 
-import cv2
 import numpy as np
 
-from data_prep.cli import UserError
+from data_prep.common.errors import UserError
+from data_prep.opencv import cv2
 
 from .timing import add_runs, alternating_medians, positive
 

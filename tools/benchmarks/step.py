@@ -1,13 +1,12 @@
 """What part of a training step each kind of layer takes, the metric loss among them."""
 
-import tempfile
 import time
 from collections import defaultdict
 
 import numpy as np
-from google.protobuf import text_format
 
-from data_prep.cli import UserError
+from data_prep.common import prototxt
+from data_prep.common.errors import UserError
 from tools import solver_net
 from tools.nets import head, rules
 
@@ -23,7 +22,7 @@ def training_net(solver, batch):
     without a classifier in this state counts a third of the classes of the one below. Raises
     UserError for a net without these two Data layers or without a classifier.
     """
-    import caffe
+    from tools.pycaffe import caffe
 
     net = rules.select(solver_net.read_net(solver), caffe.TRAIN, solver.train_state.stage)
     data = {layer.top[0]: layer for layer in net.layer if layer.type == "Data"}
@@ -89,13 +88,11 @@ def run(options):
     and the solver's own update of the weights, which a real step has too, are left out: the shares
     are upper bounds. On the CPU.
     """
-    import caffe
+    from tools.pycaffe import caffe
 
     proto, sizes = training_net(solver_net.read_solver(options.solver), options.batch)
-    with tempfile.NamedTemporaryFile("w", suffix=".prototxt") as file:
-        file.write(text_format.MessageToString(proto))
-        file.flush()
-        net = caffe.Net(file.name, caffe.TRAIN)
+    with prototxt.as_file(proto) as path:
+        net = caffe.Net(path, caffe.TRAIN)
     rng = np.random.default_rng(0)
     net.blobs["data"].data[...] = rng.normal(0, 60, net.blobs["data"].shape)
     labels = labels_of(rng.integers(sizes[0], size=options.batch), sizes)

@@ -51,7 +51,7 @@ def facts():
         except importlib.metadata.PackageNotFoundError:
             continue
     return dict(
-        date=datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
+        date=datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
         gpus=gpus(),
         driver=_driver(),
         cores=len(os.sched_getaffinity(0)),

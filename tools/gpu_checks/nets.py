@@ -22,7 +22,7 @@ def random_net(proto, gpu, fine, sizes):
     Weights have the variance 2 / fan-in, so that activations neither vanish nor grow with depth:
     the prototxts' own fillers make most layers' values too small to compare.
     """
-    import caffe
+    from tools.pycaffe import caffe
 
     caffe.set_mode_gpu() if gpu else caffe.set_mode_cpu()
     with tempfile.NamedTemporaryFile("w", suffix=".prototxt") as file:

@@ -4,7 +4,7 @@ So that images per second compare two engines and not two networks. Layers that 
 have are refused by name. Dropout and the losses are those of training.
 """
 
-from data_prep.cli import UserError
+from data_prep.common.errors import UserError
 
 
 class TorchNet:

@@ -24,7 +24,7 @@ def write_data(folder, side, sizes, seed=0):
 
     sizes: classes per level, fine to coarse.
     """
-    from caffe.proto import caffe_pb2
+    from tools.pycaffe import caffe_pb2
 
     rng = np.random.default_rng(seed)
     levels = labels_of(rng.integers(sizes[0], size=RECORDS), sizes)
@@ -45,8 +45,7 @@ def write_data(folder, side, sizes, seed=0):
 def write_solver(folder, original, iterations):
     """A solver that trains the net of the solver file `original` on such data in `folder`: without
     dropout, mirroring and tests, so that nothing is left to chance. Returns its path."""
-    import caffe
-    from caffe.proto import caffe_pb2
+    from tools.pycaffe import caffe, caffe_pb2
 
     source = solver_net.read_solver(original)
     net = without_dropout(
@@ -57,6 +56,7 @@ def write_solver(folder, original, iterations):
         for layer in net.layer
         if layer.type == "InnerProduct" and layer.name.endswith(("_fine", "_coarse"))
     }
+    side = 0  # of the images; the layer of the labels names none
     for layer in net.layer:
         del layer.include[:]  # the stages have been applied
         if layer.type == "Data":

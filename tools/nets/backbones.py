@@ -7,7 +7,7 @@ large-margin loss looks) and, where the original has it, with dropout into a blo
 that the feature stays whole.
 """
 
-from caffe import TRAIN, layers as L, params as P
+from tools.pycaffe import TRAIN, layers as L, params as P
 
 AS_TRAINED = [dict(lr_mult=1, decay_mult=1), dict(lr_mult=2, decay_mult=0)]  # weights, biases
 NEW = [dict(lr_mult=10, decay_mult=1), dict(lr_mult=20, decay_mult=0)]  # starts random

@@ -8,10 +8,8 @@ ReLU and before dropout; a dropout in place gets a blob of its own.
 import difflib
 from dataclasses import dataclass
 
-from caffe import TEST, TRAIN
-from caffe.proto import caffe_pb2
-
-from data_prep.cli import UserError
+from data_prep.common.errors import UserError
+from tools.pycaffe import TEST, TRAIN, caffe_pb2
 
 from . import head
 from .graph import PHASES, downstream, upstream

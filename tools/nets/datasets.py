@@ -3,7 +3,7 @@
 import json
 from dataclasses import replace
 
-from data_prep.cli import UserError
+from data_prep.common.errors import UserError
 from data_prep.hierarchy import Hierarchy
 
 from .tables import BBOX, DATASETS, Dataset

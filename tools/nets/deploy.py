@@ -1,7 +1,6 @@
 """The trained net alone: one input, class probabilities per level, no stages, no phases."""
 
-from caffe import TEST
-from caffe.proto import caffe_pb2
+from tools.pycaffe import TEST, caffe_pb2
 
 from . import head, rules
 

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from caffe import TRAIN
+from tools.pycaffe import TRAIN
 
 from . import head, rules
 from .tables import RIVALS

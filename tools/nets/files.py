@@ -4,7 +4,7 @@ import re
 from dataclasses import replace
 from pathlib import Path
 
-from tools.files import write_whole
+from data_prep.common.files import write_whole
 
 from . import deploy, head, solver, tables, text
 from .train_val import train_val
@@ -173,7 +173,7 @@ def file_texts(
 
 def write(texts):
     """Write {path: text}, and make the folders of the snapshots that the solvers name."""
-    for path, text in texts.items():
-        write_whole(path, text)
-        for prefix in re.findall(r'(?m)^snapshot_prefix: "(.*)/', text):
+    for path, content in texts.items():
+        write_whole(path, content)
+        for prefix in re.findall(r'(?m)^snapshot_prefix: "(.*)/', content):
             Path(prefix).mkdir(parents=True, exist_ok=True)  # Caffe doesn't

@@ -12,12 +12,9 @@ import sys
 import tempfile
 from pathlib import Path
 
-from google.protobuf import text_format
-
-import caffe
-from caffe.proto import caffe_pb2
-from data_prep.cli import UserError
-from tools import prototxt
+from data_prep.common import prototxt
+from data_prep.common.errors import UserError
+from tools.pycaffe import caffe, caffe_pb2
 
 UPGRADE = "upgrade_net_proto_text"
 _SHAPES = """
@@ -92,11 +89,9 @@ def shapes(layers, inputs, name):
         for part in ("convolution_param", "inner_product_param"):
             if copy.HasField(part):  # random numbers take seconds, and are not looked at
                 getattr(copy, part).ClearField("weight_filler")
-    with tempfile.NamedTemporaryFile("w", suffix=".prototxt") as file:
-        file.write(text_format.MessageToString(net))
-        file.flush()
+    with prototxt.as_file(net) as path:
         done = subprocess.run(
-            [sys.executable, "-c", _SHAPES, file.name],
+            [sys.executable, "-c", _SHAPES, path],
             capture_output=True,
             text=True,
             errors="replace",

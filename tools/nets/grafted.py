@@ -6,11 +6,9 @@ from pathlib import Path
 import numpy as np
 from google.protobuf.message import DecodeError
 
-from caffe import TEST, TRAIN
-from caffe.proto import caffe_pb2
-
-from data_prep.cli import UserError
 from data_prep.color import IMAGENET_BGR_MEAN
+from data_prep.common.errors import UserError
+from tools.pycaffe import TEST, TRAIN, caffe_pb2
 
 from . import backbones, cut, deploy, foreign, graph, head, tables
 

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from caffe import TEST, TRAIN
+from tools.pycaffe import TEST, TRAIN
 
 from . import rules
 

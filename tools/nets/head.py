@@ -11,7 +11,7 @@ one for each metric loss of tables.RIVALS.
 
 import json
 
-from caffe import TEST, TRAIN
+from tools.pycaffe import TEST, TRAIN
 
 from .backbones import NEW, constant
 from .tables import GLM_WEIGHT, RIVALS

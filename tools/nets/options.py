@@ -4,7 +4,7 @@ import json
 import re
 from pathlib import Path
 
-from data_prep.cli import UserError
+from data_prep.common.errors import UserError
 from python_layers import glm_loss
 
 from .tables import BBOX, DATASETS, STAGES

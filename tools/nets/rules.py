@@ -1,6 +1,6 @@
 """Which layers of a net a state keeps: Caffe's NetStateRule, for nets that are read, not run."""
 
-from caffe.proto import caffe_pb2
+from tools.pycaffe import caffe_pb2
 
 
 def _meets(rule, phase, stages):

@@ -2,9 +2,8 @@
 
 from dataclasses import dataclass, field, replace
 
-from caffe import NetSpec, layers as L
-
 from data_prep.color import IMAGENET_BGR_MEAN
+from tools.pycaffe import NetSpec, layers as L
 
 from . import backbones
 

@@ -1,7 +1,6 @@
 """One net file per (data set, network): data, backbone, and the head of every variant."""
 
-from caffe import TEST, TRAIN
-from caffe.proto import caffe_pb2
+from tools.pycaffe import TEST, TRAIN, caffe_pb2
 
 from . import head
 

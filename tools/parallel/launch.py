@@ -8,7 +8,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from data_prep.cli import UserError
+from data_prep.common import files
+from data_prep.common.errors import UserError
 from tools import solver_net
 
 INSTALL = "`make setup` installs it"
@@ -18,12 +19,12 @@ def check(args):
     """Raise UserError for what would end every rank."""
     solver = solver_net.read_solver(args.solver)
     solver_net.read_net(solver)
-    files = [args.snapshot, *(args.weights.split(",") if args.weights else [])]
-    for path in filter(None, files):
-        if not Path(path.strip()).is_file():
-            raise UserError(f"{path.strip()} is not there, seen from {Path.cwd()}")
+    if args.snapshot:
+        files.existing(args.snapshot, "snapshot")
+    for path in args.weights.split(",") if args.weights else []:
+        files.existing(path.strip(), "weights")
     if args.gpus:
-        import caffe
+        from tools.pycaffe import caffe
 
         if not caffe.has_nccl():
             raise UserError(

@@ -3,12 +3,10 @@
 import os
 import signal
 import sys
-import tempfile
 import traceback
 
-from google.protobuf import text_format
-
-from data_prep.cli import UserError
+from data_prep.common import prototxt
+from data_prep.common.errors import UserError
 from python_layers import communicator
 from tools import solver_net
 
@@ -91,8 +89,8 @@ def _train(args, comm):
                 "start one per GPU"
             )
         own_gpu(args.gpus, beside.rank)
-    import caffe
     from tools.parallel import transports
+    from tools.pycaffe import caffe
 
     # Warnings and errors of all ranks; what rank 0 does is also what `caffe train` would print.
     level = int(os.environ["GLOG_minloglevel"])
@@ -124,14 +122,12 @@ def _shared_memory():
 
 def _solver(args, rank):
     """This rank's solver, with the weights or the snapshot."""
-    import caffe
+    from tools.pycaffe import caffe
 
     message = solver_net.read_solver(args.solver)
     message = own_solver(message, solver_net.read_net(message), rank)
-    with tempfile.NamedTemporaryFile("w", suffix=".prototxt") as file:
-        file.write(text_format.MessageToString(message))
-        file.flush()
-        solver = caffe.get_solver(file.name)
+    with prototxt.as_file(message) as path:
+        solver = caffe.get_solver(path)
     if args.snapshot:
         solver.restore(args.snapshot)
     for weights in args.weights.split(",") if args.weights and rank == 0 else []:

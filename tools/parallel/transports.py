@@ -7,7 +7,7 @@ on, such as a request to stop, go by MPI on GPUs too.
 
 import numpy as np
 
-from data_prep.cli import UserError
+from data_prep.common.errors import UserError
 from python_layers.communicator import Alone
 
 
@@ -68,7 +68,7 @@ class Nccl(Alone):
     """
 
     def __init__(self, comm):
-        import caffe
+        from tools.pycaffe import caffe
 
         self._comm, self.rank, self.size = comm, comm.rank, comm.size
         try:
@@ -96,7 +96,7 @@ class Nccl(Alone):
 
     def join(self, solver):
         """Give all ranks the weights of rank 0, and from now on each update the mean gradient."""
-        import caffe
+        from tools.pycaffe import caffe
 
         self._caffe = caffe.NCCL(solver, self._caffe_id)  # Caffe keeps no reference
         self._caffe.bcast()

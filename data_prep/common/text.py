@@ -1,0 +1,76 @@
+"""JSON and tab-separated text; UserError, in one sentence, for whatever is wrong in a file."""
+
+import json
+from pathlib import Path
+
+from data_prep.common.errors import UserError
+
+
+def read_text(path, what):
+    """The content of a UTF-8 file, without the mark that some editors write at its start.
+
+    what: its kind, for the sentence, e.g. "the manifest". UserError where it can't be read.
+    """
+    path = Path(path)
+    try:
+        return path.read_bytes().decode("utf-8-sig")
+    except FileNotFoundError:
+        raise UserError(f"{what} {path} not found (current folder: {Path.cwd()})") from None
+    except OSError as error:
+        raise UserError(f"{what} {path} can't be read: {error.strerror}") from None
+    except UnicodeDecodeError as error:
+        raise UserError(
+            f"{what} {path} is not UTF-8 text (byte {error.start}): save it as UTF-8"
+        ) from None
+
+
+def read_json(path, what):
+    """The value in a JSON file; UserError where it can't be read or is not JSON."""
+    return parse_json(read_text(path, what), f"{what} {path}")
+
+
+def parse_json(text, what):
+    """The value of a JSON text. UserError, beginning with `what`, for text that the JSON standard
+    excludes (NaN, Infinity, a key that occurs twice) or that is nested too deeply.
+    """
+    try:
+        return json.loads(text, object_pairs_hook=_unique, parse_constant=_refuse)
+    except RecursionError:
+        raise UserError(f"{what} is nested too deeply for JSON of this project") from None
+    except ValueError as error:  # also numbers of thousands of digits
+        raise UserError(f"{what} is not valid JSON: {error}") from None
+
+
+def _unique(pairs):
+    found = {}
+    for key, value in pairs:
+        if key in found:
+            raise ValueError(f"the key {key!r} occurs twice")
+        found[key] = value
+    return found
+
+
+def _refuse(constant):
+    raise ValueError(f"{constant} is not a number of JSON")
+
+
+def read_table(path, what):
+    """(header, rows) of a tab-separated file, lists of str; rows have as many cells as the header.
+
+    Quotation marks have no meaning in it. Empty lines are left out. UserError, naming the line,
+    where a row is shorter or longer than the header, or a column occurs twice.
+    """
+    lines = [line.removesuffix("\r") for line in read_text(path, what).split("\n")]
+    rows = [(number, line.split("\t")) for number, line in enumerate(lines, 1) if line]
+    if not rows:
+        raise UserError(f"{what} {path} is empty: a header line was expected")
+    (_, header), *rows = rows
+    if len(set(header)) != len(header):
+        twice = next(name for name in header if header.count(name) > 1)
+        raise UserError(f"{what} {path} has two columns {twice!r}")
+    for number, row in rows:
+        if len(row) != len(header):
+            raise UserError(
+                f"{what} {path}, line {number}: {len(row)} cells where the header has {len(header)}"
+            )
+    return header, [row for _, row in rows]
