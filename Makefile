@@ -13,7 +13,7 @@ SHELL := /bin/bash
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 unexport PYTHONPATH PYTHONHOME
 
-.PHONY: help setup check test test-caffe test-gpu demo image image-cpu test-image clean
+.PHONY: help setup check lint test test-caffe test-gpu demo image image-cpu test-image clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' Makefile
@@ -43,6 +43,14 @@ packages:
 
 check:  ## what is there and what is missing, and how to mend it
 	@$(if $(wildcard .venv/bin/python),.venv/bin/python,python3) -m tools.check_env
+
+lint: setup .venv/requirements-lint.txt  ## layout and lint rules of the Python files (pyproject.toml)
+	@.venv/bin/ruff format --check .
+	@.venv/bin/ruff check .
+
+.venv/requirements-lint.txt: docker/requirements-lint.txt .venv/requirements.txt
+	@.venv/bin/python -m pip install -qq --disable-pip-version-check --only-binary :all: -r $<
+	@cp $< $@
 
 test: setup  ## the tests
 	@.venv/bin/python -m pytest
