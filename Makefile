@@ -1,11 +1,7 @@
 # `make help` lists the targets. Everything that setup makes lies in .venv/ and at CAFFE_PREFIX.
 
-# where Caffe goes: where .venv has it already, else a place that all clones of one user share
-CAFFE_PREFIX ?= $(or $(patsubst %/bin/caffe,%,$(realpath .venv/bin/caffe)),$(HOME)/.local/caffe)
-# a folder or tarball with Caffe's source, for a machine whose Debian mirror no longer carries it
-CAFFE_SOURCE ?=
-BUILD_CAFFE := docker/build_caffe.sh --prefix '$(CAFFE_PREFIX)' \
-    $(if $(CAFFE_SOURCE),--source '$(CAFFE_SOURCE)')
+# CAFFE_PREFIX, CAFFE_SOURCE and ANY_SYSTEM, here or in the environment: docker/setup.sh --help
+export CAFFE_PREFIX CAFFE_SOURCE ANY_SYSTEM
 
 SHELL := /bin/bash
 # The caffe binary embeds the python3 that is first on PATH; another one's packages must not shadow
@@ -13,61 +9,48 @@ SHELL := /bin/bash
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 unexport PYTHONPATH PYTHONHOME
 
-.PHONY: help setup check lint test test-caffe test-gpu demo image image-cpu test-image clean
+.PHONY: help setup check lint test test-caffe test-gpu test-systems test-load demo image image-cpu \
+    test-image clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' Makefile
 
-setup: .venv/pyproject.toml  ## system packages, Caffe and .venv; does nothing where all is there
-	@$(BUILD_CAFFE)
-	@echo '$(CAFFE_PREFIX)/python' > "$$(echo .venv/lib/python3*/site-packages)/caffe.pth"
-	@ln -sfn '$(CAFFE_PREFIX)/bin/caffe' .venv/bin/caffe
-	@docker/snapshot_folders.sh
-	@echo "ready: '. .venv/bin/activate' in each new shell gives caffe and python"
+setup:  ## system packages, Caffe and .venv; a second run only checks them
+	@docker/setup.sh
 
-# Debian's python3, whatever other python3 comes first on PATH: Boost.Python is built for that one.
-.venv/requirements.txt: docker/requirements.txt | packages
-	@echo "Python packages: installing those of $< into .venv"
-	@/usr/bin/python3 -m venv .venv
-	@.venv/bin/python -m pip install -qq --disable-pip-version-check --only-binary :all: -r $<
-	@cp $< $@
-
-# This repository, in place: commands and Caffe's Python layers find it from any folder.
-.venv/pyproject.toml: pyproject.toml .venv/requirements.txt
-	@.venv/bin/python -m pip install -qq --disable-pip-version-check --no-deps --editable .
-	@cp $< $@
-
-.PHONY: packages
-packages:
-	@docker/build_caffe.sh --install-packages
-
-check:  ## what is there and what is missing, and how to mend it
+check:  ## what is installed, what is missing, and how to correct it
 	@$(if $(wildcard .venv/bin/python),.venv/bin/python,python3) -m tools.check_env
 
-lint: setup .venv/requirements-lint.txt  ## layout and lint rules of the Python files (pyproject.toml)
+lint: setup  ## layout and lint rules of the Python files (pyproject.toml)
+	@cmp -s docker/requirements-lint.txt .venv/requirements-lint.txt || { \
+	    .venv/bin/python -m pip install --quiet --disable-pip-version-check --only-binary :all: \
+	        -r docker/requirements-lint.txt && cp docker/requirements-lint.txt .venv; }
 	@.venv/bin/ruff format --check .
 	@.venv/bin/ruff check .
-
-.venv/requirements-lint.txt: docker/requirements-lint.txt .venv/requirements.txt
-	@.venv/bin/python -m pip install -qq --disable-pip-version-check --only-binary :all: -r $<
-	@cp $< $@
 
 test: setup  ## the tests
 	@.venv/bin/python -m pytest
 
 test-caffe: setup  ## Caffe's own C++ and Python tests (10 minutes the first time)
-	@$(BUILD_CAFFE) --test
+	@docker/build_caffe.sh $${CAFFE_SOURCE:+--source "$$CAFFE_SOURCE"} --test
+
+test-load: setup  ## the tests ten times, on a machine as busy and small as they have to bear
+	@tests/under_load.sh
+
+test-systems:  ## set-up, demo and all tests in minimal systems of the Debian releases (as root; hours)
+	@docker/test_systems.sh $(SYSTEMS)
 
 test-gpu: setup  ## every check that needs a GPU (8 minutes); without one it says so
-	@.venv/bin/python tools/gpu_check.py
+	@.venv/bin/python tools/gpu/check.py
 
 demo: setup  ## plain softmax beside OURS on playing cards (10 minutes)
 	@.venv/bin/python tools/demo.py
 
-# Docker images. IMAGE_OPTIONS: anything else for `docker build`.
+# Docker images. BASE: what they are built on; IMAGE_OPTIONS: anything else for `docker build`.
 IMAGE ?= hierarchical-caffe
 CUDA_ARCH ?=
-DOCKER_BUILD = docker build $(IMAGE_OPTIONS) \
+BASE ?=
+DOCKER_BUILD = docker build $(IMAGE_OPTIONS) $(if $(BASE),--build-arg BASE='$(BASE)') \
     --build-arg REVISION="$$(git describe --always --dirty 2>/dev/null || echo unknown)" \
     $(foreach name,CA_CERTIFICATES PIP_INDEX_URL,$(if $(value $(name)),--build-arg $(name)))
 
@@ -81,5 +64,9 @@ test-image:  ## builds and tests both images; no GPU needed, one GPU architectur
 	@docker/test_image.sh
 
 clean:  ## removes .venv and caches; keeps data/, weights/, snapshots/, results/ and Caffe
-	rm -rf .venv .pytest_cache
-	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+	@caffe=$$(readlink .venv/bin/caffe); caffe=$${caffe:-$$HOME/.local/caffe/bin/caffe}; \
+	rm -rf .venv .pytest_cache hierarchical_caffe.egg-info; \
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +; \
+	echo "removed .venv and caches; outside this folder lie $${caffe%/bin/caffe} and" \
+	    "$${caffe%/bin/caffe}.build (Caffe), the system packages of docker/packages.txt and, where" \
+	    "make test-image or make test-systems ran, /var/tmp/hierarchical-caffe-*"

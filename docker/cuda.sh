@@ -50,20 +50,10 @@ cuda_pins() { grep -v '^#' "$here/requirements-cuda$cuda.txt"; }
 
 # cuda_recipe: all that decides what a CUDA build has beyond a CPU build
 cuda_recipe() {
-  declare -f assemble_toolkit patch_for_cuda install_cuda_libraries
+  declare -f assemble_toolkit install_cuda_libraries
   say "$cuda_home" "${CUDA_LIBRARIES[@]}"
   [ -z "$cuda_home" ] || "$cuda_home/bin/nvcc" --version
   cuda_pins
-  cat "$here"/patches-cuda/*.patch
-}
-
-patch_for_cuda() {
-  local patch
-  for patch in "$here"/patches-cuda/*.patch; do
-    patch -d "$work/source" -p1 --forward --no-backup-if-mismatch <"$patch" >>"$log" 2>&1 ||
-      die "$(basename "$patch") does not apply: see $log"
-  done
-  say "source ready for CUDA ($(find "$here/patches-cuda" -name '*.patch' | wc -l) more patches)"
 }
 
 # assemble_toolkit: $work/cuda with bin, include, lib (lib64 is the same) and nvvm, from the pinned

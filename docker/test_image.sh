@@ -4,13 +4,17 @@ set -euo pipefail
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 root=$(dirname "$here")
+# shellcheck source=docker/debian_root.sh
+. "$here/debian_root.sh"
 
 usage() {
   cat <<END
-Usage: docker/test_image.sh [--data-root DIR] [--cuda-arch "ARCH..."] [cpu] [cuda]
+Usage: docker/test_image.sh [--base IMAGE] [--data-root DIR] [--cuda-arch "ARCH..."] [cpu] [cuda]
 
 Builds the images named (default: both) and tests them, each check a line. Without a GPU.
 
+  --base IMAGE          what the images are built on (default: BASE of the Dockerfiles); debian:12-slim
+                        and debian:13-slim are tested
   --data-root DIR       where a Docker daemon of its own keeps images and layers, which a second run
                         uses again (default: /var/tmp/hierarchical-caffe-docker); such a daemon is
                         started, by root, where none answers, and stopped at the end
@@ -18,7 +22,7 @@ Builds the images named (default: both) and tests them, each check a line. Witho
                         time; "" for all of docker/build_caffe.sh's)
 
 Where no registry has the base image, debootstrap makes it, from the Debian mirror that the
-environment variable DEBIAN_MIRROR names (default: http://deb.debian.org).
+environment variable DEBIAN_MIRROR names (default: this machine's).
 
 Example: docker/test_image.sh cpu
 END
@@ -37,7 +41,6 @@ stop_daemon() {
 }
 
 start_daemon() {
-  local i
   command -v dockerd >/dev/null || die "no Docker here: apt-get install docker.io iptables"
   [ "$(id -u)" -eq 0 ] ||
     die "no Docker daemon answers ($(docker info 2>&1 | tail -n 1)), and only root can start one"
@@ -48,39 +51,20 @@ start_daemon() {
   trap stop_daemon EXIT
   # no BuildKit: Debian's docker.io brings none
   export DOCKER_HOST=unix://$data_root/socket DOCKER_BUILDKIT=0
-  for ((i = 0; i < 150; i++)); do
+  while kill -0 $!; do
     ! docker info >/dev/null 2>&1 || return 0
     sleep 0.2
-  done
+  done 2>/dev/null
   tail -n 3 "$data_root/log" >&2
   die "the Docker daemon did not start: see $data_root/log"
 }
 
 # make_base NAME: what the registry's image of that name is: Debian's essential packages and apt
 make_base() {
-  local mirror=${DEBIAN_MIRROR:-http://deb.debian.org} suite=bookworm
-  command -v debootstrap >/dev/null ||
-    die "no registry has $1, and debootstrap is not there to make it: apt-get install debootstrap"
-  [ "$(id -u)" -eq 0 ] || die "no registry has $1, and only root can make it with debootstrap"
+  [[ $1 =~ ^debian:([0-9]+) ]] || die "no registry has the base image $1"
   say "no registry has $1: making it with debootstrap"
-  debootstrap --variant=minbase $suite "$work/base" "$mirror/debian" >"$work/debootstrap.log" ||
-    die "debootstrap: $(tail -n 1 "$work/debootstrap.log")"
-  rm -rf "$work"/base/etc/apt/sources.list "$work"/base/var/{lib/apt/lists,cache/apt}/* \
-    "$work"/base/usr/share/{doc,man,locale}/*
-  sed "s|^URIs: |&$mirror/|; s|SUITE|$suite|g" >"$work/base/etc/apt/sources.list.d/debian.sources" \
-    <<'END'
-Types: deb
-URIs: debian
-Suites: SUITE SUITE-updates
-Components: main
-Signed-By: /usr/share/keyrings/debian-archive-keyring.gpg
-
-Types: deb
-URIs: debian-security
-Suites: SUITE-security
-Components: main
-Signed-By: /usr/share/keyrings/debian-archive-keyring.gpg
-END
+  debian_root "${BASH_REMATCH[1]}" "$work/base" "$work/debootstrap.log" || exit 1
+  rm -rf "$work"/base/usr/share/{doc,man,locale}/*
   tar -C "$work/base" -c . | docker import --change 'CMD ["bash"]' - "$1" >/dev/null
   rm -rf "$work/base"
 }
@@ -159,12 +143,11 @@ versions_listed() {
 }
 
 healthy() {
-  local container i status=starting
-  container=$(docker run -d --network none --health-interval 1s "$image" sleep 120)
-  for ((i = 0; i < 60; i++)); do
-    status=$(docker inspect -f '{{.State.Health.Status}}' "$container")
-    [ "$status" = starting ] || break
+  local container status=starting
+  container=$(docker run -d --network none --health-interval 1s "$image" sleep infinity)
+  while [ "$status" = starting ]; do  # three failed checks make it unhealthy
     sleep 1
+    status=$(docker inspect -f '{{.State.Health.Status}}' "$container")
   done
   docker inspect -f '{{range .State.Health.Log}}{{.Output}}{{end}}' "$container"
   docker rm -f "$container" >/dev/null
@@ -202,7 +185,7 @@ no_gpu_is_named() {
   done
 }
 
-# Left out is what needs make or a compiler, which an image has not: tests of building, and the
+# Left out is what needs make or a compiler, which an image lacks: tests of building, and the
 # gradient checker
 tests_pass() {
   inside --user "$owner" "$image" python -m pytest -q -p no:cacheprovider --ignore tests/docker \
@@ -213,9 +196,9 @@ tests_pass() {
 # --- One image
 
 build_image() {  # KIND
-  local start=$SECONDS target=(image-cpu) log=$work/build_$1.log
-  [ "$1" = cpu ] || target=(image CUDA_ARCH="$cuda_arch")
-  say "building hierarchical-caffe:$1 (log: $log)"
+  local start=$SECONDS target=(image-cpu BASE="$base") log=$work/build_$1.log
+  [ "$1" = cpu ] || target=(image "${target[1]}" CUDA_ARCH="$cuda_arch")
+  say "building hierarchical-caffe:$1 on $base (log: $log)"
   make -C "$root" "${target[@]}" 2>&1 | tee "$log" |
     { grep --line-buffered -E '^(Step |#[0-9]+ \[)|building Caffe| [0-9]+ %, ' || true; } || {
     tail -n 15 "$log" >&2
@@ -249,10 +232,10 @@ test_image() {  # KIND
 
 main() {
   data_root=/var/tmp/hierarchical-caffe-docker  # not local: also for stop_daemon, at the exit
-  local cuda_arch=90 kinds=() kind
+  local cuda_arch=90 base="" kinds=() kind
   while [ $# -gt 0 ]; do
     case $1 in
-      --data-root|--cuda-arch)
+      --base|--data-root|--cuda-arch)
         [ $# -ge 2 ] || { say "error: $1 needs a value" >&2; exit 2; }
         printf -v "$(tr - _ <<<"${1#--}")" %s "$2"; shift 2 ;;
       cpu|cuda) kinds+=("$1"); shift ;;
@@ -263,8 +246,7 @@ main() {
   work=$(mktemp -d) passed=0 failed=0
   docker info >/dev/null 2>&1 || start_daemon
   [ ${#kinds[@]} -gt 0 ] || kinds=(cpu cuda)
-  local base
-  base=$(sed -n 's/^ARG BASE=//p' "$here/Dockerfile.cpu")
+  base=${base:-$(sed -n 's/^ARG BASE=//p' "$here/Dockerfile.cpu")}
   docker image inspect "$base" >/dev/null 2>&1 || docker pull -q "$base" 2>/dev/null ||
     make_base "$base"
   # certificates that were added to this machine by hand

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Prints the Debian packages that the final stage of an image needs: Python, the decks of cards, and
-# whatever holds a library that a compiled file below the given folders is linked with.
+# Prints the Debian packages that the final stage of an image needs: Python, decks of cards, fonts,
+# and whatever holds a library that a compiled file below the given folders is linked with.
 #
 # Usage: docker/image/runtime_packages.sh FOLDER...
 #
@@ -68,8 +68,7 @@ main() {
   fi
   {
     echo python3
-    awk '/^\[/ {wanted = $1 == "[cards]"; next} wanted && NF && !/^#/ {print $1}' \
-      "$here/../packages.txt"
+    "$here/../packages.sh" --installed demo pictures
     owners <"$scratch/libraries"
   } | sort -u
 }

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""CuPy without a GPU, as far as it goes: its libraries load, and kernels compile for several GPUs."""
+"""CuPy without a GPU, as far as it goes: its libraries load, kernels compile for several GPUs."""
 
 from pathlib import Path
 

@@ -1,7 +1,7 @@
 """A build of docker/build_caffe.sh --cuda, where there is one: what it does without a GPU.
 
 CAFFE_CUDA_PREFIX names it; without that, the newest ~/.local/caffe-cuda*. What it does on a GPU is
-for Caffe's own tests (build_caffe.sh --test) and tools/gpu_check.py.
+for Caffe's own tests (build_caffe.sh --test) and tools/gpu/check.py.
 """
 
 import os
@@ -59,7 +59,6 @@ def run(*command, cwd=None, **variables):
         cwd=cwd,
         capture_output=True,
         text=True,
-        timeout=120,
         env={**os.environ, "GLOG_minloglevel": "0", **variables},
     )
 

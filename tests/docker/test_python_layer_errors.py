@@ -3,7 +3,6 @@
 import os
 import signal
 import subprocess
-import time
 
 import caffe
 import pytest
@@ -26,7 +25,7 @@ snapshot_prefix: "s"
 STOPPED = "] caffe {} stopped: a Python layer raised {}"
 
 LAYERS = """
-import time
+import sys
 import caffe
 
 class Failing(caffe.Layer):
@@ -64,9 +63,11 @@ class Unborn(caffe.Layer):
     def __init__(self, *arguments):
         raise OSError("no room")
 
-class Slow(Failing):
+class Waiting(Failing):
+    # says when it is in Python code, and stays there until its standard input ends
     def forward(self, bottom, top):
-        time.sleep(0.02)
+        print("in forward", flush=True)
+        sys.stdin.readline()
 """
 
 
@@ -80,12 +81,13 @@ def start(folder, command="train", module="layers", layer="Failing", hook="none"
     }[command]
     path = os.pathsep.join(filter(None, [str(folder), os.environ.get("PYTHONPATH")]))
     env = {**os.environ, "PYTHONPATH": path, "GLOG_minloglevel": "0"}
-    # A job that a script starts in the background inherits an ignored Ctrl-C; a user's shell's does not.
+    # A job that a script starts in the background inherits an ignored Ctrl-C; a user's does not.
     return subprocess.Popen(
         ["caffe", command, *arguments],
         cwd=folder,
         env=env,
         text=True,
+        stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
@@ -95,7 +97,7 @@ def start(folder, command="train", module="layers", layer="Failing", hook="none"
 def outcome(*arguments, **options):
     """(exit status, lines printed)"""
     process = start(*arguments, **options)
-    output = process.communicate(timeout=60)[0]
+    output = process.communicate()[0]
     return process.returncode, output.strip().splitlines()
 
 
@@ -149,14 +151,12 @@ def test_pycaffe_gets_the_exception_itself(tmp_path):
     ],
 )
 def test_ctrl_c_stays_caffes_own(tmp_path, command, status, last):
-    process = start(tmp_path, command=command, layer="Slow")
-    running = {"train": "Iteration 0", "time": "Initial loss"}[command]
+    process = start(tmp_path, command=command, layer="Waiting")
     for line in process.stdout:
-        if running in line:
+        if line == "in forward\n":
             break
-    time.sleep(0.1)  # into the layer's Python code
     process.send_signal(signal.SIGINT)
-    output = process.communicate(timeout=60)[0]
+    output = process.communicate()[0]
     assert process.returncode == status
     assert "Traceback" not in output
     if last:
