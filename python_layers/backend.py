@@ -1,15 +1,15 @@
-"""NumPy on the host, CuPy on a GPU: what lets one text of the maths serve both.
+"""NumPy on the host, CuPy on a GPU: lets the same maths code run on both.
 
-A GPU works off a queue of kernels, while Python runs ahead of it. Python must wait for the queue
-and copy a value to the host wherever it wants to know one: for float(), bool() and int(), for an
-index by booleans, and in nonzero, unique and bincount, whose result has a size that depends on
-values. So the maths takes its shapes from the batch alone. Where the host picks the few entries
-that matter, a GPU, for which some more entries cost nothing, keeps them all, and a mask says which
-count. (CuPy's sorts wait too before CuPy 14, cupy/cupy pull request 9497: slower, and as right.)
+A GPU works through a queue of kernels while Python runs ahead of it. Python must wait for the queue
+and copy a value to the host wherever it needs to know one: for float(), bool() and int(), for an
+index by booleans, and in nonzero, unique and bincount, whose results have a size that depends on
+values. The maths therefore takes its shapes from the batch alone. Where the host selects the few
+entries that count, a GPU, on which more entries cost next to nothing, keeps all of them and weighs
+each with a mask. (CuPy's sorts wait too before CuPy 14, cupy/cupy pull request 9497: slower, with
+the same result.)
 
-What the host refuses with an error, a value that nobody looks at can't be refused for: on a GPU
-features with nan or inf make the loss nan or inf, and labels are taken as they come, as Caffe's own
-SoftmaxWithLoss takes them there.
+Values on a GPU are not checked: features with nan or inf make the loss nan or inf, and labels are
+taken as they come.
 """
 
 import sys
@@ -26,10 +26,11 @@ def array_module(array):
     return np if on_host(array) else sys.modules["cupy"]
 
 
-def candidates(mask):
-    """The indices of the entries of a boolean array that can be true, one array per axis.
+def active_indices(mask):
+    """Indices of the entries of a boolean array that can be true, one array per axis, as nonzero.
 
-    On the host those that are; on a GPU all. The caller weighs each with `mask` at these indices.
+    On the host these are the true entries; on a GPU all entries, which the caller weighs with
+    `mask` at these indices.
     """
     if on_host(mask):
         return np.nonzero(mask)
@@ -37,17 +38,11 @@ def candidates(mask):
     return tuple(indices[axis] for axis in range(mask.ndim))
 
 
-def picked(mask):
-    """What picks the entries of a boolean vector that can be true: as `candidates`, but on a GPU,
-    where it is all of them, a slice, which costs no copy."""
-    return np.flatnonzero(mask) if on_host(mask) else slice(None)
-
-
 def sum_at(index, size, values=None):
-    """Vector of `size`: the sum of the values at each index, float64; without them its count.
+    """Vector of `size`: the sum of the values at each index, float64; without values the count.
 
-    index: whole numbers from 0 to size - 1. On a GPU the order of a sum is not fixed, and so isn't
-    the last bit of a sum of three values or more.
+    index: whole numbers from 0 to size - 1. On a GPU the order of summation is not fixed, so that
+    the last bit of a sum of three values or more may vary.
     """
     if on_host(index):
         sums = np.bincount(index, values, minlength=size)
@@ -76,7 +71,7 @@ def row_products(one, other):
 
 
 def vector(values, like):
-    """float64 vector of numbers or scalars that lie where `like` does."""
+    """float64 vector of numbers or scalars, on the host or on the GPU as `like` is."""
     if on_host(like):
         return np.array(values, np.float64)
     entries = array_module(like).empty(len(values))

@@ -5,23 +5,22 @@ T.-Y. Lin, A. RoyChowdhury, S. Maji, "Bilinear CNN models for fine-grained visua
 
     z = sum_l a_l b_l^T          c1 x c2
     y = sign(z) sqrt(|z|)        signed square root, of each component
-    p = y / |y|                  L2 normalisation, of each sample
+    p = y / |y|                  L2 normalization, of each sample
 
     dL/dy   = (g - p (p.g)) / |y|                       for g = dL/dp
     dL/dz   = dL/dy / (2 sqrt(|z|))
     dL/da_l = dL/dz b_l,  dL/db_l = (dL/dz)^T a_l      and the sum of both where a and b are one map
 
-The paper sums over the positions, and so do we. A mean would be the same after the L2
-normalisation; without it, it is the sum times 1 / positions, or 1 / sqrt(positions) behind the
-square root.
+The sum over the positions is the paper's. A mean would give the same result after the L2
+normalization; without it, the sum times 1 / positions, or 1 / sqrt(positions) after the root.
 
-The square root has an infinite derivative at 0: |z| counts as at least SMALLEST there, so that the
-gradient is exact from SMALLEST up and finite below. The value itself has no guard. After ReLU the
-exact zeros of z, of channels that never fire together, need none: what they pass on is 0, or goes
-to components that are 0, and ReLU stops it. A sample of length 0 has no direction: p = 0, and no
-gradient.
+The square root has an infinite derivative at 0. In the derivative |z| counts as at least SMALLEST,
+so that the gradient is exact from SMALLEST up and finite below; the value itself has no guard. The
+exact zeros of z after ReLU, from channels that are never active together, do no harm: their
+gradient is 0, or goes to components that are 0, where ReLU stops it. A sample of length 0 has no
+direction: p = 0, with gradient 0.
 
-Besides the maps there are at most three arrays of the size of z at a time.
+Besides the maps, at most three arrays of the size of z exist at a time.
 """
 
 from dataclasses import dataclass
@@ -29,8 +28,8 @@ from typing import Any
 
 import numpy as np
 
-from python_layers.backend import array_module, on_host, row_products
-from python_layers.pairwise import inverse_lengths
+from python_layers.backend import array_module, row_products
+from python_layers.pairwise import check_features, inverse_lengths
 
 # 1 / (2 sqrt(|z|)) is at most 5000 with it. The authors' code adds the same number to |z|, which
 # changes the derivative everywhere.
@@ -42,8 +41,8 @@ class Pooled:
     """What a forward pass leaves for the backward pass.
 
     descriptors: n x c1 x c2, of the maps' dtype; z, y or p.
-    lengths:     n float64, |y|; None without L2 normalisation.
-    signed_sqrt: whether there is a square root in them.
+    lengths:     n float64, |y|; None without L2 normalization.
+    signed_sqrt: whether they are signed square roots.
     """
 
     descriptors: Any
@@ -51,11 +50,11 @@ class Pooled:
     signed_sqrt: bool
 
     def gradients(self, maps, diff, wanted=(True, True)):
-        """dL/dmaps, one per map: arrays like the maps, or None where it isn't wanted.
+        """dL/dmaps, one per map: arrays like the maps, or None where it is not wanted.
 
         maps:   those of the forward pass.
         diff:   n x c1 x c2, dL/ddescriptors.
-        wanted: a truth value per map.
+        wanted: one truth value per map.
         """
         if not any(wanted[: len(maps)]):
             return [None] * len(maps)
@@ -93,10 +92,11 @@ def forward(maps, signed_sqrt=True, l2_normalize=True):
 
     maps: one feature map, which is multiplied by itself, or two: n x c1 x positions and
           n x c2 x positions, of one dtype, float32 or float64, finite.
-    Returns Pooled. Raises ValueError for nan, inf, and products too large for the dtype.
+    Returns Pooled. Raises ValueError for products with nan or inf and for those longer than
+    pairwise.LONGEST.
     """
     xp = array_module(maps[0])
-    with np.errstate(over="ignore", invalid="ignore"):  # found below, and told as an error
+    with np.errstate(over="ignore", invalid="ignore"):  # check_features reports these
         descriptors = maps[0] @ maps[-1].transpose(0, 2, 1)
         if signed_sqrt:
             root = xp.abs(descriptors)
@@ -104,13 +104,7 @@ def forward(maps, signed_sqrt=True, l2_normalize=True):
             xp.copysign(root, descriptors, out=descriptors)
             del root
         squares = row_products(descriptors, descriptors)
-    bad = np.flatnonzero(~np.isfinite(squares)) if on_host(squares) else ()
-    if len(bad):
-        raise ValueError(
-            f"the products of the features of {len(bad)} of {len(squares)} samples "
-            f"are nan or inf (first: sample {bad[0]}): training has diverged; lower "
-            "base_lr or the loss_weights"
-        )
+    check_features(squares, "products of the features")
     if not l2_normalize:
         return Pooled(descriptors, None, signed_sqrt)
     lengths = xp.sqrt(squares)

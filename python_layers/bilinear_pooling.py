@@ -20,7 +20,7 @@ class BilinearPoolingLayer(caffe.Layer):
         z = sum_l a_l b_l^T,   y = sign(z) sqrt(|z|),   top = y / |y|
 
     T.-Y. Lin, A. RoyChowdhury, S. Maji, "Bilinear CNN models for fine-grained visual recognition",
-    ICCV 2015, which sums too. A mean over the positions would be the same after l2_normalize.
+    ICCV 2015. A mean over the positions, instead of their sum, is the same after l2_normalize.
 
         layer {
           name: "bilinear" type: "Python"
@@ -31,26 +31,26 @@ class BilinearPoolingLayer(caffe.Layer):
     Bottoms
       0     feature map, n x c1 x h x w; VGG's conv5_3 after ReLU in the paper's [D, D].
       1     optional: feature map of the second network, n x c2 x h x w, the same n, h and w.
-            Without it the first is multiplied by itself: two networks that share all weights, in
-            less time than with the same bottom given twice.
+            Without it the first is multiplied by itself, as by two networks that share all
+            weights, in less time than with the same bottom given twice.
     Tops
       0     descriptors, n x (c1 * c2); channel i of bottom 0 and j of bottom 1 are at i * c2 + j.
             VGG's are 512 * 512 = 262144, 1 MiB a sample.
 
-    Parameters (param_str, JSON; a name that is not here is an error)
-      signed_sqrt      true      the signed square root, as in the paper: it tames channels that
-                                 fire at many positions at once.
-      l2_normalize     true      length 1 per sample, as in the paper: it makes the descriptor
+    Parameters (param_str, JSON; an unknown name is an error)
+      signed_sqrt      true      signed square root, as in the paper: limits the weight of channels
+                                 that are active at many positions at once.
+      l2_normalize     true      length 1 per sample, as in the paper: makes the descriptor
                                  independent of the number of positions and of the features' scale.
 
-    Backward is exact, but for |z| < 1e-8, where the derivative of the square root, infinite at 0,
-    is that at 1e-8. With l2_normalize a descriptor of zero stays zero and has no gradient. The
+    Backward is exact except for |z| < 1e-8, where the derivative of the square root, infinite at 0,
+    is taken at 1e-8. With l2_normalize a descriptor of zero stays zero and has no gradient. The
     layer has no blobs, keeps its own copy of the descriptors (later layers may work in place on the
-    top), and is no loss: give it no loss_weight.
+    top), and is not a loss: give it no loss_weight.
     Raises ValueError, in one sentence, for wrong parameters, a wrong number of bottoms or tops,
-    bottoms that are no feature maps or don't fit each other, and features with nan or inf. Where
-    Caffe runs on a GPU and CuPy is there, all is done in the blobs' device memory; values are not
-    checked there, and nan or inf go on into the descriptors.
+    bottoms that are not feature maps or do not fit each other, and products of features with nan or
+    inf or longer than pairwise.LONGEST. If Caffe runs on a GPU and CuPy is installed, everything is
+    computed in the blobs' device memory; values are not checked there: nan and inf are passed on.
     """
 
     def setup(self, bottom, top):

@@ -16,11 +16,11 @@ from threadpoolctl import ThreadpoolController
 
 
 class _OneBlasThread:
-    """`with` it, NumPy's BLAS computes in one thread.
+    """Context manager that limits NumPy's BLAS to one thread.
 
-    NumPy brings a BLAS of its own, whose threads would fight for the processors with those of
-    Caffe's, which spin for a while after each product: on two cores a Gram matrix of 1 ms took 65,
-    and the layers of Caffe around it a fifth longer.
+    NumPy has its own BLAS, whose threads would compete for the cores with those of Caffe's, which
+    spin for a while after each product: on two cores a Gram matrix of 1 ms took 65 ms, and Caffe's
+    layers next to it a fifth longer.
     """
 
     @functools.cached_property
@@ -43,7 +43,7 @@ class _OneBlasThread:
 
 
 class HostBlobs:
-    """Blobs as NumPy arrays. queue: what is done inside `with queue` leaves the cores to Caffe."""
+    """Blobs as NumPy arrays. queue: context manager in which NumPy leaves the cores to Caffe."""
 
     queue = _OneBlasThread()
 
@@ -55,14 +55,19 @@ class HostBlobs:
     def diff(blob):
         return blob.diff
 
+    @staticmethod
+    def constant(array):
+        """A NumPy array where the blobs' arrays are."""
+        return array
+
 
 class DeviceBlobs:
     """Blobs as CuPy arrays over their own device memory.
 
-    An array is good until Caffe reshapes the blob or uses it on the host: take it anew each time.
-    Both ways of access tell Caffe that the device has the newest values.
-    queue: Caffe launches its kernels on the default stream; what is done inside `with queue` takes
-           its turn among them, with no waiting.
+    An array is valid until Caffe reshapes the blob or uses it on the host: request it each time.
+    Both methods mark the device's values as the newest.
+    queue: context manager that puts kernels on the default stream, Caffe's own, so that they run in
+           order with Caffe's and nothing has to wait.
     """
 
     def __init__(self, cupy):
@@ -75,6 +80,9 @@ class DeviceBlobs:
     def diff(self, blob):
         return self._array(blob, "_gpu_diff_ptr")
 
+    def constant(self, array):
+        return self._cupy.asarray(array)
+
     def _array(self, blob, pointer):
         cupy, shape = self._cupy, tuple(blob.shape)
         if blob.count == 0:  # has no memory
@@ -86,10 +94,10 @@ class DeviceBlobs:
 
 
 def blobs_of_mode():
-    """HostBlobs in CPU mode, DeviceBlobs in GPU mode; without CuPy HostBlobs there too, with one
-    line in the log.
+    """HostBlobs in CPU mode, DeviceBlobs in GPU mode; HostBlobs there too if CuPy is missing, with
+    one line in the log.
 
-    The mode is that of now: a layer asks in its setup, when its net is made.
+    Reads the current mode: a layer calls this in its setup, when its net is made.
     """
     if not _gpu_mode():
         return HostBlobs
@@ -111,14 +119,14 @@ def _cupy():
 
 
 def _gpu_mode():
-    """Whether Caffe is in GPU mode, which pycaffe has no function for.
+    """Whether Caffe is in GPU mode. pycaffe has no function for it.
 
-    In GPU mode, and only there, Caffe takes a blob's host memory from cudaMallocHost
-    (include/caffe/syncedmem.hpp: CaffeMallocHost), and the driver knows that memory.
+    In GPU mode only, Caffe allocates a blob's host memory with cudaMallocHost
+    (include/caffe/syncedmem.hpp: CaffeMallocHost), which the driver reports as its own.
     """
     probe = caffe._caffe.BlobVec()
     probe.add_blob(1)
-    # Of the type, since the blob's own would move it to the device.
+    # The type's attribute: reading the blob's own would move it to the device.
     if not hasattr(type(probe[0]), "_gpu_data_ptr"):
         return False  # built with CPU_ONLY
     return _is_pinned(probe[0].data.ctypes.data)

@@ -1,32 +1,22 @@
-"""CenterLossLayer: the center loss as a Caffe layer with its own centres (maths: center.py)."""
+"""CenterLossLayer: the center loss as a Caffe layer with its own centers (maths: center.py)."""
 
 import math
 
 import caffe
 
 from python_layers import center
+from python_layers.labels import LARGEST_LABEL
 from python_layers.metric_loss import MetricLossLayer
-from python_layers.parameters import Parameter, is_number, parse, positive_integer
+from python_layers.parameters import MOST, number, whole_number
 
 PARAMETERS = {
-    "num_classes": positive_integer(None),
-    "alpha": Parameter(0.5, "a number from 0 to 1", lambda v: is_number(v) and 0 <= v <= 1),
+    "num_classes": whole_number(None, most=LARGEST_LABEL),
+    "alpha": number(0.5, 0, 1),
 }
 
 
-def settings(param_str, levels, layer="CenterLossLayer"):
-    """num_classes and alpha from a param_str. Raises ValueError, in one sentence."""
-    given = parse(param_str, PARAMETERS, layer)
-    if given["num_classes"] is None:
-        raise ValueError(
-            f'{layer}: param_str needs "num_classes", the number of classes of the '
-            'data set, such as {"num_classes": 200}'
-        )
-    return given
-
-
 class CenterLossLayer(MetricLossLayer):
-    """Center loss: half the mean squared distance of the features to their class's centre.
+    """Center loss: half the mean squared distance of the features to their class's center.
 
         L = 1/(2m) sum_i |x_i - c_{y_i}|^2
         c_j <- c_j - alpha sum_i [y_i = j] (c_j - x_i) / (1 + n_j),  n_j samples of class j
@@ -39,7 +29,7 @@ class CenterLossLayer(MetricLossLayer):
           name: "center" type: "Python"
           bottom: "fc7" bottom: "label_1" top: "center_loss"
           loss_weight: 0.003
-          param { lr_mult: 0 decay_mult: 0 }   # the layer moves the centres, the solver must not
+          param { lr_mult: 0 decay_mult: 0 }   # the layer moves the centers, the solver must not
           python_param { module: "python_layers.center_loss" layer: "CenterLossLayer"
                          param_str: '{"num_classes": 200}' }
         }
@@ -50,46 +40,58 @@ class CenterLossLayer(MetricLossLayer):
     Tops
       0     the loss, one value >= 0.
       1     optional: diagnostics, in the order of center.diagnostic_names. It takes a second
-            `loss_weight: 0`, since Caffe wants one weight per top.
+            `loss_weight: 0`, since Caffe expects one weight per top.
 
-    Parameters (param_str, JSON; a name that is not here is an error)
-      num_classes      -         required: the classes of the data set, of which each has a centre.
-      alpha            0.5       rate of the centres, 0 to 1, the paper's; 0 keeps them fixed.
+    Parameters (param_str, JSON; an unknown name is an error)
+      num_classes      -         required: number of classes of the data set; each has a center.
+      alpha            0.5       rate of the centers, 0 to 1, the paper's; 0 keeps them fixed.
 
-    Centres. They are the layer's parameter blob, num_classes x d, so that Caffe saves them in each
+    Centers. They are the layer's parameter blob, num_classes x d, so that Caffe saves them in each
     snapshot, restores them, and shares them with the test net. They start at zero, which needs no
     seed. They move after each backward pass of the TRAIN phase, once per forward pass; never in
-    TEST, nor by a forward pass alone. With iter_size k they move k times in an iteration, once for
+    TEST, nor by a forward pass alone. With iter_size k they move k times per iteration, once for
     each of its batches: Eq. (4) is about a batch. Where Caffe makes no backward pass (loss_weight
     0, or nothing to learn below and lr_mult 0), they stay.
 
-    The layer moves them itself, and leaves the blob's diff at zero, since a solver that applied
-    Delta_j would multiply it by a learning rate that decays, and add momentum, weight decay and
-    gradient clipping: alpha would mean something else in each solver. Without the `param` line the
-    solver sees a gradient of zero, and all it does is to shrink the centres by weight decay.
+    The layer moves them itself and leaves the blob's diff at zero. A solver that applied Delta_j
+    would multiply it by a learning rate that decays, and add momentum, weight decay and gradient
+    clipping: alpha would mean something else in each solver. Without the `param` line the solver
+    sees a gradient of zero, and only shrinks the centers by weight decay.
 
-    Backward multiplies by the top's diff, which carries loss_weight; alpha doesn't depend on it.
-    The labels' gradient is zero. Without a `loss_weight` line Caffe takes no Python layer for a
-    loss, and nothing is learnt here. Raises ValueError, in one sentence, for wrong parameters,
-    labels that are no classes or not one per sample, features with nan or inf, and features whose
-    size is not that of the centres. On a GPU values are not checked: MetricLossLayer.
+    alpha does not depend on loss_weight. There is no "memory": the centers are the loss's memory.
+    loss_weight, several processes, GPUs and errors: MetricLossLayer. Labels above num_classes - 1
+    and features whose size is not that of the centers are errors too.
     """
 
     MAX_LEVELS = 1
+    PARAMETERS = PARAMETERS
     diagnostic_names = staticmethod(center.diagnostic_names)
-    settings = staticmethod(settings)
+
+    def arguments_of(self, given, levels):
+        if given["num_classes"] is None:
+            raise ValueError(
+                f'{type(self).__name__}: param_str needs "num_classes", the number of classes of '
+                'the data set, such as {"num_classes": 200}'
+            )
+        return given
 
     def setup(self, bottom, top):
         super().setup(bottom, top)
+        classes, dimensions = self.arguments["num_classes"], _dimensions(bottom[0])
+        if classes * dimensions > MOST:  # Caffe would abort
+            raise ValueError(
+                f"{type(self).__name__}: {classes} centers of {dimensions} dimensions are more "
+                f"than the {MOST} numbers of Caffe's largest blob; correct num_classes"
+            )
         if not len(self.blobs):  # Caffe has made them if the layer's own parameter holds blobs
-            self.blobs.add_blob(self.arguments["num_classes"], _dimensions(bottom[0]))
+            self.blobs.add_blob(classes, dimensions)
 
     def reshape(self, bottom, top):
         super().reshape(bottom, top)
         wanted = self.arguments["num_classes"], _dimensions(bottom[0])
         if tuple(self.blobs[0].shape) != wanted:
             raise ValueError(
-                f"{type(self).__name__}: the centres are "
+                f"{type(self).__name__}: the centers are "
                 f"{' x '.join(map(str, self.blobs[0].shape))}, but num_classes x "
                 f"dimensions of the features is {wanted[0]} x {wanted[1]}"
             )

@@ -1,8 +1,8 @@
 """ContrastiveLossLayer: the contrastive loss as a Caffe layer (maths: contrastive.py)."""
 
 from python_layers import contrastive
-from python_layers.metric_loss import MetricLossLayer
-from python_layers.parameters import boolean, choice, non_negative_number
+from python_layers.metric_loss import COMMON, MetricLossLayer
+from python_layers.parameters import boolean, choice, margin
 
 
 class ContrastiveLossLayer(MetricLossLayer):
@@ -14,7 +14,7 @@ class ContrastiveLossLayer(MetricLossLayer):
     with P = n (n - 1) / 2 pairs. Hadsell, Chopra, LeCun: Dimensionality Reduction by Learning an
     Invariant Mapping, CVPR 2006, Eq. (4), as Caffe's built-in ContrastiveLoss (legacy_version:
     false) computes it for a list of P pairs; that layer needs a net of two branches and pairs made
-    beforehand, this one a batch and its labels.
+    in advance, this one a batch and its labels.
 
         layer {
           name: "contrastive" type: "Python"
@@ -30,31 +30,31 @@ class ContrastiveLossLayer(MetricLossLayer):
     Tops
       0     the loss, one value >= 0.
       1     optional: diagnostics, the 4 values that contrastive.diagnostic_names names. It takes a
-            second `loss_weight: 0`, since Caffe wants one weight per top.
+            second `loss_weight: 0`, since Caffe expects one weight per top.
 
-    Parameters (param_str, JSON; a name that is not here is an error)
+    Parameters (param_str, JSON; an unknown name is an error)
       margin           1         m, a distance (not squared); 1 is Caffe's default.
-      normalize        false     L2-normalise the features inside the loss, d is then in [0, 2]. Off
-                                 as in the source; but raw features of a fine-tuned network lie tens
-                                 apart, where a margin of one keeps no pair apart and the loss only
-                                 pulls: there, set it.
+      normalize        false     L2-normalize the features inside the loss, d is then in [0, 2]. Off
+                                 as in the source. Raw features of a fine-tuned network lie tens
+                                 apart, so that no pair is within a margin of one and the loss only
+                                 pulls: set it for those.
       average          "pairs"   the equation above. "kinds" averages the pairs of one class and
-                                 those of different classes each by itself and adds the two: with
-                                 many classes in a batch only one pair in hundreds is of one class.
+                                 those of different classes separately and adds the two: with many
+                                 classes in a batch only one pair in hundreds is of one class.
+      scale            1         length of the normalized features, s: MetricLossLayer.
+      memory           0         number of past samples that those of the batch are compared with:
+                                 MetricLossLayer.
 
-    Backward multiplies by the top's diff, which carries loss_weight; the labels' gradient is zero.
-    A pair of different classes at the same point, where the hinge has no derivative, has none.
-    Without a `loss_weight` line Caffe takes no Python layer for a loss, and nothing is learnt here.
-    Raises ValueError, in one sentence, for wrong parameters, labels that are no whole numbers or
-    not one per sample, and features with nan or inf. On a GPU values are not checked:
-    MetricLossLayer.
+    The gradient of a pair of different classes at one point, where the hinge has no derivative, is
+    taken as 0. loss_weight, several processes, GPUs and errors: MetricLossLayer.
     """
 
     MAX_LEVELS = 1
     PARAMETERS = {
-        "margin": non_negative_number(1),
+        "margin": margin(1),
         "normalize": boolean(False),
         "average": choice("pairs", "pairs", "kinds"),
+        **COMMON,
     }
     forward_pass = staticmethod(contrastive.forward)
     diagnostic_names = staticmethod(contrastive.diagnostic_names)

@@ -1,4 +1,4 @@
-"""The labels that a loss gets, one vector per level of the tree, checked."""
+"""Labels of a batch, one vector per level of the tree: checks, numbering of classes, pairs."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -7,12 +7,18 @@ import numpy as np
 
 from python_layers.backend import array_module, diagonal, on_host
 
+# Largest label: float32, the type of Caffe's blobs, represents all whole numbers up to this one.
+LARGEST_LABEL = 2**24
 
-def check_labels(labels, n):
-    """The labels as integer vectors of n, from the fine level up.
 
-    Raises ValueError unless they are whole numbers of at least 0 that describe one tree. What a
-    label on a GPU holds is not looked at.
+def check_labels(labels, n, classes=None):
+    """The labels as int64 vectors of n, from the fine level up.
+
+    labels:  one vector per level, from the fine level up.
+    n:       number of samples.
+    classes: number of fine classes, if it is known.
+    Raises ValueError unless the labels are whole numbers from 0 to LARGEST_LABEL that describe one
+    tree and the fine ones are below `classes`. Values on a GPU are not checked.
     """
     labels = [_vector(values) for values in labels]
     for level, values in enumerate(labels, 1):
@@ -20,22 +26,37 @@ def check_labels(labels, n):
             raise ValueError(f"label_{level} has {len(values)} values for {n} samples")
     if not all(on_host(values) for values in labels):
         return [values.astype(np.int64) for values in labels]
-    return _checked(labels)
+    labels = [whole_numbers(values, level) for level, values in enumerate(labels, 1)]
+    if classes is not None and labels[0].max(initial=0) >= classes:
+        raise ValueError(
+            f"label_1 holds class {labels[0].max()}, but there are only {classes} classes, "
+            "numbered from 0; correct the layer's number of classes or the labels"
+        )
+    _check_tree(labels)
+    return labels
 
 
 def _vector(values):
     return (values if hasattr(values, "ravel") else np.asarray(values)).ravel()
 
 
-def _checked(labels):
-    checked = []
-    for level, values in enumerate(labels, 1):
-        with np.errstate(invalid="ignore"):  # of nan and inf, which the next line refuses
-            integers = values.astype(np.int64)
-        if not np.array_equal(integers, values) or (integers < 0).any():
-            raise ValueError(f"label_{level} must hold whole numbers of at least 0")
-        checked.append(integers)
-    for level, (child, parent) in enumerate(zip(checked, checked[1:]), 1):
+def whole_numbers(values, level):
+    """The labels of a level, an array on the host, as int64. Raises ValueError as check_labels."""
+    if values.dtype.kind not in "biuf":
+        raise ValueError(f"label_{level} must hold whole numbers, not {values.dtype.name} values")
+    with np.errstate(invalid="ignore"):  # the comparison is false for nan
+        valid = (values >= 0) & (values <= LARGEST_LABEL) & (np.floor(values) == values)
+    if not valid.all():
+        sample = np.flatnonzero(~valid)[0]
+        raise ValueError(
+            f"label_{level} must hold whole numbers of at least 0 and at most {LARGEST_LABEL}, "
+            f"but sample {sample} has {values[sample]:g}"
+        )
+    return values.astype(np.int64)
+
+
+def _check_tree(labels):
+    for level, (child, parent) in enumerate(zip(labels, labels[1:]), 1):
         _, first, inverse = np.unique(child, return_index=True, return_inverse=True)
         bad = np.flatnonzero(parent != parent[first][inverse])
         if len(bad):
@@ -44,18 +65,17 @@ def _checked(labels):
                 f"class {child[i]} of label_{level} has two parents in label_{level + 1}, "
                 f"{parent[first][inverse][i]} and {parent[i]}; the labels must form a tree"
             )
-    return checked
 
 
 @dataclass(frozen=True)
 class Classes:
-    """The classes of a batch, numbered in the order of their labels.
+    """The C classes of a batch, numbered in the order of their labels.
 
-    of:      n numbers, each sample's class.
-    first:   per number a sample of that class, the first one.
-    present: per number whether there is such a class. On the host all are, and there are as many
-             numbers as classes. On a GPU there are n: the classes are those numbers of which there
-             is a sample, and where there is none, `first` is some sample of another class.
+    of:      n numbers, the class of each sample.
+    first:   C sample numbers, the first sample of each class.
+    present: C booleans, whether the batch has a sample of the class. On the host C is the number of
+             classes in the batch, and all are present. On a GPU, where that number is unknown,
+             C = n; `first` of an absent class is a sample of another class.
     """
 
     of: Any
@@ -74,9 +94,12 @@ def number_classes(label):
     return Classes(of, order, of[order] == xp.arange(len(order)))
 
 
-def pair_kinds(label):
-    """(same, different): n x n booleans, the pairs (i, j), i != j, of one class and of two."""
-    different = label[:, None] != label
+def pair_kinds(label, anchors=None):
+    """(same, different): booleans, the pairs (i, j), i != j, of one class and of two classes.
+
+    Both are n x n, or r x n for i among the first r = `anchors` samples.
+    """
+    different = label[:anchors][:, None] != label
     same = ~different
     diagonal(same)[...] = False
     return same, different

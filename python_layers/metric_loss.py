@@ -3,57 +3,86 @@
 import math
 
 import caffe
+import numpy as np
 
 from python_layers import communicator
 from python_layers.blobs import blobs_of_mode
-from python_layers.parameters import parse
+from python_layers.memory import LARGEST_CAPACITY, SampleMemory
+from python_layers.parameters import parse, scale, whole_number
+
+# Parameters of every metric loss that compares samples with each other; all have "normalize" too.
+COMMON = {"scale": scale(), "memory": whole_number(0, least=0, most=LARGEST_CAPACITY)}
+
+
+def parse_parameters(param_str, table, layer):
+    """As parameters.parse; refuses a "scale" without "normalize", which would have no effect."""
+    given = parse(param_str, table, layer)
+    if given.get("scale", 1) != 1 and not given["normalize"]:
+        raise ValueError(
+            f'{layer}: "scale" is the length of normalized features and goes with "normalize": true'
+        )
+    return given
 
 
 class MetricLossLayer(caffe.Layer):
-    """A loss of one batch's features and of their labels, whose maths is a module without Caffe.
+    """A loss of the features and labels of a batch, computed by a module without Caffe.
 
-    Bottoms: features n x ... (flattened to n x d), then the labels, n values each, of any shape.
-    Tops: the loss, one value; and, if the loss has diagnostics, optionally these. A second top needs
-    a second `loss_weight: 0`, since Caffe wants one weight per top.
+    Bottoms
+      0     features, n x ... (flattened to n x d).
+      1..   labels, n values each (any shape), from the fine level up.
+    Tops
+      0     the loss, one value.
+      1     optional: diagnostics, in the order of diagnostic_names. It takes a second
+            `loss_weight: 0`, since Caffe expects one weight per top. The last entry is the norm of
+            the gradient that the layer sends into the features of the batch, with loss_weight.
+
+    Parameters (param_str, JSON) of every loss that compares samples with each other
+      normalize        -         scale the features to length `scale` inside the loss.
+      scale            1         that length, s, from 0.001 to 1000. Squared distances are then in
+                                 [0, 4 s^2]. Margins do not change with s: they are in these units,
+                                 so that a margin m is m / (4 s^2) of the largest squared distance
+                                 (of contrastive, whose margin is a distance, m / (2 s)). A larger s
+                                 makes the gradient larger, and the margin easier to satisfy.
+      memory           0         number of past samples that are compared with those of the batch.
 
     A subclass has
-      PARAMETERS                    its table of parameters, which are the settings; or else
-      settings(param_str, levels)   keyword arguments of forward_pass, for so many label bottoms
-      forward_pass(features, labels, **settings) -> pairwise.LossTerms
+      PARAMETERS                    its table of parameters, with COMMON if it compares samples
+      arguments_of(given, levels)   keyword arguments of forward_pass from the values of PARAMETERS
+                                    but `memory`, for that many label bottoms; default: the values
+      forward_pass(features, labels, **arguments) -> pairwise.LossTerms; with a memory also with
+                                    `anchors` and `gram` (memory.py)
       diagnostic_names(levels)      names of the diagnostics' entries, in order
-      MAX_LEVELS                    label bottoms that it takes, at most; None: any number
-      extended(features, labels)    the samples that the loss is taken over, if not the batch alone
+      MAX_LEVELS                    largest number of label bottoms; None: no limit
+
+    Memory. With "memory": N, the N newest samples of earlier batches follow those of the batch,
+    with the features that they had then. They are constants: the gradient is that of the batch,
+    each of whose samples is compared with more others (memory.py). Samples enter after each
+    backward pass of the TRAIN phase, once per forward pass (with iter_size, each of its batches);
+    in the TEST phase the batch is alone. Keep N + batch size below the number of training images,
+    or a sample meets its own past. A snapshot does not hold the memory: after -snapshot it starts
+    empty, and a line in the log says so. Where Caffe makes no backward pass (loss_weight 0) it
+    stays empty.
 
     Backward multiplies by the top's diff, which carries loss_weight; the labels' gradient is zero.
-    Without a `loss_weight` line Caffe takes no Python layer for a loss, and nothing is learnt here.
-    A batch without samples, as Caffe's Filter layer may leave one, has loss 0.
-    Where several processes train the net, the loss is that of the samples of all of them, and the
-    gradient what their average needs (communicator.py); their batches must be of one size.
-    Raises ValueError, in one sentence that begins with the layer's name.
+    Caffe does not treat a Python layer as a loss unless it has a loss_weight: without one it has no
+    effect. A batch without samples, as Caffe's Filter layer may produce, has loss 0.
+    If several processes train the net, the loss is that of the samples of all of them, and the
+    gradient the one that their average needs (communicator.py); their batches must have equal size.
+    Raises ValueError, in one sentence that begins with the layer's name, for wrong parameters,
+    labels that are not whole numbers, not one per sample or not a tree, features with nan or inf or
+    longer than pairwise.LONGEST, and a gradient beyond float32. A refused batch changes no state.
 
-    Where Caffe is in GPU mode when the net is made, and CuPy is there, all is done in the blobs'
-    device memory, nothing is copied to the host, and Python doesn't wait for the GPU. What a label
-    or a feature holds is then not checked, as in Caffe's own SoftmaxWithLoss: features with nan or
-    inf make the loss nan or inf, wrong labels make wrong classes. An iteration in CPU mode tells
-    what is wrong with them.
+    If Caffe is in GPU mode when the net is made, and CuPy is installed, everything is computed in
+    the blobs' device memory, nothing is copied to the host, and Python does not wait for the GPU.
+    The values of labels and features are then not checked:
+    features with nan or inf make the loss nan or inf, wrong labels make wrong classes. An iteration
+    in CPU mode reports what is wrong with them.
     """
 
     MAX_LEVELS = None
 
-    def settings(self, param_str, levels):
-        return parse(param_str, self.PARAMETERS, type(self).__name__)
-
-    def extended(self, features, labels):
-        """(features, labels) of all samples that the loss is taken over: those given, in their
-        order, and behind them any others, such as a memory's.
-
-        features: n x d float32, a view of the blob, or the batches of all processes; labels: a list
-        of n float32 per level. Both are NumPy's or CuPy's (backend.array_module), and so have
-        others' to be, of the same dtype. They are constants: the gradient is that of the batch's
-        own features. Called once per forward pass, not for empty batches; what it returns is kept
-        for the backward pass, unless it is a view of the blob.
-        """
-        return features, labels
+    def arguments_of(self, given, levels):
+        return given
 
     def setup(self, bottom, top):
         name, levels = type(self).__name__, len(bottom) - 1
@@ -66,8 +95,24 @@ class MetricLossLayer(caffe.Layer):
                 f"{name} has one top, the loss, or two, the loss and the diagnostics, "
                 f"not {len(top)}"
             )
-        self.arguments = self.settings(self.param_str, levels)
+        given = parse_parameters(self.param_str, self.PARAMETERS, name)
+        capacity = given.pop("memory", 0)
+        self.memory = SampleMemory(capacity) if capacity and self.phase == caffe.TRAIN else None
+        self._to_keep = False
+        self.arguments = self.arguments_of(given, levels)
         self.arrays = blobs_of_mode()
+
+    def set_forward_pass(self, number):
+        """Caffe has restored a snapshot, and pass `number`, from 0, is next."""
+        if self.memory is None:
+            return
+        self.memory = SampleMemory(self.memory.capacity)
+        if number:
+            caffe.log(
+                f"{type(self).__name__}: a snapshot does not hold the memory of "
+                f"{self.memory.capacity} samples, which starts empty: the training from here "
+                "differs from one that was not interrupted"
+            )
 
     def reshape(self, bottom, top):
         samples = bottom[0].shape[0]
@@ -83,6 +128,7 @@ class MetricLossLayer(caffe.Layer):
 
     def forward(self, bottom, top):
         self.terms = self._features = None
+        self._to_keep = False
         with self.arrays.queue:
             tops = [self.arrays.data(top[i]) for i in range(len(top))]
             self._ranks = communicator.current()
@@ -96,22 +142,30 @@ class MetricLossLayer(caffe.Layer):
                     values[...] = 0
                 return
             self.terms = self._terms(bottom)
+            self._to_keep = self.memory is not None
             tops[0][...] = self.terms.loss
             if len(tops) == 2:
-                tops[1][...] = self.terms.diagnostics
+                weight = self.arrays.diff(top[0])[0]
+                with np.errstate(over="ignore"):  # a gradient beyond float32 is refused in backward
+                    tops[1][...] = self.terms.diagnostics(weight)
 
     def _terms(self, bottom):
         batch = _rows(self.arrays.data(bottom[0]))
         gather = self._ranks.gather
-        features, labels = self.extended(
-            gather(batch), [gather(self.arrays.data(level).ravel()) for level in _labels(bottom)]
-        )
+        features = gather(batch)
+        labels = [gather(self.arrays.data(level).ravel()) for level in _labels(bottom)]
+        arguments, anchors = self.arguments, len(features)
+        if self.memory is not None:
+            features, labels, gram = self.memory.join(features, labels)
+            arguments = {**arguments, "anchors": anchors, "gram": gram}
         # A view of a blob isn't kept: Caffe may move the blob's memory.
         self._features = None if features is batch else features
         try:
-            return self.forward_pass(features, labels, **self.arguments)
+            return self.forward_pass(features, labels, **arguments)
         except ValueError as error:
-            raise ValueError(f"{type(self).__name__}: {error}") from None
+            past = len(features) - anchors
+            also = f" (among the samples are {past} of the memory)" if past else ""
+            raise ValueError(f"{type(self).__name__}: {error}{also}") from None
 
     def backward(self, top, propagate_down, bottom):
         with self.arrays.queue:
@@ -119,15 +173,23 @@ class MetricLossLayer(caffe.Layer):
                 if asked:  # only under force_backward
                     self.arrays.diff(labels)[...] = 0
             if propagate_down[0] and self.terms is not None:
-                batch = _rows(self.arrays.data(bottom[0]))
-                features = batch if self._features is None else self._features
-                weight = self.arrays.diff(top[0])[0] * self._ranks.size
-                self.terms.gradient(
-                    features,
-                    weight,
-                    own=self._ranks.own(len(batch)),
-                    out=_rows(self.arrays.diff(bottom[0])),
-                )
+                self._write_gradient(top, bottom)
+            if self._to_keep:
+                self.memory.keep()
+                self._to_keep = False
+
+    def _write_gradient(self, top, bottom):
+        batch = _rows(self.arrays.data(bottom[0]))
+        try:
+            self.terms.gradient(
+                batch if self._features is None else self._features,
+                self.arrays.diff(top[0])[0] * self._ranks.size,
+                own=self._ranks.own(len(batch)),
+                out=_rows(self.arrays.diff(bottom[0])),
+            )
+        except ValueError as error:
+            self._to_keep = False
+            raise ValueError(f"{type(self).__name__}: {error}") from None
 
 
 def _rows(features):

@@ -1,8 +1,8 @@
 """MinMaxLossLayer: the Min-Max objective as a Caffe layer (maths: minmax.py)."""
 
 from python_layers import minmax
-from python_layers.metric_loss import MetricLossLayer
-from python_layers.parameters import boolean, positive_integer
+from python_layers.metric_loss import COMMON, MetricLossLayer
+from python_layers.parameters import boolean, choice, whole_number
 
 
 class MinMaxLossLayer(MetricLossLayer):
@@ -29,32 +29,37 @@ class MinMaxLossLayer(MetricLossLayer):
     Tops
       0     the objective, one value of either sign.
       1     optional: diagnostics, in the order of minmax.diagnostic_names. It takes a second
-            `loss_weight: 0`, since Caffe wants one weight per top.
+            `loss_weight: 0`, since Caffe expects one weight per top.
 
-    Parameters (param_str, JSON; a name that is not here is an error)
+    Parameters (param_str, JSON; an unknown name is an error)
       k1               5         nearest neighbours in the own class. A batch rarely has more than
                                  six samples of a fine-grained class, so this mostly joins all.
-      k2               10        nearest pairs between a class and the rest. A choice of ours, as
-                                 k1 is: neither is tuned.
-      normalize        true      L2-normalise the features inside the loss. The objective has no
-                                 margin: without bound on the features it falls for ever as
-                                 they grow, and training diverges. Distances of normalised
+      k2               10        nearest pairs between a class and the rest. Like k1 a choice
+                                 of ours, not tuned.
+      k2_per           "class"   k2 nearest pairs of each class with the rest, as in marginal Fisher
+                                 analysis, which the authors' abstract follows; "sample": k2 nearest
+                                 samples of other classes for each sample, as in public layers.
+      normalize        true      L2-normalize the features inside the loss. The objective has no
+                                 margin: if the features are unbounded it falls without limit as
+                                 they grow, and training diverges. Distances of normalized
                                  features are in [0, 4], which bounds it. The paper has raw
-                                 features: for those say false, with a loss_weight so small that the
+                                 features: false, with a loss_weight small enough that the
                                  objective stays far below the classifier's loss.
+      scale            1         length of the normalized features, s: MetricLossLayer. With no
+                                 margin, s is the same as s^2 times the loss_weight.
+      memory           0         number of past samples that those of the batch are compared with:
+                                 MetricLossLayer.
 
-    Backward multiplies by the top's diff, which carries loss_weight; the labels' gradient is zero.
-    Without a `loss_weight` line Caffe takes no Python layer for a loss, and nothing is learnt here.
-    Raises ValueError, in one sentence, for wrong parameters, labels that are no whole numbers or
-    not one per sample, and features with nan or inf. On a GPU values are not checked:
-    MetricLossLayer.
+    loss_weight, several processes, GPUs and errors: MetricLossLayer.
     """
 
     MAX_LEVELS = 1
     PARAMETERS = {
-        "k1": positive_integer(5),
-        "k2": positive_integer(10),
+        "k1": whole_number(5),
+        "k2": whole_number(10),
+        "k2_per": choice("class", "class", "sample"),
         "normalize": boolean(True),
+        **COMMON,
     }
     forward_pass = staticmethod(minmax.forward)
     diagnostic_names = staticmethod(minmax.diagnostic_names)

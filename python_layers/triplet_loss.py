@@ -2,8 +2,8 @@
 triplet.py)."""
 
 from python_layers import triplet
-from python_layers.metric_loss import MetricLossLayer
-from python_layers.parameters import boolean, choice, non_negative_number
+from python_layers.metric_loss import COMMON, MetricLossLayer
+from python_layers.parameters import boolean, choice, margin
 
 
 class TripletLossLayer(MetricLossLayer):
@@ -29,9 +29,9 @@ class TripletLossLayer(MetricLossLayer):
       0     the loss, one value >= 0. A batch without two samples of one class and a third of
             another has no triplet, loss 0 and gradient 0.
       1     optional: diagnostics, the 5 values that triplet.diagnostic_names names. It takes a
-            second `loss_weight: 0`, since Caffe wants one weight per top.
+            second `loss_weight: 0`, since Caffe expects one weight per top.
 
-    Parameters (param_str, JSON; a name that is not here is an error)
+    Parameters (param_str, JSON; an unknown name is an error)
       margin           0.2       m, in squared distance; FaceNet's, for features of length 1.
       mining           "semihard"
                                  for each pair (a, p) the nearest n farther than p: FaceNet's
@@ -39,7 +39,7 @@ class TripletLossLayer(MetricLossLayer):
                                  point early in training. Where all n are nearer than p, the
                                  farthest of them. "hard": for each a, the farthest p and the
                                  nearest n. "all": every triplet.
-      normalize        true      L2-normalise the features inside the loss, D is then in [0, 4]:
+      normalize        true      L2-normalize the features inside the loss, D is then in [0, 4]:
                                  FaceNet's features lie on the unit sphere, and m is made for these.
       average          "active"  N counts the triplets whose hinge is above 0, so that the gradient
                                  doesn't fade while most triplets are satisfied (Hermans, Beyer,
@@ -47,21 +47,21 @@ class TripletLossLayer(MetricLossLayer):
                                  2017); the loss then stays near m, and progress shows in the
                                  diagnostics' active share. "mined": N counts all mined ones.
                                  FaceNet sums: its step size depends on the make-up of the batch.
+      scale            1         length of the normalized features, s: MetricLossLayer.
+      memory           0         number of past samples that those of the batch are compared with:
+                                 MetricLossLayer.
 
-    Backward multiplies by the top's diff, which carries loss_weight; the labels' gradient is zero.
-    Which triplets are mined, and N, count as constants in it.
-    Without a `loss_weight` line Caffe takes no Python layer for a loss, and nothing is learnt here.
-    Raises ValueError, in one sentence, for wrong parameters, labels that are no whole numbers or
-    not one per sample, and features with nan or inf. On a GPU values are not checked:
-    MetricLossLayer.
+    The choice of the triplets, and N, count as constants in the gradient. loss_weight, several
+    processes, GPUs and errors: MetricLossLayer.
     """
 
     MAX_LEVELS = 1
     PARAMETERS = {
-        "margin": non_negative_number(0.2),
+        "margin": margin(0.2),
         "mining": choice("semihard", *triplet.MINING),
         "normalize": boolean(True),
         "average": choice("active", "active", "mined"),
+        **COMMON,
     }
     forward_pass = staticmethod(triplet.forward)
     diagnostic_names = staticmethod(triplet.diagnostic_names)

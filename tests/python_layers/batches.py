@@ -1,7 +1,7 @@
 """Random batches for the losses: features and labels of a tree."""
 
 import numpy as np
-from glm_twin import random_tree
+from glm_reference import random_tree
 
 from python_layers import contrastive, glm, minmax, triplet
 

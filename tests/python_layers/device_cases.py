@@ -1,4 +1,4 @@
-"""What is the same on the host and on a device, for a CuPy that is real or a stand-in.
+"""Checks that host and device compute the same, for the real CuPy or a stand-in.
 
 `no_waiting` is a context manager in which no value may be copied to the host.
 """
@@ -6,10 +6,10 @@
 import caffe
 import numpy as np
 from batches import random_batch
-from glm_twin import random_tree
+from glm_reference import random_tree
 from layer_nets import make_net, run
 
-from python_layers import bilinear, center, contrastive, glm, minmax, triplet
+from python_layers import bilinear, center, contrastive, glm, gtl, minmax, triplet
 from python_layers.backend import array_module
 from python_layers.memory import SampleMemory
 
@@ -42,6 +42,17 @@ LOSSES = {
     "minmax": of_fine(minmax.forward, k1=2, k2=3),
     "minmax-raw": of_fine(minmax.forward, k1=5, k2=100, normalize=False),
     "center": with_centers,
+    **{
+        f"gtl-{mining}": lambda x, y, mining=mining: gtl.forward(x, y[:3], [3, 2, 1], mining)
+        for mining in triplet.MINING
+    },
+    "gtl-anchors": lambda x, y: gtl.forward(x, y[:2], [0.5, 0.2], scale=2, anchors=ANCHORS),
+    "contrastive-anchors": of_fine(contrastive.forward, margin=3, anchors=ANCHORS),
+    "minmax-anchors": of_fine(minmax.forward, k1=2, k2=3, anchors=ANCHORS),
+    **{
+        f"triplet-{mining}-anchors": of_fine(triplet.forward, mining=mining, anchors=ANCHORS)
+        for mining in triplet.MINING
+    },
 }
 
 MAKE_UPS = [(1, 1), (6, 1), (8, 9), (24, 9)]  # samples, fine classes
@@ -49,7 +60,12 @@ MAKE_UPS = [(1, 1), (6, 1), (8, 9), (24, 9)]  # samples, fine classes
 LAYERS = {
     "glm": ("glm_loss.GLMLossLayer", {"margins": [2, 2]}),
     "glm-memory": ("glm_loss.GLMLossLayer", {"margins": [2, 2], "memory": 9, "normalize": True}),
+    "gtl": ("gtl_loss.GTLLossLayer", {"margins": [4, 2], "normalize": False}),
+    "gtl-memory": ("gtl_loss.GTLLossLayer", {"memory": 9}),
     "contrastive": ("contrastive_loss.ContrastiveLossLayer", {"margin": 3}),
+    "contrastive-memory": ("contrastive_loss.ContrastiveLossLayer", {"margin": 3, "memory": 9}),
+    "triplet-memory": ("triplet_loss.TripletLossLayer", {"memory": 9}),
+    "minmax-memory": ("minmax_loss.MinMaxLossLayer", {"k1": 2, "k2": 3, "memory": 9}),
     "triplet": ("triplet_loss.TripletLossLayer", {}),
     "minmax": ("minmax_loss.MinMaxLossLayer", {"k1": 2, "k2": 3}),
     "center": ("center_loss.CenterLossLayer", {"num_classes": 9}),
@@ -82,10 +98,10 @@ def check_loss(cupy, no_waiting, loss, samples, fine_classes):
         out = cupy.zeros((half, DIMENSIONS), np.float32)
         with no_waiting():
             terms = loss(there, labels_there)
-            diagnostics, gradient = terms.diagnostics, terms.gradient(there, weight)
+            diagnostics, gradient = terms.diagnostics(), terms.gradient(there, weight)
             terms.gradient(there, weight, slice(half), out)
         assert_same(cupy.asnumpy(terms.loss), np.asarray(on_host.loss))
-        assert_same(cupy.asnumpy(diagnostics), on_host.diagnostics)
+        assert_same(cupy.asnumpy(diagnostics), on_host.diagnostics())
         assert_same(cupy.asnumpy(gradient), expected, 1e-5)
         assert_same(cupy.asnumpy(out), expected[:half], 1e-5)
 
@@ -121,8 +137,8 @@ def check_memory(cupy, no_waiting):
         features, labels = batch(seed, samples)
         sent = on_device(cupy, features, labels)
         with no_waiting():
-            kept, labels_there, gram = there.behind(*sent)
-        on_host = here.behind(features, labels)
+            kept, labels_there, gram = there.join(*sent)
+        on_host = here.join(features, labels)
         for actual, expected in zip([kept, *labels_there], [on_host[0], *on_host[1]], strict=True):
             assert np.array_equal(cupy.asnumpy(actual), expected)
         assert_same(cupy.asnumpy(gram), on_host[2])
@@ -132,7 +148,7 @@ def check_memory(cupy, no_waiting):
 
 def losses_net(tmp_path, layer, **options):
     name, parameters = LAYERS[layer]
-    levels = 2 if layer.startswith("glm") else 1
+    levels = 2 if layer.startswith(("glm", "gtl")) else 1
     return make_net(
         tmp_path, name, parameters, levels=levels, diagnostics=True, loss_weight=2.0, **options
     )

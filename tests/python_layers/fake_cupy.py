@@ -1,4 +1,4 @@
-"""A stand-in for CuPy where there is no GPU: NumPy behind a wall.
+"""A stand-in for CuPy on machines without a GPU: NumPy behind a wall.
 
 Its arrays do what CuPy's do, and refuse what makes Python wait for a GPU: float(), bool(), int(),
 iteration, an index by booleans, a mix with NumPy arrays. Its functions are those of the tables
@@ -39,7 +39,9 @@ UFUNCS = [
     "add",
     "copysign",
     "divide",
+    "exp",
     "isfinite",
+    "log",
     "matmul",
     "maximum",
     "minimum",
@@ -52,6 +54,7 @@ METHODS = {
     "argmax": "axis out dtype keepdims",
     "argmin": "axis out dtype keepdims",
     "astype": "dtype order casting subok copy",
+    "copy": "order",
     "max": "axis out keepdims",
     "min": "axis out keepdims",
     "sum": "axis dtype out keepdims",
@@ -95,7 +98,7 @@ class Device:
 
 
 def make_cupy(monkeypatch):
-    """(module, Device): the module is `cupy` for whoever imports it during the test."""
+    """(module, Device): the module is imported as `cupy` during the test."""
     device = Device()
     cupy = types.ModuleType("cupy")
     array = type("ndarray", (_Array,), {"__module__": "cupy", "device": device})
@@ -230,7 +233,7 @@ def _operator(name):
 
 for _name in (
     "add sub mul truediv floordiv mod pow matmul and or radd rsub rmul rtruediv "
-    "iadd isub imul itruediv lt le gt ge eq ne neg invert"
+    "iadd isub imul itruediv lt le gt ge eq ne neg invert abs"
 ).split():
     setattr(_Array, f"__{_name}__", _operator(f"__{_name}__"))
 

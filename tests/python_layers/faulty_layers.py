@@ -5,8 +5,8 @@ A class per fault, mixed into a layer: the layer's own gradient first, and then 
 
 import numpy as np
 from batches import numeric_gradient
-from glm_twin import glm as glm_twin
-from metric_twins import triplet as triplet_twin
+from glm_reference import glm as glm_reference
+from metric_references import triplet as triplet_reference
 
 from python_layers import center_loss, contrastive_loss, glm_loss, minmax_loss, triplet_loss
 
@@ -117,11 +117,11 @@ FAULTS = [
 
 
 def _glm_without_hinge(self, x, *labels):
-    return glm_twin(x, labels, [1e6] * len(labels), within_gradient="paper")[1]
+    return glm_reference(x, labels, [1e6] * len(labels), within_gradient="paper")[1]
 
 
 def _triplet_without_hinge(self, x, labels):
-    return triplet_twin(x, labels, margin=1e6, mining="all", average="mined")[1]
+    return triplet_reference(x, labels, margin=1e6, mining="all", average="mined")[1]
 
 
 def _contrastive_without_hinge(self, x, labels):

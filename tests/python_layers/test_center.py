@@ -1,9 +1,9 @@
-"""The maths of the center loss against a naive float64 twin and against finite differences."""
+"""The maths of the center loss against a naive float64 reference and against finite differences."""
 
 import numpy as np
 import pytest
 from batches import numeric_gradient, random_batch
-from center_twin import center as twin, moved
+from center_reference import center as reference, moved
 
 from python_layers import center
 
@@ -19,7 +19,7 @@ def batch(seed, samples=24, classes=8, scale=1.0):
 
 def assert_same(features, labels, centers, tolerance=1e-5):
     terms = center.forward(features, [labels], centers)
-    loss, gradient = twin(features, labels, centers)
+    loss, gradient = reference(features, labels, centers)
     assert terms.loss == pytest.approx(loss, rel=tolerance)
     assert terms.gradient(features).dtype == features.dtype
     assert np.abs(terms.gradient(features) - gradient).max() <= tolerance * np.abs(gradient).max()
@@ -35,7 +35,7 @@ def assert_same(features, labels, centers, tolerance=1e-5):
 
 @pytest.mark.parametrize("scale", [1e-3, 1.0, 1e3])
 @pytest.mark.parametrize("samples, classes", [(1, 1), (6, 1), (6, 600), (40, 5), (128, 30)])
-def test_agrees_with_the_twin(samples, classes, scale):
+def test_agrees_with_the_reference(samples, classes, scale):
     """One sample, one class, all classes distinct, many per class."""
     for seed in range(3):
         assert_same(*batch(seed, samples, classes, scale))
@@ -79,11 +79,12 @@ def test_diagnostics():
     features, labels, centers = batch(2)
     terms = center.forward(features, [labels], centers)
     present = np.unique(labels)
-    assert dict(zip(center.diagnostic_names(1), terms.diagnostics, strict=True)) == pytest.approx(
+    assert dict(zip(center.diagnostic_names(1), terms.diagnostics(), strict=True)) == pytest.approx(
         {
             "loss": terms.loss,
             "classes": len(present),
             "center_length": np.linalg.norm(centers[present], axis=1).mean(),
+            "gradient_norm": np.linalg.norm(terms.gradient(features)),
         }
     )
 
@@ -96,7 +97,7 @@ def test_diagnostics():
         (lambda x, y: (x, y - 1), "label_1 must hold whole numbers of at least 0"),
         (
             lambda x, y: (x, y + 3),
-            "label_1 holds class 5 and there are only 5 centres, numbered from 0",
+            "label_1 holds class 5, but there are only 5 classes, numbered from 0",
         ),
         (
             lambda x, y: (np.where(np.arange(6)[:, None] == 4, np.nan, x), y),

@@ -7,7 +7,7 @@ import caffe
 import numpy as np
 import pytest
 from batches import random_batch
-from center_twin import center as twin, moved
+from center_reference import center as reference, moved
 from layer_nets import fill, make_net, prototxt, run
 
 LAYER = "center_loss.CenterLossLayer"
@@ -32,7 +32,7 @@ def net_with_centers(tmp_path, parameters=None, **options):
 def test_loss_weight_scales_the_gradient_and_not_the_centres(tmp_path, loss_weight):
     net, centers, before = net_with_centers(tmp_path, loss_weight=loss_weight)
     features, labels = batch(1)
-    expected_loss, expected = twin(features, labels, before)
+    expected_loss, expected = reference(features, labels, before)
     loss, gradient = run(net, features, labels)
     assert loss == pytest.approx(expected_loss)
     assert gradient == pytest.approx(loss_weight * expected, abs=1e-6)
@@ -50,7 +50,7 @@ def test_centres_given_in_the_prototxt_are_kept(tmp_path):
     given = "blobs { shape { dim: 2 dim: 4 } " + " ".join(f"data: {i}" for i in range(8)) + " }"
     net = make_net(tmp_path, LAYER, {"num_classes": 2}, extra=given)
     assert [blob.data.tolist() for blob in net.params["metric"]] == [[[0, 1, 2, 3], [4, 5, 6, 7]]]
-    with pytest.raises(ValueError, match="CenterLossLayer: the centres are 2 x 4, but .* is 3 x 4"):
+    with pytest.raises(ValueError, match="CenterLossLayer: the centers are 2 x 4, but .* is 3 x 4"):
         make_net(tmp_path, LAYER, {"num_classes": 3}, extra=given)
 
 
@@ -74,13 +74,13 @@ def test_centres_that_stay(tmp_path, phase, parameters):
     net, centers, before = net_with_centers(tmp_path, parameters, phase=phase)
     features, labels = batch(3)
     gradient = run(net, features, labels)[1]
-    assert gradient == pytest.approx(twin(features, labels, before)[1], abs=1e-6)
+    assert gradient == pytest.approx(reference(features, labels, before)[1], abs=1e-6)
     assert np.array_equal(centers.data, before)
 
 
 @pytest.mark.parametrize("extra, moves", [("param { lr_mult: 0 }", False), ("", True)])
 def test_where_nothing_below_learns(tmp_path, extra, moves):
-    """Nobody asks for the features' gradient, so it stays as it was."""
+    """The gradient of the features is not wanted, and stays as it was."""
     net, centers, before = net_with_centers(tmp_path, extra=extra, force_backward=False)
     features, labels = batch(6)
     fill(net, features, labels)
@@ -103,7 +103,7 @@ def test_two_losses_on_the_same_features_add_up(tmp_path):
     )
     net = caffe.Net(str(tmp_path / "net.prototxt"), caffe.TRAIN)
     features, labels = batch(7)
-    expected = twin(features, labels, np.zeros((CLASSES, 4)))[1]
+    expected = reference(features, labels, np.zeros((CLASSES, 4)))[1]
     assert run(net, features, labels)[1] == pytest.approx(3 * expected, abs=1e-6)
 
 
@@ -115,7 +115,7 @@ def test_blobs_of_any_shape_and_a_batch_size_that_changes(tmp_path):
         features, labels = batch(samples, samples)
         before = centers.data.copy()
         loss, gradient = run(net, features, labels)
-        expected_loss, expected = twin(features, labels, before)
+        expected_loss, expected = reference(features, labels, before)
         assert loss == pytest.approx(expected_loss)
         assert gradient == pytest.approx(expected, abs=1e-6)
         assert centers.data == pytest.approx(moved(features, labels, before), abs=1e-6)
@@ -135,7 +135,7 @@ def test_a_batch_without_samples_moves_nothing(tmp_path):
 def test_features_of_another_size_stop_the_reshape(tmp_path):
     net = net_with_centers(tmp_path)[0]
     net.blobs["features"].reshape(12, 5)
-    with pytest.raises(ValueError, match="CenterLossLayer: the centres are 6 x 4, but .* is 6 x 5"):
+    with pytest.raises(ValueError, match="CenterLossLayer: the centers are 6 x 4, but .* is 6 x 5"):
         net.reshape()
 
 
@@ -144,9 +144,8 @@ def test_labels_beyond_num_classes_stop_the_forward_pass(tmp_path):
     features, labels = batch(4)
     with pytest.raises(
         ValueError,
-        match="^CenterLossLayer: label_1 holds class 6 and there are "
-        "only 6 centres, numbered from 0; num_classes must be the "
-        "number of classes$",
+        match="^CenterLossLayer: label_1 holds class 6, but there are only 6 classes, numbered "
+        "from 0; correct the layer's number of classes or the labels$",
     ):
         run(net, features, np.where(labels == 0, 6, labels))
     assert np.array_equal(centers.data, before)
@@ -160,9 +159,10 @@ def test_diagnostics_top(tmp_path):
     assert net.forward()["diagnostics"] == pytest.approx(
         np.float32(
             [
-                twin(features, labels, before)[0],
+                reference(features, labels, before)[0],
                 len(present),
                 np.linalg.norm(before[present], axis=1).mean(),
+                np.linalg.norm(reference(features, labels, before)[1]),
             ]
         )
     )
@@ -174,6 +174,7 @@ def test_diagnostics_top(tmp_path):
         ({}, 'param_str needs "num_classes"'),
         ({"num_classes": 0}, '"num_classes" must be a whole number from 1'),
         ({"num_classes": 5, "alpha": 1.5}, '"alpha" must be a number from 0 to 1, not 1.5'),
+        ({"num_classes": 5, "memory": 9}, 'unknown parameter "memory"'),
         ({"classes": 5}, 'unknown parameter "classes"; the nearest known one is "num_classes"'),
     ],
 )
@@ -265,7 +266,6 @@ def train(tmp_path, max_iter, *arguments):
         [shutil.which("caffe"), "train", "-solver", solver, *arguments],
         capture_output=True,
         text=True,
-        timeout=100,
     )
     assert result.returncode == 0, result.stderr[-3000:]
     model = caffe.proto.caffe_pb2.NetParameter.FromString(

@@ -10,6 +10,7 @@ from python_layers import communicator, glm
 LAYERS = {
     "glm_loss.GLMLossLayer": {"margins": [3], "k": 2, "normalize": True},
     "contrastive_loss.ContrastiveLossLayer": {"margin": 3},
+    "gtl_loss.GTLLossLayer": {"margins": [3], "normalize": False},
     "triplet_loss.TripletLossLayer": {"mining": "semihard"},
     "minmax_loss.MinMaxLossLayer": {"k1": 5, "k2": 1},
     "center_loss.CenterLossLayer": {"num_classes": 4},
@@ -18,7 +19,7 @@ RANKS, SAMPLES = 3, 4  # per rank
 
 
 class Rank(communicator.Alone):
-    """One of RANKS; the others' arrays are known beforehand."""
+    """One of RANKS, which knows the arrays of the others in advance."""
 
     size = RANKS
 
@@ -72,7 +73,7 @@ def test_ranks_parts_make_the_gradient_of_one_batch(tmp_path, layer, use):
 
 @pytest.mark.parametrize("layer", LAYERS)
 def test_a_batch_without_samples_is_refused(tmp_path, layer, use):
-    """Rather than that the other ranks wait for it for ever."""
+    """Otherwise the other ranks would wait for it forever."""
     net = make_net(tmp_path, layer, LAYERS[layer])
     for blob in ("features", "label_1"):
         net.blobs[blob].reshape(0, *net.blobs[blob].shape[1:])

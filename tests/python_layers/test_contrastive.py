@@ -1,10 +1,10 @@
-"""The maths of the contrastive loss: a naive twin, finite differences, other people's numbers."""
+"""The maths of the contrastive loss: reference, finite differences, other implementations."""
 
 import caffe
 import numpy as np
 import pytest
 from batches import contrastive_choice, numeric_gradient, random_batch, steady_batch
-from metric_twins import contrastive as twin
+from metric_references import contrastive as reference
 from scipy.spatial.distance import pdist
 
 from python_layers import contrastive
@@ -21,7 +21,7 @@ def batch(seed, samples=24, classes=8, scale=1.0):
 
 def assert_same(features, labels, tolerance=1e-4, **options):
     terms = contrastive.forward(features, [labels], **options)
-    loss, expected = twin(features, labels, **options)
+    loss, expected = reference(features, labels, **options)
     assert terms.loss == pytest.approx(loss, rel=tolerance)
     assert np.abs(terms.gradient(features) - expected).max() <= tolerance * np.abs(expected).max()
     return terms.loss
@@ -30,7 +30,7 @@ def assert_same(features, labels, tolerance=1e-4, **options):
 @pytest.mark.parametrize("average", ["pairs", "kinds"])
 @pytest.mark.parametrize("normalize, margin", [(False, MARGIN), (True, 1.3), (False, 0.0)])
 @pytest.mark.parametrize("seed", range(3))
-def test_agrees_with_the_twin(seed, normalize, margin, average):
+def test_agrees_with_the_reference(seed, normalize, margin, average):
     assert assert_same(*batch(seed), margin=margin, normalize=normalize, average=average) > 0
 
 
@@ -66,9 +66,9 @@ def test_coinciding_samples_of_different_classes_are_not_moved_by_each_other(nor
     margin = 0.1 if normalize else scale
     terms = contrastive.forward(features, [labels], margin, normalize)
     assert terms.loss == pytest.approx(
-        12 * margin**2 / (2 * 28) + terms.diagnostics[2] ** 2 * 4 / 56, rel=1e-5
+        12 * margin**2 / (2 * 28) + terms.diagnostics()[2] ** 2 * 4 / 56, rel=1e-5
     )
-    pulls = twin(features, labels, margin=0.0, normalize=normalize)[1]
+    pulls = reference(features, labels, margin=0.0, normalize=normalize)[1]
     assert terms.gradient(features) == pytest.approx(pulls, abs=1e-5 * np.abs(pulls).max())
 
 
@@ -100,13 +100,14 @@ def test_diagnostics():
     distances = pdist(features.astype(np.float64))
     i, j = np.triu_indices(len(labels), 1)
     same = labels[i] == labels[j]
-    named = dict(zip(contrastive.diagnostic_names(1), terms.diagnostics, strict=True))
+    named = dict(zip(contrastive.diagnostic_names(1), terms.diagnostics(), strict=True))
     assert named == pytest.approx(
         {
             "loss": terms.loss,
             "active": (distances[~same] < MARGIN).mean(),
             "same": distances[same].mean(),
             "different": distances[~same].mean(),
+            "gradient_norm": np.linalg.norm(terms.gradient(features)),
         }
     )
 

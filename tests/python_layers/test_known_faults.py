@@ -2,12 +2,12 @@
 the same layer with the fault put in (faulty_layers.py). So the checks can fail."""
 
 import caffe
-import center_twin
+import center_reference
 import faulty_layers
-import glm_twin
+import glm_reference
 import layer_nets
-import metric_twins
-import minmax_twin
+import metric_references
+import minmax_reference
 import numpy as np
 import pytest
 from batches import random_batch
@@ -32,9 +32,9 @@ ON_SPHERE = {
 
 
 def expected(loss, parameters, features, labels):
-    """(loss, gradient) of the twins."""
+    """(loss, gradient) of the reference implementations."""
     if loss == "glm":
-        return glm_twin.glm(
+        return glm_reference.glm(
             features,
             labels,
             parameters.get("margins", [1, 1]),
@@ -42,10 +42,10 @@ def expected(loss, parameters, features, labels):
             normalize=parameters.get("normalize", False),
         )[:2]
     if loss == "minmax":
-        return minmax_twin.minmax(features, labels[0], **{"k1": 5, "k2": 10, **parameters})[:2]
+        return minmax_reference.minmax(features, labels[0], **{"k1": 5, "k2": 10, **parameters})[:2]
     if loss == "center":
-        return center_twin.center(features, labels[0], CENTERS[:, : features.shape[1]])
-    return getattr(metric_twins, loss)(features, labels[0], **parameters)
+        return center_reference.center(features, labels[0], CENTERS[:, : features.shape[1]])
+    return getattr(metric_references, loss)(features, labels[0], **parameters)
 
 
 def batch(loss, dimensions=4, seed=3):
@@ -92,7 +92,7 @@ def same(actual, wanted):
 
 
 def check_gradient(tmp_path, loss, fault, parameters):
-    """The twin's times loss_weight, and in a second pass the same again."""
+    """The reference's times loss_weight, and in a second pass the same again."""
     features, labels = batch(loss)
     value, gradient = expected(loss, parameters, features, labels)
     net = make_net(tmp_path, loss, fault, parameters, loss_weight=2)
@@ -134,10 +134,10 @@ def check_weights_below(tmp_path, loss, fault, parameters):
             'layer { name: "metric"',
             """
             layer { name: "features" type: "InnerProduct" bottom: "data" top: "features"
-                    inner_product_param { num_output: %d bias_term: false
-                                          weight_filler { type: "gaussian" std: 1 } } }
-            layer { name: "metric\""""
-            % dimensions,
+                    inner_product_param { bias_term: false num_output: """
+            f"""{dimensions}
+                                          weight_filler {{ type: "gaussian" std: 1 }} }} }}
+            layer {{ name: "metric\"""",
         )
 
     data, labels = batch(loss)
@@ -165,7 +165,7 @@ def check_centres(tmp_path, loss, fault, parameters):
     features, labels = batch(loss)
     assert np.bincount(labels[0]).max() > 1
     net = run(make_net(tmp_path, loss, fault, parameters), {"features": features}, labels)
-    same(net.params["metric"][0].data, center_twin.moved(features, labels[0], CENTERS))
+    same(net.params["metric"][0].data, center_reference.moved(features, labels[0], CENTERS))
 
 
 PAIRS = ("glm", "contrastive", "triplet", "minmax")

@@ -1,16 +1,18 @@
-"""The cross-batch memory: its ring, the GLM loss over what it completes, and the layer with it."""
+"""The cross-batch memory: its ring, the losses over a batch and its samples, the layers with it."""
 
 import tracemalloc
 from collections import deque
 
 import caffe
 import layer_nets
+import metric_references
 import numpy as np
 import pytest
 from batches import numeric_gradient, random_batch
-from glm_twin import glm as twin, random_tree
+from glm_reference import glm as glm_reference, random_tree
+from minmax_reference import minmax as minmax_reference
 
-from python_layers import glm
+from python_layers import contrastive, glm, minmax, triplet
 from python_layers.memory import SampleMemory
 
 pytestmark = pytest.mark.filterwarnings("error")
@@ -44,7 +46,7 @@ def test_ring_keeps_the_newest(capacity):
     """Batches of all sizes, some larger than it: the batch comes first, then the newest others."""
     memory, newest = SampleMemory(capacity), deque(maxlen=capacity)
     for features, labels in stream(capacity, [4, 3, 9, 4, 1, 30, 2, 8, 8, 8]):
-        everything = rows(*memory.behind(features, labels))
+        everything = rows(*memory.join(features, labels))
         assert everything[: len(features)] == rows(features, labels)
         assert sorted(everything[len(features) :]) == sorted(newest)
         memory.keep()
@@ -54,17 +56,17 @@ def test_ring_keeps_the_newest(capacity):
 def test_a_batch_that_is_not_kept_leaves_nothing():
     memory = SampleMemory(10)
     first, second = stream(0, [4, 6])
-    memory.behind(*first)
-    assert rows(*memory.behind(*second)) == rows(*second)
+    memory.join(*first)
+    assert rows(*memory.join(*second)) == rows(*second)
 
 
 @pytest.mark.parametrize("other", [dict(dimensions=6), dict(levels=3)])
 def test_what_cant_be_compared_is_forgotten(other):
     memory = SampleMemory(10)
-    memory.behind(*next(stream(0, [4])))
+    memory.join(*next(stream(0, [4])))
     memory.keep()
     batch = next(stream(1, [3], **other))
-    assert rows(*memory.behind(*batch)) == rows(*batch)
+    assert rows(*memory.join(*batch)) == rows(*batch)
 
 
 def test_memory_is_bounded(monkeypatch):
@@ -73,7 +75,7 @@ def test_memory_is_bounded(monkeypatch):
     memory = SampleMemory(64)
     tracemalloc.start()
     for samples in [16, 8] * 5:
-        memory.behind(np.ones((samples, 4096), np.float32), [np.zeros(samples)])
+        memory.join(np.ones((samples, 4096), np.float32), [np.zeros(samples)])
         memory.keep()
     kept, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
@@ -93,15 +95,15 @@ OPTIONS = [
 
 @pytest.mark.parametrize("options", OPTIONS)
 @pytest.mark.parametrize("levels", [1, 2, 3])
-def test_glm_of_the_first_samples_classes_agrees_with_the_twin(levels, options):
+def test_glm_of_the_first_samples_classes_agrees_with_the_reference(levels, options):
     for seed in range(3):
         features, labels, margins = random_batch(seed, levels)
         terms = glm.forward(features, labels, margins, anchors=5, **options)
-        loss, gradient, shares = twin(features, labels, margins, anchors=5, **options)
+        loss, gradient, shares = glm_reference(features, labels, margins, anchors=5, **options)
         assert terms.loss == pytest.approx(loss, rel=1e-4) and loss > 0
         error = terms.gradient(features, own=slice(5)) - gradient[:5]
         assert np.abs(error).max() <= 1e-4 * np.abs(gradient).max()
-        named = dict(zip(glm.diagnostic_names(levels), terms.diagnostics, strict=True))
+        named = dict(zip(glm.diagnostic_names(levels), terms.diagnostics(), strict=True))
         for kind, values in shares.items():
             assert [named[f"{kind}_{j}"] for j in range(1, levels + 1)] == pytest.approx(values)
 
@@ -114,7 +116,7 @@ def test_all_classes_as_anchors_change_nothing(levels):
     )
     assert plain.loss == pytest.approx(all_of.loss, rel=1e-14)
     assert plain.coefficients == pytest.approx(all_of.coefficients, rel=1e-14)
-    assert plain.diagnostics == pytest.approx(all_of.diagnostics, rel=1e-14)
+    assert plain.diagnostics() == pytest.approx(all_of.diagnostics(), rel=1e-13)
 
 
 @pytest.mark.parametrize("normalize", [False, True])
@@ -147,39 +149,124 @@ def make_net(tmp_path, samples=6, phase=caffe.TRAIN, **parameters):
 def step(net, features, labels, backward=True):
     """Forward and backward of one batch of any size: (loss, gradient n x d)."""
     for name, values in zip(("features", "label_1", "label_2"), (features, *labels)):
-        net.blobs[name].reshape(*values.shape)
-        net.blobs[name].data[...] = values
+        if name in net.blobs:
+            net.blobs[name].reshape(*values.shape)
+            net.blobs[name].data[...] = values
     loss = float(net.forward()["loss"][0])
     if backward:
         net.backward()
     return loss, net.blobs["features"].diff.copy()
 
 
-@pytest.mark.parametrize("normalize", [False, True])
-def test_layer_agrees_with_the_twin_over_the_kept_samples(tmp_path, normalize):
+def reference_of(name):
+    """(layer, parameters, reference(features, labels, anchors) -> loss, gradient)."""
+    layer, parameters, reference = {
+        "glm": ("glm_loss.GLMLossLayer", {"margins": [2, 2]}, glm_of_fields),
+        "contrastive": (
+            "contrastive_loss.ContrastiveLossLayer",
+            {"margin": 3},
+            metric_references.contrastive,
+        ),
+        "contrastive-kinds": (
+            "contrastive_loss.ContrastiveLossLayer",
+            {"margin": 1.2, "normalize": True, "average": "kinds"},
+            metric_references.contrastive,
+        ),
+        **{
+            f"triplet-{mining}": (
+                "triplet_loss.TripletLossLayer",
+                {"mining": mining, "normalize": mining == "semihard"},
+                metric_references.triplet,
+            )
+            for mining in triplet.MINING
+        },
+        "minmax": (
+            "minmax_loss.MinMaxLossLayer",
+            {"k1": 2, "k2": 4, "normalize": False},
+            lambda *batch, **options: minmax_reference(*batch, **options)[:2],
+        ),
+        "minmax-sphere": (
+            "minmax_loss.MinMaxLossLayer",
+            {"k1": 1, "k2": 1, "normalize": True},
+            lambda *batch, **options: minmax_reference(*batch, **options)[:2],
+        ),
+    }[name.removesuffix("-normalize")]
+    if name.endswith("-normalize"):
+        parameters = {**parameters, "normalize": True}
+    levels = 2 if layer.startswith("glm") else 1
+
+    def of_batch(features, labels, anchors):
+        labels = labels if levels == 2 else labels[0]
+        return reference(features, labels, anchors=anchors, **parameters)
+
+    return layer, parameters, levels, of_batch
+
+
+def glm_of_fields(features, labels, margins, normalize=False, anchors=None):
+    return glm_reference(
+        features, labels, margins, within_gradient="paper", normalize=normalize, anchors=anchors
+    )[:2]
+
+
+NAMES = ["glm", "glm-normalize", "contrastive", "contrastive-kinds", "minmax", "minmax-sphere"]
+NAMES += [f"triplet-{mining}" for mining in triplet.MINING]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_layer_agrees_with_the_reference_over_the_kept_samples(tmp_path, name):
     """A batch smaller and one larger than those before; forward passes alone leave nothing."""
-    net = make_net(tmp_path, memory=9, normalize=normalize)
+    layer, parameters, levels, reference = reference_of(name)
+    net = layer_nets.make_net(
+        tmp_path,
+        layer,
+        {**parameters, "memory": 9},
+        samples=6,
+        features="dim: 5",
+        levels=levels,
+        loss_weight=2,
+    )
     kept = None
-    for features, labels in stream(3, [6, 6, 4, 8, 6]):
+    for features, labels in stream(3, [6, 6, 4, 8, 6], fine_classes=4):
         batch = (features, labels)
         all_samples = batch if kept is None else joined(batch, kept)
-        expected, gradient, _ = twin(
-            *all_samples,
-            [2, 2],
-            within_gradient="paper",
-            normalize=normalize,
-            anchors=len(features),
-        )
+        expected, gradient = reference(*all_samples, len(features))
         step(net, features, labels, backward=False)
         loss, actual = step(net, features, labels)
-        assert loss == pytest.approx(expected, rel=1e-4)
-        assert np.abs(actual - gradient[: len(features)]).max() <= 1e-4 * np.abs(gradient).max()
+        assert loss == pytest.approx(expected, rel=1e-4) and loss
+        own = 2 * gradient[: len(features)]
+        assert np.abs(actual - own).max() <= 1e-4 * np.abs(own).max()
         kept = batch if kept is None else joined(kept, batch)
         kept = kept[0][-9:], [level[-9:] for level in kept[1]]
 
 
+@pytest.mark.parametrize(
+    "loss",
+    [
+        lambda x, y, **own: contrastive.forward(x, y, margin=3, **own),
+        lambda x, y, **own: contrastive.forward(x, y, 1.2, normalize=True, **own),
+        *(
+            lambda x, y, mining=mining, **own: triplet.forward(x, y, 0.3, mining, **own)
+            for mining in triplet.MINING
+        ),
+        lambda x, y, **own: minmax.forward(x, y, 2, 3, **own),
+        lambda x, y, **own: minmax.forward(x, y, 2, 3, normalize=False, **own),
+    ],
+)
+def test_gradient_is_the_derivative_of_the_anchors(loss):
+    features, labels, _ = random_batch(6, 1, samples=14, fine_classes=4, dimensions=4)
+    own, kept = features[:5].astype(np.float64), features[5:].astype(np.float64)
+
+    def terms(x):
+        return loss(np.concatenate([x, kept]), labels, anchors=5)
+
+    gradient = terms(own).gradient(np.concatenate([own, kept]))
+    assert gradient.shape == own.shape and np.abs(gradient).max() > 0
+    numeric = numeric_gradient(lambda x: terms(x).loss, own, 1e-6)
+    assert gradient == pytest.approx(numeric, abs=1e-6 * np.abs(gradient).max())
+
+
 def test_kept_samples_are_not_multiplied_again(tmp_path, monkeypatch):
-    """The loss takes the memory's products; only a batch's own are new."""
+    """The loss takes the memory's products; only those of the batch are new."""
     net = make_net(tmp_path, memory=9)
     monkeypatch.delattr("python_layers.pairwise.products")
     for batch in stream(8, [6, 6]):
@@ -198,7 +285,7 @@ def test_without_memory_every_batch_stands_alone(tmp_path, phase, parameters):
         first, [step(net, *batch) for batch in batches], batches
     ):
         assert loss == again and np.array_equal(gradient, same)
-        assert loss == pytest.approx(twin(*batch, [2, 2])[0], rel=1e-4)
+        assert loss == pytest.approx(glm_reference(*batch, [2, 2])[0], rel=1e-4)
 
 
 def test_same_batches_give_the_same_bits(tmp_path):

@@ -1,4 +1,4 @@
-"""The Min-Max objective: its maths against a naive float64 twin and finite differences.
+"""The Min-Max objective: its maths against a naive float64 reference and finite differences.
 
 What its layer has in common with others is tested with these."""
 
@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from batches import minmax_choice, numeric_gradient, random_batch, steady_batch
 from layer_nets import fill, make_net, run
-from minmax_twin import minmax as twin
+from minmax_reference import minmax as reference
 
 from python_layers import minmax
 
@@ -22,8 +22,8 @@ def batch(seed, samples=24, classes=8, scale=1.0, dimensions=10):
 
 def assert_same(features, labels, tolerance=1e-5, **options):
     terms = minmax.forward(features, [labels], **options)
-    loss, gradient, intrinsic, penalty = twin(features, labels, **options)
-    named = dict(zip(minmax.diagnostic_names(1), terms.diagnostics, strict=True))
+    loss, gradient, intrinsic, penalty = reference(features, labels, **options)
+    named = dict(zip(minmax.diagnostic_names(1), terms.diagnostics(), strict=True))
     within, between = named["within"] * intrinsic, named["between"] * penalty
     rounding = tolerance * max(within, between)  # they are subtracted
     assert terms.loss == pytest.approx(loss, abs=rounding)
@@ -33,11 +33,13 @@ def assert_same(features, labels, tolerance=1e-5, **options):
     return terms.loss
 
 
+@pytest.mark.parametrize("k2_per", ["class", "sample"])
 @pytest.mark.parametrize("normalize", [False, True])
 @pytest.mark.parametrize("k2", [1, 10, 1000])
 @pytest.mark.parametrize("k1", [1, 5, 1000])
-def test_agrees_with_the_twin(k1, k2, normalize):
-    losses = [assert_same(*batch(seed), k1=k1, k2=k2, normalize=normalize) for seed in range(3)]
+def test_agrees_with_the_reference(k1, k2, normalize, k2_per):
+    options = {"k1": k1, "k2": k2, "normalize": normalize, "k2_per": k2_per}
+    losses = [assert_same(*batch(seed), **options) for seed in range(3)]
     assert np.unique(losses).size == 3
 
 
@@ -57,7 +59,9 @@ def test_graphs_by_hand():
     features = np.array([[0], [1], [3], [4], [9]], np.float32)
     terms = minmax.forward(features, [[0, 0, 0, 1, 1]], k1=1, k2=1, normalize=False)
     assert terms.loss == pytest.approx(2 / 5 * (1 + 4 + 25 - 1))
-    assert terms.diagnostics == pytest.approx([terms.loss, 10, 1, 3, 1])
+    assert terms.diagnostics() == pytest.approx(
+        [terms.loss, 10, 1, 3, 1, np.linalg.norm(terms.gradient(features))]
+    )
     assert terms.gradient(features).ravel() == pytest.approx(
         4 / 5 * np.array([0 - 1, (1 - 0) + (1 - 3), (3 - 1) - (3 - 4), (4 - 9) - (4 - 3), 9 - 4])
     )
@@ -65,8 +69,9 @@ def test_graphs_by_hand():
 
 @pytest.mark.parametrize("normalize", [False, True])
 @pytest.mark.parametrize("k1, k2", [(1, 1), (2, 4)])
-def test_gradient_is_the_derivative(k1, k2, normalize):
-    options = {"k1": k1, "k2": k2, "normalize": normalize}
+@pytest.mark.parametrize("k2_per", ["class", "sample"])
+def test_gradient_is_the_derivative(k1, k2, normalize, k2_per):
+    options = {"k1": k1, "k2": k2, "normalize": normalize, "k2_per": k2_per}
     features, labels = steady_batch(1e-6, 1, minmax_choice(**options))
     features = features.astype(np.float64)
     gradient = minmax.forward(features, labels, **options).gradient(features)
@@ -115,7 +120,7 @@ def test_bad_input_is_named(change, message):
 
 def test_layer_has_the_same_defaults(tmp_path):
     features, labels = batch(1, 40, 3, dimensions=4)
-    loss, expected = twin(features, labels, k1=5, k2=10, normalize=True)[:2]
+    loss, expected = reference(features, labels, k1=5, k2=10, normalize=True)[:2]
     reported, gradient = run(make_net(tmp_path, LAYER, {}, samples=40), features, labels)
     assert reported == pytest.approx(loss, rel=1e-4)
     assert gradient == pytest.approx(expected, abs=1e-5 * float(np.abs(expected).max()))
@@ -125,5 +130,5 @@ def test_layer_with_diagnostics(tmp_path):
     net = make_net(tmp_path, LAYER, {}, diagnostics=True)
     features, labels = batch(5, 12, 4, dimensions=4)
     fill(net, features, labels)
-    expected = minmax.forward(features, [labels]).diagnostics
+    expected = minmax.forward(features, [labels]).diagnostics()
     assert net.forward()["diagnostics"] == pytest.approx(expected.astype(np.float32))

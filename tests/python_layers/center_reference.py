@@ -1,4 +1,4 @@
-"""The center loss a second time: float64, loops, one equation after the other.
+"""Reference implementation of the center loss: float64, loops, one equation after the other.
 
 Shares no code with python_layers.
 """

@@ -1,4 +1,4 @@
-"""The GLM loss and its gradient a second time: float64, loops, one equation after the other.
+"""Reference implementation of the GLM loss and its gradient: float64, loops, the paper's equations.
 
 Slow and literal on purpose: it builds the matrices G, D and Psi of Eqs. (7) and (8) for each pair
 of classes, as the paper writes them, and shares no code with python_layers.
@@ -23,14 +23,23 @@ def laplacian(x, p_set, q_set, k):
 
 
 def glm(
-    x, labels, margins, k=1, within_gradient="exact", normalize=False, classes=None, anchors=None
+    x,
+    labels,
+    margins,
+    k=1,
+    within_gradient="exact",
+    normalize=False,
+    classes=None,
+    scale=1,
+    anchors=None,
 ):
     """(M, dM/dX, {"active": [...], "skipped": [...]}) by Eqs. (3)-(33), h levels; x is n x d.
 
-    anchors: the classes c of the mean are those of so many samples, from the first; None: all.
+    anchors: the classes c of the mean are those of this number of first samples; None: of all.
     """
     raw = np.asarray(x, dtype=np.float64)
-    x = raw / np.linalg.norm(raw, axis=1, keepdims=True) if normalize else raw
+    unit = raw / np.linalg.norm(raw, axis=1, keepdims=True) if normalize else raw
+    x = scale * unit
     n, h = len(x), len(labels)
     big_h = x.T  # H = [x_1, ..., x_n]
     fine = sorted(set(labels[0]))
@@ -81,7 +90,8 @@ def glm(
     gradient = gradient.T / averaged_over
     if normalize:
         length = np.linalg.norm(raw, axis=1, keepdims=True)
-        gradient = (gradient - x * np.sum(x * gradient, axis=1, keepdims=True)) / length
+        along = unit * np.sum(unit * gradient, axis=1, keepdims=True)
+        gradient = scale * (gradient - along) / length
     return (
         total / averaged_over,
         gradient,
