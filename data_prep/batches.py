@@ -13,10 +13,8 @@ where all images together are less than two blocks, see below): a class that is 
 ahead of the average has to wait. So where a class has more images than all its siblings together,
 it is without them when they have had their turn.
 
-For W workers the order is made of blocks of W batches, as a grid of W x W cells of P/W classes;
-record i of a block belongs to row i // (P K), column i mod W. For every divisor d of W, what a Data
-layer deals to one of d workers as one batch (a "run") is W cells, which have no class in common.
-So the order is right for 1 worker, for W, and for the numbers between that divide W.
+Several processes that train together take consecutive records (record i goes to rank i mod N), and
+the metric losses gather the samples of all: N ranks with P K / N images each see these batches.
 """
 
 import random
@@ -31,13 +29,12 @@ TINY = 1e-9  # of a pass, for the rounding of floating-point numbers
 
 @dataclass(frozen=True)
 class Plan:
-    """--groups, --classes and --images of a batch (G, P, K), --epochs (E) and --workers (W)."""
+    """--groups, --classes and --images of a batch (G, P, K), and --epochs (E)."""
 
     groups: int
     classes: int
     images: int
     epochs: int
-    workers: int
 
     @property
     def batch(self):
@@ -45,7 +42,7 @@ class Plan:
 
 
 def hierarchical(labels, tree, names, plan, seed):
-    """Positions of images in the order in which they are written: whole blocks, W P K records each.
+    """Positions of images in the order in which they are written: whole batches of P K records.
 
     labels: fine class of each image; tree: classes x h, Hierarchy.labels; names: of fine classes.
     UserError, naming the reason, where there are no such batches of these images.
@@ -57,40 +54,19 @@ def hierarchical(labels, tree, names, plan, seed):
     by_class = np.split(np.argsort(labels, kind="stable"), np.cumsum(counts)[:-1])
     decks = [_Deck(by_class[c].tolist(), chance) for c in classes]
     composer = _Composer(tree[classes], counts[classes], [names[c] for c in classes], plan, chance)
-    blocks = []
+    order = []
     while not composer.done().all():
-        cells = composer.block()
-        block = np.empty((plan.workers, plan.batch // plan.workers, plan.workers), np.int64)
-        for (row, column), cell in cells.items():
-            block[row, :, column] = [i for c in cell for i in decks[c].draw(plan.images)]
-        blocks.append(block.ravel())
-    return np.concatenate(blocks)
-
-
-def runs(workers):
-    """Lists of the cells (row, column) that one worker takes as one batch, for each divisor of
-    `workers` as the number of workers, in the order in which the cells are filled.
-    """
-    return [
-        [(r, c) for r in range(first, first + d) for c in range(worker, workers, d)]
-        for d in range(1, workers + 1)
-        if workers % d == 0
-        for first in range(0, workers, d)
-        for worker in range(d)
-    ]
+        order += [i for c in composer.batch() for i in decks[c].draw(plan.images)]
+    return np.array(order, np.int64)
 
 
 def _check(counts, tree, names, plan):
     """UserError where the options don't fit each other or the images."""
-    groups, cell = len(np.unique(_parents(tree))), plan.classes // plan.workers
+    groups = len(np.unique(_parents(tree)))
     few = int(counts.argmin())
     if plan.classes % plan.groups or plan.classes < 2 * plan.groups:
         problem = (
             f"--classes {plan.classes} must be a multiple of --groups {plan.groups}, 2 x or more"
-        )
-    elif plan.classes % plan.workers or cell < 2:
-        problem = (
-            f"--classes {plan.classes} must be a multiple of --workers {plan.workers}, 2 x or more"
         )
     elif plan.groups == 1 < groups:
         problem = "a batch needs --groups 2 or more"
@@ -98,11 +74,6 @@ def _check(counts, tree, names, plan):
         problem = f"the training images are of {groups} groups: --groups {groups} is the most"
     elif plan.classes > len(counts):
         problem = f"the training images are of {len(counts)} classes: choose fewer --classes"
-    elif _cells_apart(plan.workers) * cell > len(counts):
-        problem = (
-            f"for {plan.workers} workers, {len(counts)} classes are too few to make batches of "
-            f"{plan.classes}: choose fewer --classes or --workers"
-        )
     elif counts[few] < plan.images:
         problem = (
             f"{names[few]} has {counts[few]} training images, and a batch holds {plan.images} "
@@ -113,14 +84,6 @@ def _check(counts, tree, names, plan):
     else:
         return
     raise UserError(f"--order hierarchical: {problem}")
-
-
-def _cells_apart(workers):
-    """The largest number of cells of a block that must not have a class in common with one of
-    them, which is counted too.
-    """
-    lines = runs(workers)
-    return max(len({c for line in lines if cell in line for c in line}) for cell in sum(lines, []))
 
 
 def _parents(tree):
@@ -147,7 +110,7 @@ class _Deck:
 
 
 class _Composer:
-    """Chooses the classes of one block after another. Classes are rows of `tree`."""
+    """Chooses the classes of one batch after another. Classes are rows of `tree`."""
 
     def __init__(self, tree, counts, names, plan, chance):
         self.names, self.plan, self.chance, self.counts = names, plan, chance, counts
@@ -159,12 +122,10 @@ class _Composer:
         self.parent = np.unique(_parents(tree), return_inverse=True)[1]
         self.split_levels = [level for level in tree.T[:0:-1] if np.ptp(level)]  # coarse to fine
         self.ancestors, self.home, cost = self._homes(tree)
-        self.cell = plan.classes // plan.workers  # classes of a cell
-        self.cost = np.minimum(cost, self.cell)
-        # Passes that a class may be ahead. Where a block is more than half a pass, one is too few
+        self.cost = np.minimum(cost, plan.classes)
+        # Passes that a class may be ahead. Where a batch is more than half a pass, one is too few
         # to fill it.
-        self.ahead = max(1, 2 * plan.workers * plan.batch / counts.sum())
-        self.lines = runs(plan.workers)
+        self.ahead = max(1, 2 * plan.batch / counts.sum())
 
     @staticmethod
     def _homes(tree):
@@ -187,28 +148,13 @@ class _Composer:
         """Per class: whether it has made its E passes."""
         return self.used * self.step >= self.plan.epochs - TINY
 
-    def block(self):
-        """{cell: list of its classes}"""
-        cells, workers = {}, self.plan.workers
-        for row in range(workers):
-            self.passes = self.used.sum() * self.plan.images / self.counts.sum()
-            allowed = self.used * self.step <= self.passes + self.ahead
-            allowed &= (self.used + 1) * self.step <= self.plan.epochs + self.ahead + TINY
-            for column in range(workers):
-                cells[row, column] = self._fill((row, column), cells, allowed)
-        return cells
-
-    def _fill(self, cell, cells, allowed):
-        """The classes of a cell, given those before it and whether a class may come."""
-        taken, ending = [], []
-        for line in self.lines:
-            if cell in line:
-                others = [c for other in line for c in cells.get(other, ())]
-                taken += others
-                if line[-1] == cell:
-                    ending.append(others)
-        state = _Cell(self, allowed, taken, ending)
-        while room := self.cell - len(state.chosen):
+    def batch(self):
+        """The classes of the next batch."""
+        self.passes = self.used.sum() * self.plan.images / self.counts.sum()
+        allowed = self.used * self.step <= self.passes + self.ahead
+        allowed &= (self.used + 1) * self.step <= self.plan.epochs + self.ahead + TINY
+        state = _Batch(self, allowed)
+        while room := self.plan.classes - len(state.chosen):
             candidates, size = state.candidates(room)
             if not candidates.any():
                 self._give_up()
@@ -242,29 +188,20 @@ class _Composer:
         )
 
 
-class _Cell:
-    """A cell that is being filled.
+class _Batch:
+    """A batch that is being filled. allowed: per class, whether it is not too far ahead."""
 
-    allowed: whether a class is not too far ahead; taken: those of other cells of the same runs;
-    ending: for each run that ends with this cell, the classes of its other cells.
-    """
-
-    def __init__(self, composer, allowed, taken, ending):
+    def __init__(self, composer, allowed):
         self.composer, self.free, self.chosen = composer, allowed.copy(), []
-        self.free[taken] = False
         self.company = np.zeros(composer.ancestors.max(initial=0) + 2, np.int64)  # -1: no home
         self.company[-1] = 1
         self.groups = np.zeros(len(composer.parent), bool)  # with a class here
-        self.kin = self._with_kin(allowed) if taken else None
-        self.ending = [list(others) for others in ending]
 
     def add(self, c):
         self.chosen.append(c)
         self.free[c] = False
         self.groups[self.composer.parent[c]] = True
         self.company[self.composer.ancestors[c]] += 1
-        for others in self.ending:
-            others.append(c)
 
     def candidates(self, room):
         """(the classes among which the next pack's first is, the number of classes of that pack)"""
@@ -276,11 +213,9 @@ class _Cell:
                     return cousins, composer.pack
         settled = self.company[composer.home] > 0
         affordable = self.free & (settled | (composer.cost <= room))
-        if self.kin is not None:  # siblings come in another cell of the same runs: so can the class
-            affordable &= settled | ~self.kin | self._with_kin(self.free)
-        if room <= (composer.pack + 1) * len(self.ending):
+        if room <= composer.pack + 1:
             for classes in (affordable, self.free):
-                others = self._of_another_group(classes, room)
+                others = self._of_another_group(classes)
                 if others is not None:
                     return others, 2
         new = affordable & composer.late(1) & ~self.groups[composer.parent]
@@ -289,21 +224,14 @@ class _Cell:
                 return classes, composer.pack
         return self.free, composer.pack
 
-    def _of_another_group(self, classes, room):
-        """Those of the classes that end the uniformity of a run that ends here and has one group
-        only, as high in the tree as may be; None where all runs have two, can't have, or there is
-        time.
+    def _of_another_group(self, classes):
+        """Those of the classes that end the uniformity of a batch of one group only, as high in the
+        tree as may be; None where it has two, or can't have.
         """
         for level in self.composer.split_levels:
-            groups = [set(level[chosen].tolist()) for chosen in self.ending]
-            uniform = [group.pop() for group in groups if len(group) == 1]
-            if uniform and room <= (self.composer.pack + 1) * len(uniform):
-                others = classes & (level != uniform[0])
+            groups = set(level[self.chosen].tolist())
+            if len(groups) == 1:
+                others = classes & (level != groups.pop())
                 if others.any():
                     return others
         return None
-
-    def _with_kin(self, classes):
-        """Per class: whether two or more of `classes`, itself included, are below its home."""
-        nodes = self.composer.ancestors[classes].ravel()
-        return np.bincount(nodes, minlength=len(self.company))[self.composer.home] > 1

@@ -2,6 +2,7 @@
 """Make the LMDBs that Caffe trains on from a data set's archive, with its label tree."""
 
 import argparse
+import ctypes
 import os
 import tempfile
 from pathlib import Path
@@ -13,20 +14,33 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 import numpy as np
 
-from data_prep import builder, images, order
+from data_prep import builder, images, manifest as manifests, order
 from data_prep.common.arguments import within
+from data_prep.label_tree import look_alikes
+from data_prep.place import Place
 from data_prep.readers import READERS
-from data_prep.records import SPLITS, check_records, read_listing
+from data_prep.records import by_split, check_records, read_listing
+from data_prep.validation import drawn
 
 # Of the command, for the manifest; a reader has its own besides.
-OPTIONS = ("size", "resize", "encoded", "context", "skip_bad", "order", "seed", "batches")
+OPTIONS = (
+    "size",
+    "resize",
+    "encoded",
+    "context",
+    "skip_bad",
+    "skip_duplicates",
+    "order",
+    "seed",
+    "batches",
+)
+M_MMAP_THRESHOLD = -3  # of malloc.h
 # Of --order hierarchical: option, default, smallest value, meaning.
 BATCHES = (
     ("groups", 8, 1, "groups of a batch (siblings: classes of one parent), C/G classes of each"),
     ("classes", 32, 2, "classes of a batch"),
     ("images", 4, 2, "different images of each class of a batch"),
     ("epochs", 1, 1, "passes over the images, each with other batches; the LMDB has them all"),
-    ("workers", 1, 1, "batches are right for so many workers (GPUs), and for its divisors"),
 )
 ORDER_HELP = """\
 --order shuffled writes the training images in one random order. --order hierarchical writes batches
@@ -35,7 +49,8 @@ I different images, with siblings wherever the label tree has any, and of two gr
 groups are topped up from others; a group with more than 1/G of the images comes more than once in a
 batch. Each image is written E or E + 1 times; where a class has more images than all its siblings,
 this comes first. Classes with fewer than I images are refused by name. Train with batches of C x I:
-tools/make_prototxt.py --data ... --train-batch 128.
+tools/make_prototxt.py --data ... --train-batch 128; N processes that train together take C x I / N
+each.
 
 """
 
@@ -56,9 +71,9 @@ def _parse(argv):
             description=reader.DESCRIPTION,
             formatter_class=argparse.RawDescriptionHelpFormatter,
             epilog=ORDER_HELP
-            + "It writes, in the folder of --out: {train,test}_{images,labels}/ (LMDBs),\n"
-            "hierarchy.tsv, mean.binaryproto, manifest.json, contact_sheet.png,\n"
-            "{train,test}.tsv (key, image, labels)",
+            + "It writes, in the folder of --out: {train,val,test}_{images,labels}/ (LMDBs),\n"
+            "{train,val,test}.tsv (key, image, labels), hierarchy.tsv, mean.binaryproto,\n"
+            "manifest.json, contact_sheet.png; val where the data set has such images",
         )
         reader.add_arguments(own)
         own.add_argument(
@@ -101,11 +116,25 @@ def _parse(argv):
             "building nothing; every image is looked at once more",
         )
         own.add_argument(
+            "--validation",
+            type=within(int, 1, 10**7),
+            metavar="N",
+            help="move N training images, of each class its share, to a split of their own, val; "
+            "chosen by --seed",
+        )
+        own.add_argument(
+            "--skip-duplicates",
+            action="store_true",
+            help="leave out training images that are also tested, and identical images of "
+            "different classes, which manifest.json then lists; every image is looked at once "
+            "more. Without it they are built, with a warning",
+        )
+        own.add_argument(
             "--order",
             choices=order.ORDERS,
             default="shuffled",
-            help="of the training images (default: shuffled; see below); test images stay as "
-            "listed",
+            help="order of the training images (default: shuffled; see below); those of other "
+            "splits stay as listed",
         )
         for option, default, least, meaning in BATCHES:
             own.add_argument(
@@ -114,7 +143,13 @@ def _parse(argv):
                 metavar=option[0].upper(),
                 help=f"with --order hierarchical, {meaning} (default: {default})",
             )
-        own.add_argument("--seed", type=int, default=0, help="of the order (default: 0)")
+        own.add_argument(
+            "--seed",
+            type=within(int, -(10**9), 10**9),
+            default=0,
+            help="seed of what is drawn: the order, and the splits where they are "
+            "drawn (default: 0)",
+        )
         own.add_argument(
             "--report-batch",
             type=within(int, 2, 100_000),
@@ -159,10 +194,12 @@ def _report(name, records, options, hierarchy, batch):
     images = len({image for image, _ in records["train"]})
     again = f" (of {images} images)" if images < len(records["train"]) else ""
     tree = " -> ".join(f"{size} {level}" for size, level in zip(hierarchy.sizes, hierarchy.levels))
-    counts = f"{len(records['train'])} train{again} and {len(records['test'])} test records"
+    others = [f"{len(part)} {split}" for split, part in records.items() if split != "train"]
+    counts = ", ".join([f"{len(records['train'])} train{again}", *others[:-1]])
+    counts = f"{counts} and {others[-1]} records"
     print(f"{name}: {counts}, {tree}")
     labels = np.array([label for _, label in records["train"]])
-    print(*order.lines(order.facts(labels, options, hierarchy, batch)), sep="\n")
+    print(order.line(order.facts(labels, options, hierarchy, batch)))
     if options["batches"]:
         print(
             "train with batches of {0} (tools/make_prototxt.py --train-batch {0}): with others, "
@@ -174,35 +211,59 @@ def _dry_run(name, source, options, args):
     with tempfile.TemporaryDirectory() as folder:
         records = source.prepare(Path(folder), args.jobs)
     check_records(records, source.hierarchy)
-    parts = {split: [record for record in records if record.split == split] for split in SPLITS}
+    parts = by_split(drawn(records, args.validation, args.seed))
     parts["train"], _ = order.ordered(parts["train"], options, source.hierarchy)
     pairs = {split: [(r.name, r.label) for r in part] for split, part in parts.items()}
     _report(f"dry run of {name}", pairs, options, source.hierarchy, args.report_batch)
 
 
+def _return_memory():
+    """Have the C library return freed memory of a few MB to the system at once.
+
+    By default it comes to keep blocks of up to 32 MB for each thread, beyond README.md's bound.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # of glibc
+    if mallopt:
+        mallopt(M_MMAP_THRESHOLD, 4 << 20)
+
+
 def main(argv=None):
     args = _parse(argv)
+    _return_memory()
+    place = args.out and Place.of(args.out)  # refused before any work
     reader = READERS[args.reader]
     name = reader.name(args)
     out = args.out or Path("data") / name
+    place = place or Place.of(out)
     source = reader.open_source(args)
+    for sentence in look_alikes(source.hierarchy):
+        print(f"warning: {sentence}")
     options = {key: getattr(args, key) for key in OPTIONS}
+    if args.validation:
+        options["validation"] = args.validation
     if args.dry_run:
         _dry_run(name, source, options, args)
         return 0
-    manifest = builder.wanted_manifest(name, source, options)
-    with builder.locked(out):
-        current = builder.is_current(out, manifest) and not args.force
-        if not current:
-            manifest = builder.build(out, source, manifest, args.jobs, afresh=args.force)
-        records = {split: read_listing(out / f"{split}.tsv") for split in SPLITS}
+    wanted = builder.wanted_manifest(name, source, options)
+    with place.locked():
+        current = builder.is_current(place, wanted) and not args.force
+        if current:
+            manifest = manifests.read(place.path)
+        else:
+            manifest = builder.build(place, source, wanted, args.jobs, afresh=args.force)
+        records = {
+            split: read_listing(place.path / f"{split}.tsv", source.hierarchy)
+            for split in manifest.present_splits
+        }
     if current:
-        print(f"{out} is up to date: nothing to do (--force builds it anew)")
+        print(f"{out} is up to date: nothing to do (--force rebuilds it)")
     _report(out, records, options, source.hierarchy, args.report_batch)
+    for warning in builder.warnings(manifest, source.hierarchy):
+        print(warning)
     if not current:
         print(
-            f"wrote {out}: mean BGR {manifest['mean_bgr']}; look at {out / 'contact_sheet.png'}, "
-            f"prove it with data_prep/verify_lmdb.py {out}"
+            f"wrote {out}: mean BGR {list(manifest.mean_bgr)}; look at "
+            f"{out / 'contact_sheet.png'}, check it with data_prep/verify_lmdb.py {out}"
         )
     return 0
 

@@ -7,117 +7,79 @@ next one of the same options and images goes on in it; a finished data set that 
 stays in place until then.
 """
 
-import fcntl
 import json
-import os
 import shutil
 import sys
-from contextlib import closing, contextmanager
+from contextlib import closing
+from dataclasses import replace
 
 import lmdb
 
-from data_prep import checkpoint, contact_sheet, lmdb_io, pipeline
-from data_prep.common import files, progress
+from data_prep import checkpoint, contact_sheet, findings, lmdb_io, manifest as manifests, pipeline
+from data_prep.common import files, progress, typed
 from data_prep.common.errors import WRITE_FAILURES, UserError
+from data_prep.common.text import read_json
+from data_prep.manifest import (
+    KINDS,
+    Found,
+    Level,
+    Manifest,
+    SameImage,
+    Skipped,
+    Wanted,
+    checksummed,
+)
 from data_prep.opencv import cv2
 from data_prep.order import ordered
-from data_prep.records import SPLITS, check_records
-from data_prep.split_writer import KINDS, SplitWriter
+from data_prep.records import SPLITS, by_split, check_records
+from data_prep.split_writer import SplitWriter
+from data_prep.validation import drawn
 
 FORMAT = 2  # of the folder; a data set of another format is built anew
 BAD_SHOWN = 50  # names of unusable files printed
-CHECKSUMMED = ("hierarchy.tsv", "mean.binaryproto", "train.tsv", "test.tsv")
 
 
-@contextmanager
-def locked(out):
-    """Hold the right to build `out`; a second build is refused (UserError)."""
-    out.parent.mkdir(parents=True, exist_ok=True)
-    path = _beside(out, "lock")
-    with open(path, "w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            # Where another build has just ended and removed this very file, it locks nobody out.
-            mine = path.exists() and os.path.samestat(os.fstat(lock.fileno()), path.stat())
-        except BlockingIOError:
-            mine = False
-        if not mine:
-            raise UserError(f"another build is writing {out}: wait for it, or choose another --out")
-        try:
-            _tidy(out)
-            yield
-        finally:
-            path.unlink()
-
-
-def _tidy(out):
-    """Take away what _publish leaves, also one that was killed between or after its renames."""
-    old, partial = _beside(out, "old"), _beside(out, "partial")
-    if old.exists():
-        if out.exists():
-            shutil.rmtree(old)
-        else:
-            old.rename(out)
-    if partial.exists() and not (partial / "data").exists():
-        shutil.rmtree(partial)
-
-
-def is_current(out, wanted):
-    """Whether `out` holds a finished build of exactly these options and this source.
-
-    Raises UserError if `out` is a folder that no build made: it would be replaced.
-    """
-    if not out.exists():
-        return False
+def is_current(place, wanted):
+    """Whether a finished build of exactly these options and this source lies at a Place."""
     try:
-        manifest = json.loads((out / "manifest.json").read_text(encoding="utf-8"))
-        parts = [f"{split}_{kind}/data.mdb" for split in SPLITS for kind in KINDS]
-        whole = all((out / file).is_file() for file in [*parts, *CHECKSUMMED])
-        return whole and all(manifest[key] == value for key, value in wanted.items())
-    except (OSError, ValueError, KeyError, TypeError):
-        if (out / "manifest.json").exists() or (out.is_dir() and not any(out.iterdir())):
-            return False
-        raise UserError(f"{out} exists and is not a built data set: choose another --out") from None
+        found = manifests.read(place.path)
+    except UserError:
+        return False
+    parts = [f"{split}_{kind}/data.mdb" for split in found.splits for kind in KINDS]
+    whole = all((place.path / file).is_file() for file in [*parts, *found.checksums])
+    return whole and found.is_of(wanted)
 
 
 def wanted_manifest(name, source, options):
-    """The part of manifest.json that is known before the build; decides if one is needed."""
-    return {
-        "format": FORMAT,
-        "name": name,
-        "fingerprint": source.fingerprint,
-        "levels": [
-            {"name": level, "classes": size}
-            for level, size in zip(source.hierarchy.levels, source.hierarchy.sizes)
-        ],
-        "options": {**options, **source.options},
-        "versions": {
+    """The manifest.Wanted of a data set."""
+    return Wanted(
+        format=FORMAT,
+        name=name,
+        fingerprint=source.fingerprint,
+        levels=tuple(map(Level, source.hierarchy.levels, source.hierarchy.sizes)),
+        options={**options, **source.options},
+        versions={
             "opencv": cv2.__version__,
             "lmdb": ".".join(map(str, lmdb.version())),
             **source.versions,
         },
-    }
+    )
 
 
-def build(out, source, manifest, jobs, afresh=False):
-    """Build the data set folder `out` (held by `locked`). Returns the finished manifest.
+def build(place, source, wanted, jobs, afresh=False):
+    """Build the data set at a Place (which is `locked`). Returns its Manifest.
 
-    Goes on with the remains of a build of the same manifest, unless `afresh`.
+    Resumes an interrupted build of the same Wanted, unless `afresh`.
     """
-    partial = _beside(out, "partial")
-    if afresh and partial.exists():
-        shutil.rmtree(partial)
+    if afresh:
+        place.remove_partial()
     try:
         try:
-            manifest = _fill(partial, source, manifest, jobs)
-        except checkpoint.Damaged:
-            print(f"what is left of the last build of {out} is damaged: starting anew")
-            shutil.rmtree(partial)
-            manifest = _fill(partial, source, manifest, jobs)
-        _publish(partial, out)
-    except UserError:  # of the images: other images make another build
-        shutil.rmtree(partial, ignore_errors=True)
-        raise
+            manifest = _resumed_or_afresh(place, source, wanted, jobs)
+        except UserError:  # of the images: other images make another build
+            place.remove_partial()
+            raise
+        _publish(place)
     except KeyboardInterrupt:
         print("stopped: the same command goes on from here", file=sys.stderr)
         raise
@@ -125,33 +87,41 @@ def build(out, source, manifest, jobs, afresh=False):
         if isinstance(error, OSError) and error.errno not in WRITE_FAILURES:
             raise
         raise UserError(
-            f"writing {out} failed ({error}): make room on the disk, then the same command goes on "
-            f"from here; or delete {partial}"
+            f"writing {place} failed ({error}): make room on the disk, then the same command goes "
+            f"on from here; or delete {place.partial}"
         ) from error
     return manifest
 
 
-def _fill(partial, source, manifest, jobs):
-    """Make, or go on making, all of a data set in partial/data. Returns the manifest."""
-    data, state = partial / "data", partial / "state"
-    wanted = json.dumps(manifest).encode()
-    if not (state / "wanted.json").exists() or (state / "wanted.json").read_bytes() != wanted:
-        if partial.exists():
-            shutil.rmtree(partial)
+def _resumed_or_afresh(place, source, wanted, jobs):
+    try:
+        return _fill(place, source, wanted, jobs)
+    except checkpoint.Damaged:
+        print(f"what is left of the last build of {place} is damaged: starting anew")
+        place.remove_partial()
+        return _fill(place, source, wanted, jobs)
+
+
+def _fill(place, source, wanted, jobs):
+    """Make, or go on making, all of a data set in partial/data. Returns its Manifest."""
+    data, state = place.partial / "data", place.partial / "state"
+    text = manifests.text(wanted).encode()
+    if not (state / "wanted.json").exists() or (state / "wanted.json").read_bytes() != text:
+        place.remove_partial()
         state.mkdir(parents=True)
+        files.write_whole(state / "wanted.json", text)
         data.mkdir()
-        files.write_whole(state / "wanted.json", wanted)
+    hierarchy, options, bad, skipped = source.hierarchy, wanted.options, [], None
     records = _prepared(source, state / "prepared", jobs)
-    options, manifest, bad = manifest["options"], {**manifest, "splits": {}}, []
-    if options["skip_bad"]:
-        manifest["skipped"] = _bad_images(state, records, options, jobs)
-        records = _without(records, manifest["skipped"], source.hierarchy)
+    records = drawn(records, options.get("validation", 0), options["seed"])
+    if options["skip_bad"] or options["skip_duplicates"]:
+        skipped = _skipped(state, records, options, hierarchy, jobs)
+        records = _without(records, skipped, hierarchy)
     splits = []
-    for split in SPLITS:
-        part = [record for record in records if record.split == split]
+    for split, part in by_split(records).items():
         if split == "train":
-            part, facts = ordered(part, options, source.hierarchy)
-        splits.append(SplitWriter(partial, split, part, source.hierarchy, options))
+            part, facts = ordered(part, options, hierarchy)
+        splits.append(SplitWriter(place.partial, split, part, hierarchy, options))
     done, total = (sum(counts) for counts in zip(*((one.done, len(one.records)) for one in splits)))
     if done:
         print(f"resuming at {done} of {total} images", flush=True)
@@ -162,19 +132,47 @@ def _fill(partial, source, manifest, jobs):
             f"{len(bad)} of {len(records)} images can't be used, nothing was built; replace these "
             f"files, or leave them out with --skip-bad:{_listed(bad)}"
         )
-    for one in splits:
-        manifest["splits"][one.split] = one.finish()
-    manifest["splits"]["train"]["order"] = facts
+    entries = {one.split: one.finish() for one in splits}
+    entries["train"] = replace(entries["train"], order=facts)
     total, distinct = splits[0].total, splits[0].distinct
     lmdb_io.write_mean(data / "mean.binaryproto", total.transpose(2, 0, 1), distinct)
     means = total.mean(axis=(0, 1)) / distinct
-    manifest["mean_bgr"] = [round(float(value), 3) for value in means]
-    (data / "hierarchy.tsv").write_text(source.hierarchy.text(), encoding="utf-8")
-    contact_sheet.write(data, source.hierarchy, options["seed"])
-    manifest["checksums"] = {file: files.sha256(data / file) for file in CHECKSUMMED}
-    text = json.dumps(manifest, indent=1, ensure_ascii=False) + "\n"
-    (data / "manifest.json").write_text(text, encoding="utf-8")
+    (data / "hierarchy.tsv").write_text(hierarchy.text(), encoding="utf-8")
+    contact_sheet.write(data, hierarchy, options["seed"])
+    manifest = Manifest(
+        **vars(wanted),
+        splits=entries,
+        skipped=skipped,
+        findings=_found([one.images for one in splits]),
+        mean_bgr=tuple(round(float(value), 3) for value in means),
+        checksums={file: files.sha256(data / file) for file in checksummed(entries)},
+    )
+    (data / manifests.FILE).write_text(manifests.text(manifest), encoding="utf-8")
     return manifest
+
+
+def _found(splits):
+    """The manifest's Found, of the findings.Images of all splits."""
+    return Found(
+        same_image=tuple(
+            tuple(SameImage(image.split, image.name, image.label) for image in group)
+            for group in findings.same_images(splits)
+        ),
+        one_color=tuple(name for images in splits for name in images.uniform),
+        of=sum(len(images.names) for images in splits),
+    )
+
+
+def warnings(manifest, hierarchy):
+    """The sentences of findings.sentences for a manifest."""
+    found = manifest.findings
+    if found is None:
+        return []
+    groups = [
+        [findings.Image(image.split, image.image, image.label) for image in group]
+        for group in found.same_image
+    ]
+    return findings.sentences(groups, found.one_color, found.of, hierarchy)
 
 
 def _prepared(source, folder, jobs):
@@ -187,28 +185,40 @@ def _prepared(source, folder, jobs):
     return records
 
 
-def _bad_images(state, records, options, jobs):
-    """[{"image": name, "reason": ...}] of the records that can't be used, all looked at once."""
+def _skipped(state, records, options, hierarchy, jobs):
+    """manifest.Skipped of the records to leave out, for which all are looked at."""
     known = state / "skipped.json"
     if not known.exists():
-        found = []
-        with closing(pipeline.loaded(records, options, jobs, encode=False)) as results:
-            for record, result in progress.each(results, "look", "images", len(records)):
-                if result.reason:
-                    found.append({"image": record.name, "reason": result.reason})
-        files.write_whole(known, json.dumps(found).encode())
-    return json.loads(known.read_bytes())
+        bad, looked = [], {split: findings.Images.none(split) for split in SPLITS}
+        encode = options["skip_duplicates"]  # what is stored is compared
+        with (
+            closing(pipeline.chunks(records, options, jobs, encode=encode)) as chunks,
+            progress.bar("look", "images", len(records)) as shown,
+        ):
+            for chunk in chunks:
+                for record, image in zip(chunk.records, chunk.images):
+                    if image.reason:
+                        bad.append(Skipped(record.name, image.reason))
+                    else:
+                        looked[record.split].add(record.name, record.label, image.digest)
+                shown.update(len(chunk.records))
+        gone = bad if options["skip_bad"] else []
+        if options["skip_duplicates"]:
+            gone = gone + findings.left_out(findings.same_images(looked.values()), hierarchy)
+        files.write_whole(known, json.dumps(typed.to_json(tuple(gone))))
+    listed = read_json(known, "the list of skipped images")
+    return tuple(typed.from_json(Skipped, entry, str(known)) for entry in listed)
 
 
 def _without(records, skipped, hierarchy):
     """The records but for the skipped images. Says which they are and what they leave empty;
     UserError if that is a split.
     """
-    gone = {entry["image"] for entry in skipped}
+    gone = {entry.image for entry in skipped}
     if not gone:
         return records
-    lines = [f"{entry['image']}: {entry['reason']}" for entry in skipped]
-    print(f"left out: {len(gone)} of {len(records)} images can't be used:{_listed(lines)}")
+    lines = [f"{entry.image}: {entry.reason}" for entry in skipped]
+    print(f"left out: {len(gone)} of {len(records)} images:{_listed(lines)}")
     kept = [record for record in records if record.name not in gone]
     check_records(kept, hierarchy)
     for split in SPLITS:
@@ -225,16 +235,9 @@ def _listed(lines):
     return "\n  " + "\n  ".join(lines[:BAD_SHOWN] + more)
 
 
-def _beside(out, what):
-    return out.parent / f".{out.name}.{what}"
-
-
-def _publish(partial, out):
+def _publish(place):
     """Put the finished folder in place of the old one. Its contents reach the disk first."""
-    data, old = partial / "data", _beside(out, "old")
+    data = place.partial / "data"
     for path in sorted(data.rglob("*")) + [data]:
         files.sync(path)
-    if out.exists():
-        out.rename(old)
-    data.rename(out)
-    _tidy(out)
+    place.publish(data)

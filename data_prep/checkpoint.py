@@ -29,6 +29,8 @@ class Checkpoint:
     count: int  # records in both LMDBs
     digests: list  # of the LMDBs' records, as in manifest.json
     total: np.ndarray  # float64 size x size x 3, whole numbers: sum of the distinct images' pixels
+    images: bytearray  # findings.digest of each distinct image, in order
+    uniform: list  # numbers of the records whose image has one color
 
     @classmethod
     def read(cls, path, size):
@@ -36,19 +38,24 @@ class Checkpoint:
         try:
             head, _, data = path.read_bytes().partition(b"\n")
         except FileNotFoundError:
-            return cls(0, [], np.zeros((size, size, 3)))
+            return cls(0, [], np.zeros((size, size, 3)), bytearray(), [])
         try:
-            head = json.loads(head)
-            total = np.frombuffer(data, np.float64).reshape(size, size, 3).copy()
-            return cls(head["count"], head["digests"], total)
+            head, end = json.loads(head), 8 * size * size * 3
+            total = np.frombuffer(data[:end], np.float64).reshape(size, size, 3).copy()
+            images = bytearray(data[end:])
+            if len(images) != head["images"]:
+                raise ValueError
+            return cls(head["count"], head["digests"], total, images, head["uniform"])
         except (ValueError, KeyError, TypeError) as error:
             raise Damaged(path) from error
 
     def write(self, file):
         """Write it to a binary file."""
-        head = json.dumps({"count": self.count, "digests": self.digests})
-        file.write(head.encode() + b"\n")
+        head = {"count": self.count, "digests": self.digests}
+        head |= {"images": len(self.images), "uniform": self.uniform}
+        file.write(json.dumps(head).encode() + b"\n")
         file.write(self.total.data)
+        file.write(self.images)
 
 
 class Keeper:

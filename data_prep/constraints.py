@@ -31,12 +31,11 @@ def defined(labels):
     return classes, np.stack(terms, axis=1)
 
 
-def shares(labels, batch, workers=1):
+def shares(labels, batch):
     """How often the terms are defined in the batches that a Data layer makes of records in order.
 
-    labels: records x h; batch: records of one worker's batch; record i goes to worker i mod
-    workers, as in Caffe's Data layer. Records after the last full batch are not looked at (a
-    single batch that isn't full is).
+    labels: records x h; batch: records. Those after the last full batch are not looked at (a single
+    batch that isn't full is).
 
     Returns a dict of shares of the (class, batch) pairs in which the class is present: "all" terms
     are defined; the "tree" allows them, i.e. all would be defined if the whole training set were
@@ -45,14 +44,11 @@ def shares(labels, batch, workers=1):
     classes, possible = defined(labels)
     possible = dict(zip(classes.tolist(), possible.all(axis=1).tolist()))
     found, allowed = [], []
-    whole = len(labels) // workers // batch * batch
-    for worker in range(workers):
-        own = labels[worker::workers]
-        own = own[: whole or len(own)]
-        for start in range(0, len(own), batch):
-            classes, terms = defined(own[start : start + batch])
-            found.append(terms)
-            allowed += [possible[c] for c in classes.tolist()]
+    whole = len(labels) // batch * batch or len(labels)
+    for start in range(0, whole, batch):
+        classes, terms = defined(labels[start : min(start + batch, whole)])
+        found.append(terms)
+        allowed += [possible[c] for c in classes.tolist()]
     found = np.concatenate(found)
     result = {"all": found.all(axis=1).mean(), "tree": np.mean(allowed)}
     result.update(zip(names(labels.shape[1]), found.mean(axis=0)))

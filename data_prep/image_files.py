@@ -21,9 +21,17 @@ AT_ONCE = 1 << 17  # bytes of a file that are read at once: all of a small photo
 SEGMENTS = 1 << 16  # steps to a JPEG's frame; real files need some ten
 NO_FRAME = (0xC4, 0xC8, 0xCC)  # JPEG markers among those of frames (0xC0 to 0xCF), not of any
 KEPT_WHOLE = (0xC2, 0xC6, 0xCA, 0xCE)  # progressive: coefficients stay until the last scan
-PNG_ALPHA = (3, 4, 6)  # colour types with an alpha channel; a palette may have one
+SCANS = 200  # of a progressive JPEG; real ones have some ten, and each takes the time of an image
+PNG_KEPT = (b"tRNS", b"eXIf")  # of the optional chunks: the others are not for the pixels
+TAGS = 1000  # of a TIFF file; real ones have some twenty
+SUBFILE, WIDTH, HEIGHT, BITS, COMPRESSION, SAMPLES, ROWS = 254, 256, 257, 258, 259, 277, 278
+TILE_WIDTH, TILE_HEIGHT = 322, 323
+TIFF_JPEG = (6, 7)  # compressions
+# Those that take memory of their own, or that the decoder lacks, are left out.
+TIFF_COMPRESSIONS = (1, 2, 3, 4, 5, *TIFF_JPEG, 8, 32773, 32946)
+TIFF_SIZES = (0, 1, 1, 2, 4, 8, 1, 1, 2, 4, 8, 4, 8, 4, 0, 0, 8, 8, 8)  # bytes of a value, by type
+TIFF_NUMBERS = {1: "B", 3: "H", 4: "I", 16: "Q"}  # types of whole numbers, in struct's letters
 COPIES = 2 * 3  # bytes per pixel of the result and of its upright copy
-FIELDS = {3: "H", 4: "I"}  # TIFF types of whole numbers, in struct's letters
 
 
 class ImageError(Exception):
@@ -43,7 +51,17 @@ class Header:
     def memory(self, scale=1):
         """Bytes that decoding at 1/scale takes: file, result and its upright copy."""
         pixels = -(-self.width // scale) * -(-self.height // scale)
-        return self.size + self.fixed + COPIES * pixels
+        return self.size + max(self.size, self.fixed + COPIES * pixels)
+
+    def check_memory(self, scale=1):
+        """The bytes that decoding takes; ImageError where they are more than LARGEST."""
+        memory = self.memory(scale)
+        if memory > LARGEST:
+            raise ImageError(
+                f"{self.width} x {self.height} pixels: decoding takes {memory >> 20} MB, and at "
+                f"most {LARGEST >> 20} are allowed"
+            )
+        return memory
 
 
 def open_plain(path):
@@ -76,24 +94,89 @@ def _plain_size(descriptor):
     return status.st_size
 
 
+def looks_like_image(path):
+    """Whether a file is an image, usable or not: by its name or, whatever it is named, by its first
+    bytes. False for what can't be read. Of links the name alone counts: they may lead anywhere.
+    """
+    if os.path.splitext(path)[1].lower() in SUFFIXES or os.path.islink(path):
+        return os.path.splitext(path)[1].lower() in SUFFIXES
+    try:
+        with open_plain(path) as file:
+            return _kind(file.read(START), {**FORMATS, **UNSUPPORTED}) is not None
+    except (ImageError, OSError):
+        return False
+
+
+def _kind(start, formats):
+    return next((kind for kind, (magic, _) in formats.items() if magic.match(start)), None)
+
+
 def header(file):
     """The Header of an open image file, which is left at its start. ImageError if it is none, or
     one of more than MAX_PIXELS.
     """
-    start = file.read(16)
-    kind = next((kind for kind, (magic, _) in FORMATS.items() if magic.match(start)), None)
+    start = file.read(START)
+    kind = _kind(start, FORMATS)
     if kind is None:
+        if other := _kind(start, UNSUPPORTED):
+            raise ImageError(f"an image in the format {other}: save it as JPEG or PNG")
         *most, last = FORMATS
         raise ImageError(f"not an image: neither {', '.join(most)} nor {last}")
+    size = file.seek(0, os.SEEK_END)
     try:
-        width, height, fixed = FORMATS[kind][1](file)
-    except (struct.error, ValueError, LookupError):
+        width, height, fixed = FORMATS[kind][1](file, size)
+    except (struct.error, ValueError, LookupError, ArithmeticError):
         raise ImageError(f"the {kind} file is cut short or damaged in its header") from None
     if not 0 < width * height <= MAX_PIXELS:
         raise ImageError(f"{width} x {height} pixels, and at most {MAX_PIXELS} in all are allowed")
-    size = file.seek(0, os.SEEK_END)
     file.seek(0)
     return Header(kind, size, width, height, fixed)
+
+
+def to_decode(data):
+    """The bytes of an image file as the decoder may have them, of which it believes every length.
+
+    Of a PNG without its optional chunks (compressed texts and profiles, animations). ImageError for
+    files that end early, which decoders may fill up with grey, saying nothing.
+    """
+    if data.startswith(b"\xff\xd8"):
+        _check_whole_jpeg(data)
+    if data.startswith(PNG):
+        return _essential_png(data)
+    return data
+
+
+def _check_whole_jpeg(data):
+    """In compressed data every 0xff byte is followed by 0, so the last end-of-image marker comes
+    after the last start-of-scan marker exactly if the file is whole.
+    """
+    ends = data.endswith(b"\xff\xd9")  # nearly all do: no need to look for the scan
+    if not ends and data.rfind(b"\xff\xd9") < data.rfind(b"\xff\xda"):
+        raise ImageError("the JPEG file is cut short")
+    if data.count(b"\xff\xda") > SCANS:
+        raise ImageError(f"a JPEG file of more than {SCANS} scans")
+
+
+def _essential_png(data):
+    parts, position, kept, seen = [data[: len(PNG)]], len(PNG), len(PNG), set()
+    while True:
+        if position + 12 > len(data):
+            raise ImageError("the PNG file is cut short")
+        length, name = struct.unpack_from(">I4s", data, position)
+        end = position + 12 + length
+        if end > len(data):
+            raise ImageError("the PNG file is cut short, or damaged in the length of a chunk")
+        critical = not name[0] & 0x20
+        if critical or (name in PNG_KEPT and name not in seen):
+            kept += end - position
+            parts.append((position, end))
+        seen.add(name)
+        position = end
+        if name == b"IEND":
+            break
+    if kept == len(data):
+        return data
+    return b"".join([parts[0], *(data[start:end] for start, end in parts[1:])])
 
 
 def _unpack(file, position, form):
@@ -102,41 +185,59 @@ def _unpack(file, position, form):
     return struct.unpack(form, file.read(struct.calcsize(form)))
 
 
-def _jpeg(file):
-    """Walks from marker to marker until the frame; bytes between segments are skipped, as libjpeg
-    does.
+# Functions of an open file and its size in bytes, which return width, height and Header.fixed. The
+# bytes per pixel are what the decoder was seen to take.
+
+
+def _jpeg(file, size):
+    """Walks from marker to marker until the first scan; bytes between segments are skipped, as
+    libjpeg does.
     """
     file.seek(2)
+    frame = None
     for _ in range(SEGMENTS):
         if file.read(1) != b"\xff":
             continue
         code = file.read(1)[0]
         if code == 0xFF:  # padding before a marker
             file.seek(-1, os.SEEK_CUR)
-        elif 0xC0 <= code <= 0xCF and code not in NO_FRAME:
-            _, _, height, width, count = struct.unpack(">HBHHB", file.read(8))
+        elif 0xC0 <= code <= 0xCF and code not in NO_FRAME and not frame:
+            length, _, height, width, count = struct.unpack(">HBHHB", file.read(8))
             parts = [struct.unpack("3B", file.read(3))[1] for _ in range(count)]
             across, down = max(part >> 4 for part in parts), max(part & 15 for part in parts)
             shares = sum((part >> 4) * (part & 15) for part in parts) / (across * down)
-            return width, height, int(2 * shares * width * height) * (code in KEPT_WHOLE)
+            frame = code, count, width, height, int(2 * shares * width * height)
+            file.seek(length - 8 - 3 * count, os.SEEK_CUR)
+        elif code == 0xDA and frame:
+            code, count, width, height, coefficients = frame
+            (scanned,) = struct.unpack("2xB", file.read(3))
+            # Where a scan has not all components, coefficients stay as well. Markers are copied.
+            whole = code in KEPT_WHOLE or scanned < count
+            return width, height, coefficients * whole + size
         elif code > 1 and not 0xD0 <= code <= 0xD8:  # the others have no length
             file.seek(struct.unpack(">H", file.read(2))[0] - 2, os.SEEK_CUR)
     raise ValueError
 
 
-def _png(file):
-    width, height, depth, colour = _unpack(file, 16, ">IIBB")
-    # Decoded twice: as stored, with alpha, of which a byte is kept; then without.
-    extra = max(4 * max(depth, 8) // 8 + 1 - COPIES, 1)
-    return width, height, width * height * extra * (colour in PNG_ALPHA)
+def _png(file, size):
+    width, height, depth, color = _unpack(file, 16, ">IIBB")
+    position, transparent = len(PNG), color in (4, 6)
+    for _ in range(SEGMENTS):
+        length, name = _unpack(file, position, ">I4s")
+        transparent = transparent or name == b"tRNS"
+        if name == b"IDAT":
+            break
+        position += 12 + length
+    # Decoded three times: as stored, with alpha, of which a byte is kept; then without.
+    return width, height, width * height * transparent * (11 if depth == 16 else 5)
 
 
-def _gif(file):
+def _gif(file, size):
     width, height = _unpack(file, 6, "<HH")
-    return width, height, 4 * width * height
+    return width, height, 13 * width * height
 
 
-def _bmp(file):
+def _bmp(file, size):
     if _unpack(file, 14, "<I") == (12,):  # the header of OS/2
         width, height = _unpack(file, 18, "<HH")
     else:
@@ -145,7 +246,7 @@ def _bmp(file):
     return width, height, 4 * width * height
 
 
-def _webp(file):
+def _webp(file, size):
     (kind,) = _unpack(file, 12, "4s")
     if kind == b"VP8X":
         low, high = zip(*[_unpack(file, position, "<HB") for position in (24, 27)])
@@ -155,35 +256,85 @@ def _webp(file):
         width, height = (bits & 0x3FFF) + 1, (bits >> 14 & 0x3FFF) + 1
     else:
         width, height = (side & 0x3FFF for side in _unpack(file, 26, "<HH"))
-    return width, height, 4 * width * height
+    return width, height, 9 * width * height
 
 
-def _tiff(file):
+def _tiff(file, size):
+    tags, claimed = _tiff_tags(file, size)
+    width, height = tags[WIDTH], tags[HEIGHT]
+    if tags.get(SUBFILE, 0) & 1:
+        raise ImageError("a TIFF file that begins with a thumbnail, as cameras' raw files: convert")
+    if tags.get(COMPRESSION, 1) not in TIFF_COMPRESSIONS:
+        raise ImageError(f"a TIFF file of compression {tags[COMPRESSION]}: save it with LZW")
+    samples, bits = tags.get(SAMPLES, 1), max(tags.get(BITS, 1), 8)
+    if (TILE_WIDTH in tags) != (TILE_HEIGHT in tags):
+        raise ValueError
+    unit = tags.get(TILE_WIDTH, width) * tags.get(TILE_HEIGHT, min(tags.get(ROWS, height), height))
+    stored = samples * bits // 8  # bytes per pixel
+    fixed = width * height * stored * (bits > 8) + unit * (stored + max(stored, 4))
+    fixed += min(size, 2 * unit * stored) + 6 * unit * (tags.get(COMPRESSION) in TIFF_JPEG)
+    return width, height, fixed + 2 * claimed
+
+
+def _tiff_tags(file, size):
+    """{tag: its number, the largest of several} of the first image, and the bytes of all values.
+
+    ImageError where a tag comes twice, as decoders differ in which they take, or where values
+    claim more bytes than there are, as those that lie in one place do.
+    """
     order = {b"I": "<", b"M": ">"}[_unpack(file, 0, "c")[0]]
-    (start,) = _unpack(file, 4, f"{order}I")
-    values = {}  # of the tags that are one whole number, or the first of several
-    for entry in range(_unpack(file, start, f"{order}H")[0]):
-        position = start + 2 + 12 * entry
-        tag, kind, count = _unpack(file, position, f"{order}HHI")
-        if kind in FIELDS:
-            form = f"{order}{FIELDS[kind]}"
-            place = position + 8
-            if count * struct.calcsize(form) > 4:  # the values are elsewhere
-                (place,) = _unpack(file, place, f"{order}I")
-            (values[tag],) = _unpack(file, place, form)
-    width, height = values[256], values[257]
-    return width, height, width * height * values.get(277, 1) * max(values.get(258, 1), 8) // 8
+    big = _unpack(file, 2, f"{order}H") == (43,)
+    offset, number = ("Q", "Q") if big else ("I", "H")
+    inline = struct.calcsize(offset)
+    (start,) = _unpack(file, 8 if big else 4, f"{order}{offset}")
+    (count,) = _unpack(file, start, f"{order}{number}")
+    if count > TAGS:
+        raise ImageError(f"a TIFF file of {count} tags")
+    tags, claimed = {}, 0
+    for entry in range(count):
+        position = start + struct.calcsize(number) + (4 + 2 * inline) * entry
+        tag, kind, values = _unpack(file, position, f"{order}HH{offset}")
+        if tag in tags:
+            raise ImageError(f"a TIFF file in which the tag {tag} occurs twice")
+        tags[tag] = 0
+        length = values * (TIFF_SIZES[kind] if kind < len(TIFF_SIZES) else 1)
+        place = position + 4 + inline
+        if length > inline:  # the values are elsewhere
+            (place,) = _unpack(file, place, f"{order}{offset}")
+            claimed += length
+        if claimed > size:
+            raise ImageError("a TIFF file whose tags claim more bytes than it has")
+        if kind in TIFF_NUMBERS and 0 < values <= 16:
+            tags[tag] = max(_unpack(file, place, f"{order}{values}{TIFF_NUMBERS[kind]}"))
+    return tags, claimed
 
 
-# {name: (its first bytes, function(file) -> (width, height, bytes of memory at any scale))}
-FORMATS = {
-    name: (re.compile(magic, re.DOTALL), read)
-    for name, magic, read in (
+def _formats(rows):
+    return {name: (re.compile(magic, re.DOTALL), read) for name, magic, read in rows}
+
+
+START = 32  # bytes of a file that tell its format
+PNG = b"\x89PNG\r\n\x1a\n"
+# {name: (its first bytes, function(file, size) -> (width, height, bytes of memory at any scale))}
+FORMATS = _formats(
+    (
         ("JPEG", rb"\xff\xd8", _jpeg),
-        ("PNG", rb"\x89PNG\r\n\x1a\n", _png),
+        ("PNG", re.escape(PNG), _png),
         ("GIF", rb"GIF8", _gif),
         ("WebP", rb"RIFF....WEBP", _webp),
         ("BMP", rb"BM", _bmp),
-        ("TIFF", rb"II\*\0|MM\0\*", _tiff),
+        ("TIFF", rb"II[*+]\0|MM\0[*+]", _tiff),
     )
-}
+)
+# Photographs all the same: named, instead of overlooked.
+UNSUPPORTED = _formats(
+    (
+        ("HEIF", rb"....ftyp(hei[cmsx]|hev[cmsx]|mif1|msf1)", None),
+        ("AVIF", rb"....ftypavi[fs]", None),
+        ("of a camera (raw)", rb"....ftypcrx |FUJIFILMCCD-RAW|IIU\0|IIR[OS]", None),
+        ("JPEG 2000", rb"\0\0\0\x0cjP  \r\n|\xff\x4f\xff\x51", None),
+        ("JPEG XL", rb"\xff\x0a|\0\0\0\x0cJXL ", None),
+        ("Netpbm", rb"P[1-7]\s+[#0-9W]", None),
+    )
+)
+SUFFIXES = frozenset(".jpg .jpeg .jpe .jfif .pjpeg .png .gif .webp .bmp .dib .tif .tiff".split())

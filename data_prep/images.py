@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from data_prep.image_files import MAX_PIXELS, ImageError
+from data_prep.image_files import MAX_PIXELS, ImageError, to_decode
 from data_prep.opencv import cv2
 
 JPEG_QUALITY = 95
@@ -18,7 +18,8 @@ SCALES = {  # of libjpeg's: 1/scale of the width and of the height, averaged whi
     2: cv2.IMREAD_REDUCED_COLOR_2,
     1: cv2.IMREAD_COLOR,
 }
-STRIP = 16  # rows
+PART = 1 << 14  # pixels
+SMALLEST_BOX = 3  # pixels: shorter sides come from boxes in other units, 0 to 1 or so
 LONGEST = 1 << 14  # pixels of a stored image's side, which keeps it under MAX_PIXELS at any --size
 BACKGROUND = 255  # where a file with an alpha channel is transparent: white
 
@@ -45,7 +46,7 @@ def decode(data, scale=1):
     """
     if not data:
         raise ImageError("the file is empty")
-    _check_whole(data)
+    data = to_decode(data)
     buffer = np.frombuffer(data, np.uint8)
     alpha = _alpha(buffer) if _may_have_alpha(data) else None
     image = _imdecode(buffer, SCALES[scale])
@@ -57,23 +58,6 @@ def decode(data, scale=1):
     if not np.array_equal(image, stored):
         raise ImageError("both transparent and stored turned (EXIF): save it upright")
     return _flatten(image, alpha)
-
-
-def _check_whole(data):
-    """Refuse files that end early: decoders may fill the rest with grey and say nothing.
-
-    In a JPEG's compressed data every 0xff byte is followed by 0, so the last end-of-image marker
-    comes after the last start-of-scan marker exactly if the file is whole.
-    """
-    ends = data.endswith(b"\xff\xd9")  # nearly all do: no need to look for the scan
-    if (
-        data.startswith(b"\xff\xd8")
-        and not ends
-        and (data.rfind(b"\xff\xd9") < data.rfind(b"\xff\xda"))
-    ):
-        raise ImageError("the JPEG file is cut short")
-    if data.startswith(b"\x89PNG") and b"IEND" not in data[-1024:]:
-        raise ImageError("the PNG file is cut short")
 
 
 def _imdecode(buffer, flags):
@@ -109,21 +93,30 @@ def _alpha(buffer):
 
 def _flatten(image, alpha):
     """Lay image on BACKGROUND, in place."""
-    for top in range(0, len(image), STRIP):  # in strips, because floats take four times the memory
-        rows = slice(top, top + STRIP)
-        share = alpha[rows, :, np.newaxis].astype(np.float32) / 255
-        image[rows] = np.rint(image[rows] * share + BACKGROUND * (1 - share))
+    pixels, shares = image.reshape(-1, 3), alpha.reshape(-1, 1)  # n x 3, n x 1
+    for start in range(0, len(pixels), PART):  # because floats take four times the memory
+        part = slice(start, start + PART)
+        share = shares[part].astype(np.float32) / 255
+        pixels[part] = np.rint(pixels[part] * share + BACKGROUND * (1 - share))
     return image
 
 
 def crop(image, box):
-    """The part of the image in box (x, y, width, height; pixels), clipped to the image. No copy."""
+    """The part of the image in box (x, y, width, height; pixels), clipped to the image. No copy.
+
+    Raises ImageError where less than SMALLEST_BOX pixels of a side are left.
+    """
     x, y, width, height = box
     x1, y1, x2, y2 = (max(0, int(round(edge))) for edge in (x, y, x + width, y + height))
     part = image[y1:y2, x1:x2]
-    if part.size == 0:
+    if x >= image.shape[1] or y >= image.shape[0] or x + width <= 0 or y + height <= 0:
         raise ImageError(
             f"the box {box} lies outside the image ({image.shape[1]} x {image.shape[0]})"
+        )
+    if min(part.shape[:2]) < SMALLEST_BOX:
+        raise ImageError(
+            f"the box {box} holds {part.shape[1]} x {part.shape[0]} pixels of the image; boxes "
+            "are in pixels"
         )
     return part
 

@@ -8,13 +8,14 @@ a Slice layer cuts into the levels, without any Python.
 """
 
 import hashlib
+import io
 import itertools
 from pathlib import Path
 
 import lmdb
 import numpy as np
 
-from data_prep import images
+from data_prep import image_files, images, lmdb_pages
 from data_prep.caffe_proto import caffe_pb2
 from data_prep.common.errors import UserError
 
@@ -25,28 +26,27 @@ FIRST_MAP = 64 << 20  # bytes; doubled whenever full, because LMDB wants to know
 REMAP = 32 << 20
 
 
-def image_datum(image, encoding, label):
-    """The bytes of an image's Datum. image: uint8 height x width x 3, BGR; encoding: one of
-    images.ENCODINGS.
-    """
+def stored(image, encoding):
+    """The bytes that store an image (uint8 height x width x 3, BGR) in one of images.ENCODINGS."""
     if images.ENCODINGS[encoding] is not None:
-        datum = caffe_pb2.Datum(data=images.encode(image, encoding), encoded=True)
-    else:
-        height, width, channels = image.shape
-        datum = caffe_pb2.Datum(
-            channels=channels,
-            height=height,
-            width=width,
-            data=image.transpose(2, 0, 1).tobytes(),
-            encoded=False,
-        )
-    datum.label = label
+        return images.encode(image, encoding)
+    return image.transpose(2, 0, 1).tobytes()
+
+
+def image_datum(data, shape, encoding, label):
+    """The bytes of the Datum of an image of this shape (height, width, channels), whose `stored`
+    bytes are `data`.
+    """
+    datum = caffe_pb2.Datum(data=data, encoded=images.ENCODINGS[encoding] is not None, label=label)
+    if not datum.encoded:
+        datum.height, datum.width, datum.channels = shape
     return datum.SerializeToString()
 
 
 def datum_image(datum):
     """uint8 height x width x 3, BGR, of an image's Datum; images.ImageError if it has none."""
     if datum.encoded:
+        image_files.header(io.BytesIO(datum.data)).check_memory()
         return images.decode(datum.data)
     shape = datum.channels, datum.height, datum.width
     if shape[0] != 3 or min(shape) < 1 or len(datum.data) != np.prod(shape, dtype=object):
@@ -158,18 +158,17 @@ def items(path, keys=None):
     order given, without the keys that aren't there; UserError if it can't be read.
     """
     try:
+        lmdb_pages.check(Path(path) / "data.mdb")
         # Without a lock: folders are complete once they have their name, and may be read-only.
         with lmdb.open(str(path), readonly=True, lock=False, create=False) as env:
-            # LMDB maps the file into memory: reading beyond its end would kill the process.
-            pages = (Path(path) / "data.mdb").stat().st_size // env.stat()["psize"]
-            if pages <= env.info()["last_pgno"]:
-                raise lmdb.CorruptedError("the file is cut short")
             start = b""
             while start is not None:
                 found = _some_items(env, start) if keys is None else _chosen_items(env, keys)
                 start = yield from found
                 env.set_mapsize(env.info()["map_size"])
-    except lmdb.Error as error:
+    except OSError as error:
+        raise UserError(f"{path} can't be read as an LMDB: {error.strerror}") from None
+    except (lmdb.Error, ValueError) as error:
         raise UserError(
             f"{path} can't be read as an LMDB ({error}): build the data set again"
         ) from None
@@ -197,6 +196,14 @@ def _chosen_items(env, keys):
                 yield key, value
 
 
+def key_text(key, path):
+    """The key (bytes) of a record as text; UserError where it is not one that a build wrote."""
+    try:
+        return key.decode("ascii")
+    except UnicodeDecodeError:
+        raise UserError(f"{path} has the key {key[:20]!r}: build the data set again") from None
+
+
 def parse_datum(value, what="a record"):
     """The Datum of a value; UserError, which says what it should have been, if it is none."""
     datum = caffe_pb2.Datum()
@@ -208,7 +215,7 @@ def parse_datum(value, what="a record"):
 
 
 def write_mean(path, total, count):
-    """Write total / count (float array 3 x height x width, BGR) as the binaryproto that Caffe reads."""
+    """Write total / count (float array 3 x height x width, BGR) as Caffe's binaryproto."""
     blob = caffe_pb2.BlobProto(
         num=1, channels=total.shape[0], height=total.shape[1], width=total.shape[2]
     )

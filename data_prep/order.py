@@ -16,7 +16,7 @@ def ordered(records, options, hierarchy):
     options: of the manifest. "order" is "listed", the reader's order; "shuffled", by a hash of
     "seed" and name: the same seed gives the same order on every machine and version, whatever
     other records there are; or "hierarchical", by batches.Plan(**options["batches"]), in which
-    records come again in each epoch. UserError where there is no such order.
+    records come again in each epoch. UserError where that is not possible.
     """
     if options["order"] == "shuffled":
         records = sorted(records, key=lambda record: _hash(record, options["seed"]))
@@ -35,32 +35,21 @@ def batch_size(options):
 
 
 def facts(labels, options, hierarchy, batch=None):
-    """{"batch": images, "shares": {workers: constraints.shares}} of records with these fine
-    labels, for the numbers of workers that the order is made for.
-    """
-    workers = options["batches"]["workers"] if options["batches"] else 1
-    batch, rows = batch or batch_size(options), hierarchy.labels[labels]
-    return {
-        "batch": batch,
-        "shares": {
-            str(number): constraints.shares(rows, batch, number)
-            for number in range(1, workers + 1)
-            if workers % number == 0
-        },
-    }
+    """{"batch": images, "shares": constraints.shares} of records with these fine labels."""
+    batch = batch or batch_size(options)
+    return {"batch": batch, "shares": constraints.shares(hierarchy.labels[labels], batch)}
 
 
-def lines(facts):
-    """Facts as lines to print."""
-    for workers, shares in facts["shares"].items():
-        terms = [name for name in shares if name not in ("all", "tree")]
-        dealt = f" of each of {workers} workers" if workers != "1" else ""
-        each = ", ".join(f"{name} {100 * shares[name]:.1f} %" for name in terms)
-        yield (
-            f"batches of {facts['batch']}{dealt}: {', '.join(terms[:-1])} and {terms[-1]} are all "
-            f"defined for {100 * shares['all']:.1f} % of the classes in a batch, the tree allows "
-            f"{100 * shares['tree']:.1f} % ({each})"
-        )
+def line(facts):
+    """Facts as a line to print."""
+    shares = facts["shares"]
+    terms = [name for name in shares if name not in ("all", "tree")]
+    each = ", ".join(f"{name} {100 * shares[name]:.1f} %" for name in terms)
+    return (
+        f"batches of {facts['batch']}: {', '.join(terms[:-1])} and {terms[-1]} are all defined for "
+        f"{100 * shares['all']:.1f} % of the classes in a batch, the tree allows "
+        f"{100 * shares['tree']:.1f} % ({each})"
+    )
 
 
 def _hash(record, seed):

@@ -11,12 +11,14 @@ from typing import NamedTuple
 
 import numpy as np
 
-from data_prep import image_files, images, lmdb_io
+from data_prep import findings, image_files, images, lmdb_io
 from data_prep.opencv import cv2
 
 # A thread is given so many images at a time, or bytes of their pixels: image by image, what threads
 # have to say to each other would take a tenth of the time of small photographs.
 RUN, RUN_BYTES = 16, 4 << 20
+# Bytes per pixel of a chunk's total, and of an image while its Datum is made.
+TOTAL_BYTES, STORED_BYTES = 4 * 3, 4 * 3
 # Runs per thread that are in work or wait to be taken, as far as memory allows: enough to keep the
 # threads at work while the taker waits for the disk.
 AHEAD = 8
@@ -25,17 +27,32 @@ AHEAD = 8
 class Loaded(NamedTuple):
     """An image as it will be stored, or why it can't be used.
 
-    total  float32 size x size x 3, BGR, whole numbers: the sum of the pixels in the middle of this
-           image and of those before it back to the last one with a total; None with most images
+    digest   of the stored image, without its label
+    uniform  whether all of its pixels have one color
     """
 
     datum: bytes = b""
     reason: str | None = None
-    total: np.ndarray | None = None
+    digest: bytes = b""
+    uniform: bool = False
+
+
+class Chunk(NamedTuple):
+    """Consecutive records, and their images as they will be stored.
+
+    images  a Loaded per record; None where the image came before, in an earlier epoch
+    total   float32 size x size x 3, BGR, whole numbers: the sum of the middle pixels of its images;
+            None where images were only looked at
+    """
+
+    records: list
+    images: list
+    total: np.ndarray | None
 
     @property
     def memory(self):
-        return len(self.datum) + (0 if self.total is None else self.total.nbytes)
+        datums = sum(len(image.datum) for image in self.images if image)
+        return datums + (0 if self.total is None else self.total.nbytes)
 
 
 class _Turnstile:
@@ -78,51 +95,56 @@ class _Turnstile:
             self._changed.notify_all()
 
 
-def loaded(records, options, jobs, encode=True):
-    """Yield (record, Loaded) of each record, in order; the last one's has a total.
+def chunks(records, options, jobs, start=0, encode=True):
+    """Yield Chunks of the records from number `start` on, in order.
 
     options  the manifest's: size, resize, encoded, context
-    encode   if not set, images are only looked at: Datums and totals are left out
+    encode   if not set, images are only looked at: Datums, digests and totals are left out
     """
     size = options["size"]
 
     def work(number, run):
-        plans = [_Plan(record, options) for record in run]
+        plans = [_Plan(record, options) if new else None for record, new in run]
         # One image of a run is decoded at a time.
-        memory = max(plan.memory for plan in plans) + 4 * 3 * size * size * encode
+        memory = max((plan.memory for plan in plans if plan), default=0)
+        memory += (TOTAL_BYTES + STORED_BYTES) * size * size * encode
         turnstile.enter(number, memory)
         total = np.zeros((size, size, 3), np.float32) if encode else None
-        results = [plan.load(total) for plan in plans]
-        results[-1] = results[-1]._replace(total=total)
-        turnstile.leave(memory - sum(result.memory for result in results))
-        return results
+        images = [plan and plan.load(total) for plan in plans]
+        chunk = Chunk([record for record, _ in run], images, total)
+        turnstile.leave(memory - chunk.memory)
+        return chunk
 
     turnstile = _Turnstile()
     threads = cv2.getNumThreads()
     cv2.setNumThreads(1)  # one image per thread, instead of all threads on one image
     pool = ThreadPoolExecutor(jobs)
     try:
-        waiting, rest = deque(), enumerate(_runs(records, size))
+        waiting, rest = deque(), enumerate(_runs(records, size, start))
         while True:
             while len(waiting) < AHEAD * jobs and (item := next(rest, None)) is not None:
-                waiting.append((item[1], pool.submit(work, *item)))
+                waiting.append(pool.submit(work, *item))
             if not waiting:
                 break
-            run, future = waiting.popleft()
-            results = future.result()
-            yield from zip(run, results)
-            turnstile.leave(sum(result.memory for result in results))
+            chunk = waiting.popleft().result()
+            yield chunk
+            turnstile.leave(chunk.memory)
     finally:
         turnstile.close()
         pool.shutdown(wait=True, cancel_futures=True)
         cv2.setNumThreads(threads)
 
 
-def _runs(records, size):
-    """Yield lists of records, each for one thread at a time."""
+def _runs(records, size, start):
+    """Yield lists of (record, whether its image is new), each for one thread at a time."""
     length = max(1, min(RUN, RUN_BYTES // (3 * size * size)))
-    for start in range(0, len(records), length):
-        yield records[start : start + length]
+    seen = {record.name for record in records[:start]}
+    for first in range(start, len(records), length):
+        run = []
+        for record in records[first : first + length]:
+            run.append((record, record.name not in seen))
+            seen.add(record.name)
+        yield run
 
 
 class _Plan:
@@ -141,14 +163,21 @@ class _Plan:
 
     def _needs(self, header):
         """The scale and the bytes of memory of decoding."""
-        scale = images.decode_scale(header, self._options["size"], self._box)
-        memory = header.memory(scale)
-        if memory > image_files.LARGEST:
-            raise images.ImageError(
-                f"{header.width} x {header.height} pixels: decoding takes {memory >> 20} MB, and "
-                f"at most {image_files.LARGEST >> 20} are allowed"
-            )
-        return scale, memory
+        sides = (header.width, header.height)
+        box = self._scaled(*sides) if self._record.relative else self._box
+        scale = images.decode_scale(header, self._options["size"], box)
+        return scale, header.check_memory(scale)
+
+    def _box_in(self, image, scale):
+        """The box in pixels of the image, decoded at 1/scale."""
+        if not self._record.relative:
+            return [edge / scale for edge in self._box]
+        height, width = image.shape[:2]
+        return self._scaled(width, height)
+
+    def _scaled(self, width, height):
+        """A relative box in pixels of an image of this size."""
+        return [share * side for share, side in zip(self._box, (width, height) * 2)]
 
     def load(self, total):
         """The Loaded; its pixels are added to total. Without one (None) there is no Datum."""
@@ -161,7 +190,7 @@ class _Plan:
             # Rounded up: a part of a row of the footer is not left.
             image = images.without_footer(image, -(-record.footer // scale))
             if self._box:
-                image = images.crop(image, [edge / scale for edge in self._box])
+                image = images.crop(image, self._box_in(image, scale))
             image = images.resize(image, options["size"], options["resize"])
         except (images.ImageError, OSError) as error:
             return Loaded(reason=str(error))
@@ -169,4 +198,9 @@ class _Plan:
             return Loaded()
         # Here, while the pixels are in the processor's cache.
         cv2.accumulate(images.centre(image, options["size"]), total)
-        return Loaded(lmdb_io.image_datum(image, options["encoded"], record.label))
+        data = lmdb_io.stored(image, options["encoded"])
+        return Loaded(
+            lmdb_io.image_datum(data, image.shape, options["encoded"], record.label),
+            digest=findings.digest(data),
+            uniform=findings.is_uniform(image),
+        )

@@ -1,5 +1,6 @@
 """What a reader hands over: images with their labels, before anything is decoded."""
 
+import errno
 import functools
 import os
 from collections.abc import Callable
@@ -7,9 +8,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from data_prep.common.errors import UserError
-from data_prep.hierarchy import Hierarchy
+from data_prep.common.text import number_of, read_numbered
+from data_prep.label_tree import Hierarchy
+from data_prep.names import ID
 
-SPLITS = ("train", "test")
+SPLITS = ("train", "val", "test")
+NEEDED = ("train", "test")  # val may be absent
 
 
 @dataclass(frozen=True)
@@ -20,8 +24,10 @@ class Record:
     path: Path  # the file to decode
     label: int  # fine class, 0-based
     split: str  # one of SPLITS
-    box: tuple | None = None  # (x, y, width, height) in pixels of the upright image, to crop to
-    footer: int = 0  # rows at the bottom that are no part of the photograph: cut off, box or not
+    box: tuple | None = None  # (x, y, width, height) in the upright image, to crop to
+    footer: int = 0  # rows at the bottom that do not belong to the photograph: cut off always
+    relative: bool = False  # the box is in shares of the image's width and height, not in pixels
+    row: str = ""  # where a user's table lists it, e.g. "birds.csv, line 7"
 
 
 @dataclass(frozen=True)
@@ -45,10 +51,12 @@ def inside(folder, name):
     place, last = os.path.split(name)
     try:
         if last in ("", ".", "..") or os.path.islink(path):
-            within = path.name != ".." and path.resolve().is_relative_to(folder.resolve())
+            within = path.name != ".." and _real(path).is_relative_to(_real(folder))
         else:
             within = _leads_inside(folder, place)
-    except RuntimeError:  # pathlib's word for it
+    except OSError as error:
+        if error.errno != errno.ELOOP:
+            raise
         raise UserError(
             f"{name} in {folder} is a link that leads to itself: take it away"
         ) from None
@@ -62,29 +70,68 @@ def _leads_inside(folder, place):
     """Whether folder/place is in the folder: found once for all images in it, because it asks the
     system about every part.
     """
-    return (folder / place).resolve().is_relative_to(folder.resolve())
+    return _real(folder / place).is_relative_to(_real(folder))
 
 
-def read_listing(path):
-    """[(image's name, fine label)] of a built data set's train.tsv or test.tsv, each record's."""
+def _real(path):
+    """The path without links; OSError (ELOOP) if a link leads to itself, which pathlib's resolve()
+    passes over since Python 3.13. What follows a missing part stays as it is.
+    """
     try:
-        rows = [line.split("\t") for line in path.read_text(encoding="utf-8").splitlines()[1:]]
-        return [(row[1], int(row[2])) for row in rows]
-    except (OSError, ValueError, IndexError):
-        raise UserError(f"{path} is missing or damaged: build the data set again") from None
+        return Path(os.path.realpath(path, strict=True))
+    except OSError as error:  # a part is missing, not a folder, or can't be looked into
+        if error.errno == errno.ELOOP:
+            raise
+        return Path(os.path.realpath(path))
+
+
+def by_split(records):
+    """{split: its records}, in the order of SPLITS, without a val split of no records."""
+    parts = {split: [record for record in records if record.split == split] for split in SPLITS}
+    return {split: part for split, part in parts.items() if part or split in NEEDED}
+
+
+def read_listing(path, hierarchy):
+    """[(image's name, fine label)] of a split's table in a built data set, for each record.
+
+    UserError, naming the line, where the table is damaged or is not of the hierarchy.
+    """
+    columns = ["key", "image", *(f"{level}{ID}" for level in hierarchy.levels)]
+    try:
+        header, rows = read_numbered(path, "the list of records")
+    except UserError as error:
+        raise UserError(f"{error}: build the data set again") from None
+    if header != columns:
+        raise UserError(
+            f"{path} is damaged: its columns are not {', '.join(columns)}: build the data set again"
+        )
+    tree, found = hierarchy.labels.tolist(), []
+    for number, (_, image, *labels) in rows:
+        try:
+            ids = [number_of(label, size - 1) for label, size in zip(labels, hierarchy.sizes)]
+            if ids != tree[ids[0]]:
+                raise ValueError(f"the labels {ids} are not a row of hierarchy.tsv")
+        except ValueError as error:
+            raise UserError(
+                f"{path}, line {number} is damaged: {error}: build the data set again"
+            ) from None
+        found.append((image, ids[0]))
+    return found
 
 
 def check_records(records, hierarchy):
-    """UserError unless names are unique and plain, labels known, and no split empty."""
+    """UserError unless names are unique and plain, labels known, and there are training and test
+    images.
+    """
     names = set()
     for record in records:
         if record.name in names:
             raise UserError(f"the image {record.name} is listed twice")
         if not record.name.isprintable():
-            raise UserError(f"the image name {record.name!r} has control characters: rename it")
+            raise UserError(f"the image name {record.name!r} has invisible characters: rename it")
         if not 0 <= record.label < hierarchy.sizes[0] or record.split not in SPLITS:
             raise UserError(f"the image {record.name} has no valid label or split")
         names.add(record.name)
-    for split in SPLITS:
+    for split in NEEDED:
         if not any(record.split == split for record in records):
             raise UserError(f"there are no {split} images")

@@ -5,12 +5,12 @@ from contextlib import closing
 
 import numpy as np
 
-from data_prep import checkpoint, lmdb_io, pipeline
+from data_prep import checkpoint, findings, lmdb_io, pipeline
 from data_prep.common import progress
 from data_prep.common.errors import UserError
+from data_prep.manifest import KINDS, Split
 from data_prep.opencv import cv2
 
-KINDS = ("images", "labels")  # of the two LMDBs of a split
 # A transaction has about so many records or bytes: few commits, and bounded memory.
 BATCH, BATCH_BYTES = 128, 16 << 20
 
@@ -32,6 +32,7 @@ class SplitWriter:
         self._first = {}  # {name: number of the first record of that image}
         for number, record in enumerate(records):
             self._first.setdefault(record.name, number)
+        self._label_datums = [lmdb_io.label_datum(labels) for labels in hierarchy.labels]
         self._folders = [self._data / f"{split}_{kind}" for kind in KINDS]
         try:
             self._hashes = [lmdb_io.hashed(folder, self.done) for folder in self._folders]
@@ -50,6 +51,18 @@ class SplitWriter:
         return self._state.total
 
     @property
+    def images(self):
+        """A findings.Images of the records that are done."""
+        names = list(self._first)
+        return findings.Images(
+            self.split,
+            names,
+            [self.records[number].label for number in self._first.values()],
+            self._state.images,
+            [self.records[number].name for number in self._state.uniform],
+        )
+
+    @property
     def distinct(self):
         """How many different images the records are of."""
         return len(self._first)
@@ -63,70 +76,63 @@ class SplitWriter:
         if not self.done:
             for folder in self._folders:
                 shutil.rmtree(folder, ignore_errors=True)
-        label_datums = [lmdb_io.label_datum(labels) for labels in self._hierarchy.labels]
         writers = [
             lmdb_io.Writer(folder, self.done, sha)
             for folder, sha in zip(self._folders, self._hashes)
         ]
         keeper = checkpoint.Keeper(self._path, lambda: [writer.sync() for writer in writers])
+        chunks = pipeline.chunks(self.records, self._options, jobs, self.done)
+        shown = progress.bar(self.split, "images", len(self.records), self.done)
         try:
-            for record, datum, summed in self._datums(writers[0], jobs, bad):
-                if bad:
-                    continue
-                writers[0].add(datum)
-                writers[1].add(label_datums[record.label])
-                if _full(writers[0], summed):
-                    for writer in writers:
-                        writer.commit()
-                    if summed and keeper.due():
-                        keeper.begin(self._now(writers))
+            with closing(chunks), shown:
+                for chunk in chunks:
+                    reasons = [image.reason if image else None for image in chunk.images]
+                    bad += [
+                        f"{record.path}{record.row and f' ({record.row})'}: {reason}"
+                        for record, reason in zip(chunk.records, reasons)
+                        if reason
+                    ]
+                    if not bad:
+                        self._add(chunk, writers)
+                        if writers[0].waiting >= BATCH or writers[0].pending >= BATCH_BYTES:
+                            self._commit(writers)
+                            if keeper.due():
+                                keeper.begin(self._state)
+                    shown.update(len(chunk.records))
             if not bad:
-                for writer in writers:
-                    writer.commit()
-                keeper.begin(self._now(writers))
+                self._commit(writers)
+                keeper.begin(self._state)
                 keeper.wait()
         finally:
             keeper.close()
             for writer in writers:
                 writer.close()
 
-    def _datums(self, written, jobs, bad):
-        """Yield (record, image Datum, summed) of the records that are not done.
+    def _add(self, chunk, writers):
+        """Add a chunk's records to both LMDBs, and to the state what is known of its images."""
+        state = self._state
+        for record, image in zip(chunk.records, chunk.images):
+            number = self._first[record.name]
+            if image is None:
+                datum = writers[0].value(number)
+            else:
+                datum = image.datum
+                state.images += image.digest
+                if image.uniform:
+                    state.uniform.append(number)
+            writers[0].add(datum)
+            writers[1].add(self._label_datums[record.label])
+        cv2.accumulate(chunk.total, state.total)
 
-        summed: whether the state's total is that of the records so far, so that a checkpoint can be
-        made of it.
-        """
-        rest = range(self.done, len(self.records))
-        fresh = [n for n in rest if self._first[self.records[n].name] == n]
-        results = pipeline.loaded([self.records[n] for n in fresh], self._options, jobs)
-        with (
-            closing(results),
-            progress.bar(self.split, "images", len(self.records), self.done) as bar,
-        ):
-            summed = True
-            for number in rest:
-                record, datum = self.records[number], None
-                first = self._first[record.name]
-                if first == number:
-                    _, result = next(results)
-                    if result.reason:
-                        bad.append(f"{record.path}: {result.reason}")
-                    datum, summed = result.datum, result.total is not None
-                    if summed:
-                        cv2.accumulate(result.total, self._state.total)
-                elif not bad:
-                    datum = written.value(first)
-                yield record, datum, summed
-                bar.update()
-
-    def _now(self, writers):
-        """The Checkpoint of what is committed."""
+    def _commit(self, writers):
+        """Put what waits into both LMDBs; the state is then that of a checkpoint."""
+        for writer in writers:
+            writer.commit()
         self._state.count = writers[0].count
         self._state.digests = [writer.digest for writer in writers]
-        return self._state
 
     def finish(self):
-        """Write the split's table. Returns its entry in the manifest."""
+        """Write the split's table. Returns its manifest.Split."""
         levels = "\t".join(f"{level}_id" for level in self._hierarchy.levels)
         with open(self._data / f"{self.split}.tsv", "w", encoding="utf-8") as listing:
             print(f"key\timage\t{levels}", file=listing)
@@ -136,15 +142,9 @@ class SplitWriter:
         for folder in self._folders:  # readers make their own
             (folder / "lock.mdb").unlink(missing_ok=True)
         present = np.unique([record.label for record in self.records])
-        return {
-            "images": len(self.records),
-            "distinct": self.distinct,
-            "classes_present": [len(np.unique(ids)) for ids in self._hierarchy.labels[present].T],
-            "sha256": dict(zip(KINDS, self._state.digests)),
-        }
-
-
-def _full(writer, summed):
-    """Whether to commit: where a checkpoint can be made, as long as memory allows."""
-    enough = writer.waiting >= BATCH or writer.pending >= BATCH_BYTES
-    return enough and (summed or writer.pending >= 2 * BATCH_BYTES)
+        return Split(
+            images=len(self.records),
+            distinct=self.distinct,
+            classes_present=tuple(len(np.unique(ids)) for ids in self._hierarchy.labels[present].T),
+            sha256=dict(zip(KINDS, self._state.digests)),
+        )

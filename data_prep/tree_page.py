@@ -5,8 +5,8 @@ from html import escape
 import numpy as np
 
 from data_prep.common.files import write_whole
-from data_prep.hierarchy import report
-from data_prep.records import SPLITS, read_listing
+from data_prep.label_tree import report
+from data_prep.records import NEEDED, SPLITS, read_listing
 
 STYLE = """
 body { font: 15px/1.5 sans-serif; margin: 2em auto; max-width: 60em; padding: 0 1em; }
@@ -24,7 +24,9 @@ def images(folder, hierarchy):
     if not folder.is_dir():
         return {}
     labels = {
-        split: [label for _, label in {*read_listing(folder / f"{split}.tsv")}] for split in SPLITS
+        split: [label for _, label in {*read_listing(folder / f"{split}.tsv", hierarchy)}]
+        for split in SPLITS
+        if split in NEEDED or (folder / f"{split}.tsv").exists()
     }
     return {
         split: np.bincount(found, minlength=hierarchy.sizes[0]) for split, found in labels.items()

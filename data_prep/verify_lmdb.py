@@ -1,24 +1,22 @@
 #!/usr/bin/env python3
-"""Prove that a data set is what it says: keys, counts, labels, images, separate splits."""
+"""Check a built data set record by record: keys, counts, labels, images, separate splits."""
 
 import argparse
 import hashlib
 import itertools
-import json
 from pathlib import Path
 
 import numpy as np
 
-from data_prep import images, lmdb_io
-from data_prep.builder import CHECKSUMMED
+from data_prep import findings, images, lmdb_io, manifest as manifests
 from data_prep.common import progress
 from data_prep.common.arguments import within
 from data_prep.common.command import command
 from data_prep.common.errors import UserError
-from data_prep.hierarchy import Hierarchy
+from data_prep.label_tree import Hierarchy
+from data_prep.manifest import KINDS
 from data_prep.near_duplicates import ink, ink_distances
-from data_prep.records import SPLITS
-from data_prep.split_writer import KINDS
+from data_prep.records import SPLITS, read_listing
 
 SHOWN = 10  # problems printed; one mistake usually shows in thousands of records
 
@@ -28,7 +26,8 @@ class Findings:
 
     def __init__(self):
         self.problems, self.count = [], 0
-        self.seen = {}  # SHA-256 of the encoded image: (split, key, label)
+        self.warnings = []  # of the source, which building again does not change
+        self.images = []  # a findings.Images of each split
         self.inks = {split: {} for split in SPLITS}  # label: [(key, ink), ...]
 
     def add(self, sentence):
@@ -44,56 +43,36 @@ def verify(folder, nearest=None):
     With nearest, also compare every test image with the training images of its class by ink
     distance, and report those nearer than that.
     """
-    manifest = _read_manifest(folder / "manifest.json")
-    options = manifest["options"]
+    manifest = manifests.read(folder)
     hierarchy = Hierarchy.read(folder / "hierarchy.tsv")
     found = Findings()
-    for file, checksum in manifest["checksums"].items():
+    for file, checksum in manifest.checksums.items():
         data = (folder / file).read_bytes() if (folder / file).is_file() else b""
         if hashlib.sha256(data).hexdigest() != checksum:
             found.add(f"{file} is not the one that was built")
-    levels = [(level["name"], level["classes"]) for level in manifest["levels"]]
+    levels = [(level.name, level.classes) for level in manifest.levels]
     if levels != [*zip(hierarchy.levels, hierarchy.sizes)]:
         found.add("the levels of manifest.json are not those of hierarchy.tsv")
-    for split in SPLITS:
-        entry = manifest["splits"][split]
-        _verify_split(folder, split, entry, hierarchy, options, found, nearest is not None)
+    for split in manifest.present_splits:
+        _verify_split(folder, split, manifest, hierarchy, found, nearest is not None)
+    total = sum(len(images.names) for images in found.images)
+    uniform = [name for images in found.images for name in images.uniform]
+    groups = findings.same_images(found.images)
+    found.warnings += findings.sentences(groups, uniform, total, hierarchy)
     if nearest is not None:
         _compare(found, nearest)
     return found, manifest
 
 
-def _read_manifest(path):
-    """The manifest at path, with every value that is read here; UserError where one is missing."""
-    try:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
-        entries = [manifest["splits"][split] for split in SPLITS]
-        numbers = [manifest["options"]["size"], *(entry["images"] for entry in entries)]
-        numbers += [level["classes"] for level in manifest["levels"]]
-        numbers += [number for entry in entries for number in entry["classes_present"]]
-        words = [manifest["options"][key] for key in ("resize", "encoded")]
-        words += manifest["checksums"].values()
-        words += [level["name"] for level in manifest["levels"]]
-        words += [entry["sha256"][kind] for entry in entries for kind in KINDS]
-        if not all(type(number) is int for number in numbers):
-            raise ValueError
-        if not all(type(word) is str for word in words):
-            raise ValueError
-        if set(manifest["checksums"]) != set(CHECKSUMMED):
-            raise ValueError
-    except OSError as error:
-        raise UserError(
-            f"{path}: {error.strerror}: {path.parent} is no finished data set, "
-            "build it with data_prep/build_lmdb.py"
-        ) from None
-    except (ValueError, KeyError, TypeError, AttributeError):
-        raise UserError(f"{path} is damaged: build the data set again") from None
-    return manifest
-
-
-def _verify_split(folder, split, entry, hierarchy, options, found, keep_inks):
+def _verify_split(folder, split, manifest, hierarchy, found, keep_inks):
+    entry, options = manifest.splits[split], manifest.options
+    listed = read_listing(folder / f"{split}.tsv", hierarchy)
+    if len(listed) != entry.images:
+        found.add(f"{split}.tsv: {len(listed)} records, {entry.images} by manifest.json")
     pairs = itertools.zip_longest(*(lmdb_io.items(folder / f"{split}_{kind}") for kind in KINDS))
-    total, count, digests = 0, entry["images"], [hashlib.sha256() for _ in KINDS]
+    total, count, digests = 0, entry.images, [hashlib.sha256() for _ in KINDS]
+    seen = findings.Images.none(split)
+    known = set()
     for image_item, label_item in progress.each(pairs, f"verify {split}", "images", count):
         if image_item is None or label_item is None:
             found.add(f"{split}: images and labels differ in number after {total} records")
@@ -115,12 +94,22 @@ def _verify_split(folder, split, entry, hierarchy, options, found, keep_inks):
             found.add(f"{where}: {error}")
             continue
         _verify_labels(image, labels, hierarchy, where, found)
-        _verify_image(image, options, (split, key), found, keep_inks)
+        if total <= len(listed) and image.label != listed[total - 1][1]:
+            found.add(
+                f"{where}: the label {image.label}, and {listed[total - 1][1]} in {split}.tsv"
+            )
+        pixels = _verify_image(image, options, (split, key), found, keep_inks)
+        name = listed[total - 1][0] if total <= len(listed) else where
+        if pixels is not None and name not in known:
+            known.add(name)
+            digest, uniform = findings.digest(image.data), findings.is_uniform(pixels)
+            seen.add(name, image.label, digest, uniform)
+    found.images.append(seen)
     if total != count:
         found.add(f"{split}: {total} records, {count} by manifest.json")
     for kind, digest in zip(KINDS, digests):
-        if digest.hexdigest() != entry["sha256"][kind]:
-            found.add(f"{split}_{kind} has not the records that were built")
+        if digest.hexdigest() != entry.sha256[kind]:
+            found.add(f"{split}_{kind}: the records differ from those built")
 
 
 def _verify_labels(image, labels, hierarchy, where, found):
@@ -132,17 +121,12 @@ def _verify_labels(image, labels, hierarchy, where, found):
     elif (
         not (0 <= image.label < hierarchy.sizes[0]) or row != hierarchy.labels[image.label].tolist()
     ):
-        found.add(f"{where}: the labels {row} are no row of hierarchy.tsv")
+        found.add(f"{where}: the labels {row} are not a row of hierarchy.tsv")
 
 
 def _verify_image(datum, options, where, found, keep_inks):
+    """The image of a Datum, uint8 height x width x 3; None where it can't be decoded."""
     name = " ".join(where)
-    digest = hashlib.sha256(datum.data).digest()
-    first = found.seen.setdefault(digest, (*where, datum.label))
-    if first[0] != where[0]:
-        found.add(f"{name}: the same image as {first[0]} {first[1]}, in the other split")
-    elif first[2] != datum.label:
-        found.add(f"{name}: the same image as {first[0]} {first[1]}, with another label")
     if datum.encoded != (images.ENCODINGS.get(options["encoded"]) is not None):
         found.add(
             f"{name}: the image is {'' if datum.encoded else 'not '}marked as encoded, and "
@@ -152,13 +136,14 @@ def _verify_image(datum, options, where, found, keep_inks):
         image = lmdb_io.datum_image(datum)
     except images.ImageError as error:
         found.add(f"{name}: {error}")
-        return
+        return None
     side, how = options["size"], options["resize"]
     height, width = image.shape[:2]
     if (height, width) != (side, side) and (how == "squeeze" or min(height, width) != side):
         found.add(f"{name}: {width} x {height} pixels, not {side} ({how})")
     if keep_inks:
         found.inks[where[0]].setdefault(datum.label, []).append((where[1], ink(image)))
+    return image
 
 
 def _compare(found, nearest):
@@ -193,12 +178,14 @@ def main(argv=None):
         type=within(float, 0, 1),
         metavar="DISTANCE",
         help="for drawings, such as data/cards: also "
-        "prove that no test image is nearer than this to a training image of its class, by "
+        "check that no test image is nearer than this to a training image of its class, by "
         "the ink distance of data_prep/near_duplicates.py (0 same, 1 nothing in common; "
         "0.1 tells other artwork from the same)",
     )
     args = parser.parse_args(argv)
     found, manifest = verify(args.folder, args.nearest)
+    for warning in found.warnings:
+        print(warning)
     if found.count:
         print("\n".join(found.problems))
         raise UserError(
@@ -206,21 +193,26 @@ def main(argv=None):
             f"{len(found.problems)} "
             "above; build it again with data_prep/build_lmdb.py ... --force"
         )
-    for split in SPLITS:
-        entry = manifest["splits"][split]
+    for split in manifest.present_splits:
+        entry = manifest.splits[split]
         present = ", ".join(
-            f"{n} of {level['classes']} {level['name']}"
-            for n, level in zip(entry["classes_present"], manifest["levels"])
+            f"{n} of {level.classes} {level.name}"
+            for n, level in zip(entry.classes_present, manifest.levels)
         )
-        print(f"{split}: {entry['images']} images with labels, key by key; {present}")
+        print(f"{split}: {entry.images} images with labels, key by key; {present}")
     if args.nearest is not None:
         print(
             "nearest pair of a test and a training image of one class: ink distance "
             f"{found.closest:.3f}"
         )
     print(
-        f"{args.folder} is right: labels are rows of hierarchy.tsv, images decode to "
-        f"{manifest['options']['size']} pixels, none is in both splits"
+        f"{args.folder} holds what was built: labels are rows of hierarchy.tsv, images decode to "
+        f"{manifest.size} pixels"
+        + (
+            f"; {len(found.warnings)} warning(s) about its source, above"
+            if found.warnings
+            else ", none is in two splits or under two classes"
+        )
     )
     return 0
 

@@ -1,6 +1,7 @@
 """Types of command-line options, for argparse."""
 
 import argparse
+import re
 
 NAMES = {int: "whole number", float: "number"}  # what argparse's own message calls them
 
@@ -18,3 +19,24 @@ def within(kind, low, high, what=""):
 
     convert.__name__ = NAMES[kind]
     return convert
+
+
+def level_names(text):
+    """A type: names of levels, with commas between them, as a tuple."""
+    names = tuple(text.split(","))
+    if len(set(names)) < len(names) or not all(re.fullmatch(r"\w+", name) for name in names):
+        raise argparse.ArgumentTypeError(
+            "different names of letters, digits and _ expected, with commas between them"
+        )
+    return names
+
+
+def pairs(text):
+    """A type: NAME=VALUE,... as a dict."""
+    found = [part.partition("=") for part in text.split(",")]
+    names = [name.strip() for name, _, _ in found]
+    if not all(mark and value.strip() and name for name, (_, mark, value) in zip(names, found)):
+        raise argparse.ArgumentTypeError("NAME=VALUE expected, with commas between several")
+    if len(set(names)) < len(names):
+        raise argparse.ArgumentTypeError("a name occurs twice")
+    return {name: value.strip() for name, (_, _, value) in zip(names, found)}

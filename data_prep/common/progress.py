@@ -4,7 +4,7 @@ import sys
 
 from tqdm import tqdm
 
-LOG_SECONDS = 10  # between two lines where they stay
+LOG_SECONDS = 10  # before the first line and between two, where they stay
 
 
 class _Lines:
@@ -27,7 +27,7 @@ def bar(what, unit, total, done=0):
     kind = {"desc": what, "unit": f" {unit}", "total": total, "initial": done}
     if sys.stderr.isatty():
         return tqdm(**kind)
-    seconds = {"mininterval": LOG_SECONDS, "maxinterval": LOG_SECONDS}
+    seconds = dict.fromkeys(("delay", "mininterval", "maxinterval"), LOG_SECONDS)
     return tqdm(**kind, **seconds, file=_Lines(sys.stderr), ascii=True, ncols=80)
 
 

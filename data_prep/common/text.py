@@ -54,14 +54,25 @@ def _refuse(constant):
     raise ValueError(f"{constant} is not a number of JSON")
 
 
-def read_table(path, what):
+def read_table(path, what, remarks=False):
     """(header, rows) of a tab-separated file, lists of str; rows have as many cells as the header.
 
-    Quotation marks have no meaning in it. Empty lines are left out. UserError, naming the line,
-    where a row is shorter or longer than the header, or a column occurs twice.
+    Quotation marks have no meaning in it. Blank lines are left out, and with `remarks` those that
+    start with #. UserError, naming the line, where a row is shorter or longer than the header, or a
+    column occurs twice.
     """
+    header, rows = read_numbered(path, what, remarks)
+    return header, [row for _, row in rows]
+
+
+def read_numbered(path, what, remarks=False):
+    """As read_table, with rows as (number of the line, cells)."""
     lines = [line.removesuffix("\r") for line in read_text(path, what).split("\n")]
-    rows = [(number, line.split("\t")) for number, line in enumerate(lines, 1) if line]
+    rows = [
+        (number, line.split("\t"))
+        for number, line in enumerate(lines, 1)
+        if line.strip() and not (remarks and line.startswith("#"))
+    ]
     if not rows:
         raise UserError(f"{what} {path} is empty: a header line was expected")
     (_, header), *rows = rows
@@ -73,4 +84,14 @@ def read_table(path, what):
             raise UserError(
                 f"{what} {path}, line {number}: {len(row)} cells where the header has {len(header)}"
             )
-    return header, [row for _, row in rows]
+    return header, rows
+
+
+def number_of(cell, most):
+    """The whole number from 0 to `most` in a cell; ValueError where the cell holds something else.
+
+    Digits only: no sign, blank, point or other script.
+    """
+    if not (cell.isascii() and cell.isdigit() and len(cell) <= len(str(most))) or int(cell) > most:
+        raise ValueError(f"{cell[:20]!r} is not a whole number from 0 to {most}")
+    return int(cell)

@@ -1,7 +1,7 @@
 """FGVC-Aircraft (Maji et al. 2013), release 2013b, in its official layout: a folder data/ with
 lists of the classes and of each image's variant, family and manufacturer, and data/images/.
 
-The lowest 20 pixels of every photograph name its copyright holder. They are no part of the
+The lowest 20 pixels of every photograph name its copyright holder. They do not belong to the
 aircraft and are always removed.
 """
 
@@ -10,7 +10,8 @@ import re
 from pathlib import Path
 
 from data_prep.common.errors import UserError
-from data_prep.hierarchy import TABLES, Hierarchy
+from data_prep.common.text import read_text
+from data_prep.label_tree import TABLES, Hierarchy
 from data_prep.readers.files import add_partial, present, some
 from data_prep.records import Record, Source, inside
 
@@ -90,17 +91,13 @@ def open_source(args):
 
 def _lines(path, digest):
     """[(line number, text)] of a list without its blank lines; its bytes go to the digest."""
-    try:
-        data = path.read_bytes()
-        lines = data.decode("utf-8").splitlines()
-    except OSError as error:
+    if not path.is_file():
         raise UserError(
-            f"{path}: {error.strerror}: --root must name the folder of the unpacked archive, "
+            f"{path} not found: --root must name the folder of the unpacked archive, "
             "fgvc-aircraft-2013b or its folder data"
-        ) from None
-    except UnicodeDecodeError:
-        raise UserError(f"{path} is not UTF-8 text") from None
-    digest.update(data)
+        )
+    lines = read_text(path, "the list").split("\n")
+    digest.update(path.read_bytes())
     return [(number, line.strip()) for number, line in enumerate(lines, 1) if line.strip()]
 
 

@@ -21,19 +21,20 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
+from data_prep.common import progress
 from data_prep.common.errors import UserError
-from data_prep.hierarchy import TABLES, Hierarchy
+from data_prep.label_tree import TABLES, Hierarchy
 from data_prep.opencv import cv2
+from data_prep.readers.files import some
 from data_prep.records import Record, Source
 
 DESCRIPTION = "playing cards of 41 decks: 52 cards -> 4 suits -> 2 colours"
 SIZE = 160
 DECKS = Path(__file__).resolve().parent.parent / "decks.tsv"
 COLUMNS = ("deck", "package", "file", "layout", "family", "split", "remark")
-PACKAGES = ("librsvg2-bin", "gnome-cards-data", "kdegames-card-data-kf5")
-INSTALL = f"apt-get install {' '.join(PACKAGES)}"
+INSTALL = "docker/packages.sh demo"  # knows the packages' names on each release
+INSTALLS = f"`{INSTALL}` installs those that this release of the system has"
 RANKS = dict(zip("A23456789TJQK", "ace 2 3 4 5 6 7 8 9 10 jack queen king".split()))
 SUITS = dict(zip("cdhs", "clubs diamonds hearts spades".split()))
 BACKGROUND = (128, 128, 128)  # BGR, behind the rounded corners: mid-grey, like no suit and no card
@@ -54,16 +55,10 @@ def name(args):
 
 def open_source(args):
     hierarchy = Hierarchy.read(TABLES / "cards.tsv")
-    decks = _choose(read_decks(), args.decks)
-    missing = sorted({deck["package"] for deck in decks if not Path(deck["file"]).is_file()})
     renderer = shutil.which("rsvg-convert")
     if renderer is None:
-        missing.append(PACKAGES[0])
-    if missing:
-        raise UserError(
-            f"{' and '.join(missing)} not installed (Debian's package{'s' * (len(missing) > 1)}): "
-            f"{INSTALL}"
-        )
+        raise UserError(f"rsvg-convert, which renders the cards, is not installed: {INSTALL}")
+    decks = _installed(_choose(read_decks(), args.decks), named=args.decks is not None)
     version = subprocess.run(
         [renderer, "--version"], capture_output=True, text=True, timeout=SECONDS
     )
@@ -109,8 +104,28 @@ def _choose(decks, names):
         return list(used.values())
     for wanted in names.split(","):
         if wanted not in used:
-            raise UserError(f"there is no deck {wanted}; the decks are {', '.join(used)}")
+            raise UserError(f"deck {wanted} not found; the decks are {', '.join(used)}")
     return [deck for deck in used.values() if deck["deck"] in names.split(",")]
+
+
+def _installed(decks, named):
+    """The decks whose files are on this machine; says which are not.
+
+    UserError if decks that the user `named` are missing, or all of one split.
+    """
+    here = [deck for deck in decks if Path(deck["file"]).is_file()]
+    gone = [deck["deck"] for deck in decks if deck not in here]
+    lacking = {deck["split"] for deck in decks} - {deck["split"] for deck in here}
+    if gone and (named or lacking):
+        raise UserError(
+            f"{len(gone)} of {len(decks)} decks are not on this machine ({some(gone)}): {INSTALLS}"
+        )
+    if gone:
+        print(
+            f"going on with {len(here)} of {len(decks)} decks, the others are not on this machine "
+            f"({some(gone)}): {INSTALLS}"
+        )
+    return here
 
 
 def _prepare(renderer, decks, hierarchy, size, folder, jobs):
@@ -119,7 +134,7 @@ def _prepare(renderer, decks, hierarchy, size, folder, jobs):
     cards = [(rank, suit) for suit in SUITS for rank in RANKS]
     with (
         ThreadPoolExecutor(jobs) as pool,
-        tqdm(desc="render", unit=" cards", total=52 * len(decks)) as bar,
+        progress.bar("render", "cards", 52 * len(decks)) as bar,
     ):
         zooms = list(pool.map(lambda deck: _zoom(renderer, deck, size), decks))
         tasks = []
@@ -213,7 +228,7 @@ def parse_rows(text):
                 waiting.append(letter if letter in RANKS else None)
             else:
                 raise UserError(
-                    f"{DECKS}: {letter} in the layout row {word} is no rank and no suit"
+                    f"{DECKS}: {letter} in the layout row {word} is neither a rank nor a suit"
                 )
         rows.append(row + [None] * len(waiting))
     if sorted(card for row in rows for card in row if card) != sorted(
@@ -283,8 +298,8 @@ def _between_gaps(sheet, deck, rows):
     ]
     if [len(row) for row in cells] != [len(row) for row in rows]:
         raise UserError(
-            f"{deck['file']} has not the rows that {DECKS} says: the layout of {deck['deck']} "
-            "is wrong"
+            f"{deck['file']} does not have the rows that {DECKS} states: the layout of "
+            f"{deck['deck']} is wrong"
         )
     return cells
 
@@ -310,7 +325,7 @@ def _element(renderer, deck, card, zoom, size):
     for _ in range(2):
         image = _trim(_render(renderer, deck, "-z", f"{zoom:.4f}", "-i", f"{rank}_{suit}"))
         if image is None:
-            raise UserError(f"{deck['file']} has nothing to see in its element {rank}_{suit}")
+            raise UserError(f"{deck['file']} shows nothing in its element {rank}_{suit}")
         shorter = min(image.shape[:2])
         if shorter >= size:
             break

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from data_prep.common.errors import UserError
-from data_prep.hierarchy import TABLES, Hierarchy
+from data_prep.label_tree import TABLES, Hierarchy
 from data_prep.readers.files import add_partial, present
 from data_prep.records import Record, Source, inside
 
@@ -127,7 +127,7 @@ def _load(root, file, variable, digest):
     try:
         found = loadmat(io.BytesIO(data), squeeze_me=True, variable_names=[variable])
     except Exception:  # a damaged file makes it raise nearly anything, also zlib's errors
-        raise UserError(f"{path} is damaged or no MATLAB file: download it again") from None
+        raise UserError(f"{path} is damaged or not a MATLAB file: download it again") from None
     if variable not in found:
         raise UserError(f"{path} has no variable {variable}: download it again")
     return path, np.atleast_1d(found[variable])

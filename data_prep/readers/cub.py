@@ -4,12 +4,14 @@ import hashlib
 from pathlib import Path
 
 from data_prep.common.errors import UserError
-from data_prep.hierarchy import TABLES, Hierarchy
+from data_prep.common.text import number_of, read_text
+from data_prep.label_tree import TABLES, Hierarchy
 from data_prep.readers.files import add_partial, present
 from data_prep.records import Record, Source, inside
 
 DESCRIPTION = "CUB-200-2011: 200 bird species -> 40 families -> 13 orders"
 SIZE = 256
+MOST = 10**6  # number of an image
 COUNTS = {"train": 5994, "test": 5794}
 LISTS = (
     "images.txt",
@@ -39,19 +41,17 @@ def name(args):
 
 def open_source(args):
     hierarchy = Hierarchy.read(TABLES / "cub.tsv")
-    texts = {}
-    for file in LISTS:
-        try:
-            texts[file] = (args.root / file).read_bytes()
-        except OSError as error:
-            raise UserError(
-                f"{args.root / file}: {error.strerror}: --root must name the folder of the "
-                f"unpacked archive, the one that has {', '.join(LISTS)}"
-            ) from None
+    absent = next((file for file in LISTS if not (args.root / file).is_file()), None)
+    if absent:
+        raise UserError(
+            f"{args.root / absent} not found: --root must name the folder of the unpacked archive, "
+            f"the one that has {', '.join(LISTS)}"
+        )
+    texts = {file: read_text(args.root / file, "the list") for file in LISTS}
     records = _records(args, hierarchy, {f: _parse(args.root / f, t) for f, t in texts.items()})
     digest = hashlib.sha256(hierarchy.text().encode())
     for file in LISTS:
-        digest.update(texts[file])
+        digest.update((args.root / file).read_bytes())
     records = present(records, args.root / "images.txt", args.root / "images", digest, args.partial)
     return Source(
         hierarchy,
@@ -64,21 +64,19 @@ def open_source(args):
 def _parse(path, text):
     """{id: rest of the line} of one list; ids are whole numbers, unique."""
     rows = {}
-    try:
-        lines = text.decode("utf-8").splitlines()
-    except UnicodeDecodeError:
-        raise UserError(f"{path} is not UTF-8 text") from None
-    for number, line in enumerate(lines, 1):
+    for number, line in enumerate(text.split("\n"), 1):
         cells = line.split(maxsplit=1)
         if not cells:
             continue
-        if len(cells) != 2 or not (cells[0].isascii() and cells[0].isdigit()):
+        try:
+            own, value = number_of(cells[0], MOST), cells[1]
+        except (ValueError, IndexError):
             raise UserError(
                 f"{path}, line {number}: '<number> <value>' expected, got {line[:60]!r}"
-            )
-        if int(cells[0]) in rows:
-            raise UserError(f"{path}, line {number}: {cells[0]} occurs twice")
-        rows[int(cells[0])] = cells[1].strip()
+            ) from None
+        if own in rows:
+            raise UserError(f"{path}, line {number}: {own} occurs twice")
+        rows[own] = value.strip()
     return rows
 
 

@@ -5,7 +5,7 @@ sets, and short lists of names.
 import re
 
 from data_prep.common.errors import UserError
-from data_prep.hierarchy import TABLES
+from data_prep.label_tree import TABLES
 
 SHOWN = 5  # names in a sentence
 

@@ -4,45 +4,32 @@ The deepest folders are the fine classes; every folder above is a class of the n
 are numbered by name. Folders of one level that share a name are told apart by their parents:
 Audi/Coupe and BMW/Coupe become the classes "Audi/Coupe" and "BMW/Coupe" instead of "Coupe".
 
-If the top level has the folders train and test and no others, they are the splits and no level.
-Otherwise each class is split by the order of its images' hashes: the share of the test split is
-exact, up to rounding; the images of one class have no influence on the split of another; and an
-image that is added to a class moves at most one other image of it to the other split.
+Folders of one level that are named train and test, and perhaps val, are the splits and no level
+(readers/splits.py). Without such folders the test images are drawn (readers/draws.py).
 """
 
-import argparse
 import hashlib
 import os
-import re
 from collections import Counter
 from pathlib import Path
 
+from data_prep.common.arguments import level_names, pairs
 from data_prep.common.errors import UserError
-from data_prep.hierarchy import Hierarchy
+from data_prep.image_files import FORMATS, looks_like_image
+from data_prep.label_tree import Hierarchy
+from data_prep.names import class_name
+from data_prep.readers import splits as splits_of_folders
+from data_prep.readers.draws import TEST_SHARE, add_test_share, drawn_test
 from data_prep.readers.files import add_images, own_name, some
-from data_prep.records import SPLITS, Record, Source, inside
+from data_prep.records import Record, Source, inside
 
 DESCRIPTION = "your own photographs: folders coarse/fine/*.jpg at any depth"
 SIZE = 256
-TEST_SHARE = 0.25
-EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
-SPLIT_WORDS = {"train", "training", "test", "testing", "val", "valid", "validation"}
+NO_SPLITS = "none"
 
 
-def _share(text):
-    value = float(text)
-    if not 0 < value < 1:
-        raise argparse.ArgumentTypeError("a number between 0 and 1 expected")
-    return value
-
-
-def _level_names(text):
-    names = tuple(text.split(","))
-    if len(set(names)) < len(names) or not all(re.fullmatch(r"\w+", name) for name in names):
-        raise argparse.ArgumentTypeError(
-            "different names of letters, digits and _ expected, with commas between them"
-        )
-    return names
+def _split_folders(text):
+    return text if text == NO_SPLITS else pairs(text)
 
 
 def add_arguments(parser):
@@ -51,21 +38,23 @@ def add_arguments(parser):
         type=Path,
         required=True,
         help="the folder of the photographs; all of them lie at the same depth below it. Folders "
-        "named train and test, and no others, at the top are the splits",
+        "named train and test, and perhaps val, on one level are the splits",
     )
     parser.add_argument(
         "--levels",
-        type=_level_names,
+        type=level_names,
         metavar="FINE,...,COARSE",
         help="names of the levels, e.g. species,family,order (default: level_1,level_2,...)",
     )
     parser.add_argument(
-        "--test-share",
-        type=_share,
-        metavar="SHARE",
-        help="of each class's images that are for testing, chosen by --seed; at least one where "
-        f"there are two (default: {TEST_SHARE}; not with folders train and test)",
+        "--splits",
+        type=_split_folders,
+        metavar="FOLDER=SPLIT,...",
+        help="folders that are the splits train, val and test, e.g. seg_train=train,seg_test=test; "
+        "images outside them are left out. none: folders named train or test are classes (default: "
+        "by their names, where that is certain)",
     )
+    add_test_share(parser, "chosen by --seed (default: 0.25; not with folders of splits)")
 
 
 def name(args):
@@ -76,22 +65,22 @@ def name(args):
 def open_source(args):
     root, out = args.root, args.out or Path("data") / name(args)
     if not root.is_dir():
-        raise UserError(f"{root} is no folder: --root must name the folder of the photographs")
+        raise UserError(f"{root} is not a folder: --root must name the folder of the photographs")
     if out.resolve().is_relative_to(root.resolve()):
         raise UserError(f"{out} lies among the photographs of {root}: choose another --out")
     files = _scan(root)
-    top = {file.split("/")[0] for file in files if "/" in file}
-    has_splits = top == set(SPLITS)
-    if not has_splits and len({word.lower() for word in top} & SPLIT_WORDS) == len(top) > 0:
+    folders = {file: tuple(file.split("/")[:-1]) for file in files}
+    found = _splits(root, [*dict.fromkeys(folders.values())], args.splits)
+    if found.levels and args.test_share:
         raise UserError(
-            f"{' and '.join(sorted(top))} in {root} must be the splits: name the folders train and "
-            "test, and have both and no others"
+            f"--test-share has no use here: {root} has folders for its splits; leave it out"
         )
-    if has_splits and args.test_share:
-        raise UserError(
-            f"--test-share has no use here: {root} has the folders train and test; leave it out"
-        )
-    classes = {file: tuple(file.split("/")[has_splits:-1]) for file in files}
+    split_of, classes = {}, {}
+    for file, parts in folders.items():
+        split_of[file], classes[file] = found.of(parts)
+    if found.levels:
+        files = _in_splits(root, files, split_of, args.splits)
+    classes = _tidy({file: classes[file] for file in files})
     depth = _depth(root, classes)
     levels = args.levels or tuple(f"level_{level}" for level in range(1, depth + 1))
     if len(levels) != depth:
@@ -105,20 +94,51 @@ def open_source(args):
             f"{root} has one class only, {'/'.join(*labels)}: --root must name the folder above "
             "all classes"
         )
-    if has_splits:
-        splits = {file: file.split("/")[0] for file in files}
+    share = None if found.levels else args.test_share or TEST_SHARE
+    splits = split_of if found.levels else drawn_test(classes, share, args.seed)
+    if found.levels:
         _check_train(root, classes, splits)
-    else:
-        splits = _split(classes, args.test_share or TEST_SHARE, args.seed)
-        if "test" not in splits.values():
-            raise UserError(f"no class in {root} has two images: one to train, one to test with")
+    elif "test" not in splits.values():
+        raise UserError(f"no class in {root} has two images: one to train, one to test with")
     records = [Record(file, root / file, labels[classes[file]], splits[file]) for file in files]
     digest = hashlib.sha256(hierarchy.text().encode())
     add_images(digest, records)
-    share = None if has_splits else args.test_share or TEST_SHARE
-    return Source(
-        hierarchy, digest.hexdigest(), lambda folder, jobs: records, {"test_share": share}
-    )
+    options = {"test_share": share} | ({} if args.splits is None else {"splits": args.splits})
+    return Source(hierarchy, digest.hexdigest(), lambda folder, jobs: records, options)
+
+
+def _splits(root, paths, wanted):
+    """splits.Found of the folders of all images, as --splits says."""
+    if wanted is None:
+        return splits_of_folders.found(root, paths)
+    if wanted == NO_SPLITS:
+        return splits_of_folders.Found()
+    splits_of_folders.check_stated(wanted)
+    return splits_of_folders.stated(root, paths, wanted)
+
+
+def _in_splits(root, files, split_of, stated):
+    """The files that lie in a split's folder. Says which are left out because of --splits."""
+    others = [file for file in files if split_of[file] is None]
+    if others and stated is None:
+        raise UserError(f"{root / others[0]} lies outside the folders of the splits: move it")
+    if others:
+        print(f"left out {len(others)} images outside the folders of --splits: {some(others)}")
+    return [file for file in files if split_of[file] is not None]
+
+
+def _tidy(classes):
+    """{file: names of its classes} of {file: its folders}. Says which folders are one class."""
+    tidy = {path: tuple(map(class_name, path)) for path in dict.fromkeys(classes.values())}
+    same = {}
+    for path, names in tidy.items():
+        same.setdefault(names, []).append("/".join(path))
+    for paths in same.values():
+        if len(paths) > 1:
+            print(
+                f"one class: {' and '.join(map(ascii, paths))}, which differ in blanks or accents"
+            )
+    return {file: tidy[path] for file, path in classes.items()}
 
 
 def _scan(root):
@@ -144,22 +164,24 @@ def _scan(root):
             if file.startswith("."):
                 continue
             path = (place / file).relative_to(root)
-            if path.suffix.lower() not in EXTENSIONS:
+            if not looks_like_image(place / file):
                 others.append(str(path))
                 continue
             _check_name(place, file)
             if (place / file).is_symlink():
                 inside(root, path)
             if not (place / file).is_file():
-                raise UserError(f"{place / file} is a broken link or no plain file: take it away")
+                raise UserError(
+                    f"{place / file} is a broken link or not a plain file: take it away"
+                )
             files.append(path.as_posix())
             images += 1
         if not folders and not images and place != root:
             empty.append(str(place.relative_to(root)))
     if not files:
-        raise UserError(f"{root} has no images ({' '.join(EXTENSIONS)})")
+        raise UserError(f"{root} has no images ({', '.join(FORMATS)})")
     for names, one, several in (
-        (others, "file that is no image", "files that are no images"),
+        (others, "file that is not an image", "files that are not images"),
         (empty, "folder without images", "folders without images"),
     ):
         if names:
@@ -172,7 +194,7 @@ def _check_name(place, name):
     """UserError for a name that hierarchy.tsv and the lists of images can't hold."""
     if not (name.strip() and name.isprintable()):
         raise UserError(
-            f"the name {ascii(name)} in {place} is blank, not UTF-8 or has control characters: "
+            f"the name {ascii(name)} in {place} is blank, not UTF-8 or has invisible characters: "
             "rename it"
         )
 
@@ -226,19 +248,6 @@ def _check_train(root, classes, splits):
     lacking = sorted("/".join(path) for path in set(classes.values()) - trained)
     if lacking:
         raise UserError(
-            f"{root / 'train'} lacks {len(lacking)} of the classes in {root / 'test'}: "
-            f"{some(lacking)}: a class that is tested must have training images"
+            f"{len(lacking)} of the classes in {root} have no training images: {some(lacking)}: a "
+            "class that is tested must have some"
         )
-
-
-def _split(classes, share, seed):
-    """{file: split}: in each class the images with the lowest hashes of seed and name are test."""
-    members = {}
-    for file, path in classes.items():
-        members.setdefault(path, []).append(file)
-    splits = dict.fromkeys(classes, "train")
-    for files in members.values():
-        files.sort(key=lambda file: hashlib.sha256(f"{seed} {file}".encode()).digest())
-        count = min(max(int(share * len(files) + 0.5), 1), len(files) - 1)
-        splits.update(dict.fromkeys(files[:count], "test"))
-    return splits

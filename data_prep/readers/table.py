@@ -1,224 +1,410 @@
-"""A user's own photographs, listed with their labels in one table: a CSV or TSV file with a header.
+"""A user's own photographs, listed with their labels in tables: CSV or TSV files.
 
 Classes are numbered by name, so that the order of the rows has no influence on the labels.
 """
 
+import argparse
 import csv
 import hashlib
 import io
-import math
 import os
 import re
+from dataclasses import dataclass
 from pathlib import Path
 
+from data_prep.common.arguments import level_names, pairs
 from data_prep.common.errors import UserError
-from data_prep.hierarchy import Hierarchy
+from data_prep.common.text import read_text
+from data_prep.label_tree import Hierarchy
+from data_prep.names import class_name
+from data_prep.readers import boxes, columns
+from data_prep.readers.draws import add_test_share, drawn_test
 from data_prep.readers.files import add_images, own_name, some
-from data_prep.records import SPLITS, Record, Source, inside
+from data_prep.readers.splits import WORDS, split_of
+from data_prep.records import NEEDED, SPLITS, Record, Source, inside
 
 DESCRIPTION = "your own photographs: a table of paths, labels and splits"
 SIZE = 256
-BOX = ("x", "y", "w", "h")
 DELIMITERS = {".csv": ",", ".tsv": "\t"}
-FAR = 1e6  # pixels; no photograph is so large
+RESERVED = {"path", "split", *(column for form in boxes.FORMS.values() for column in form)}
+FLAGS = {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False}
 RULES = """\
 The table is a UTF-8 file, .csv (commas) or .tsv (tabs), whose first line is a header such as
 
   path,species,family,order,split,x,y,w,h
   gulls/0001.jpg,Ivory Gull,Laridae,Charadriiformes,train,12,30,200,180
 
-path      the image, relative to --root; it must not lead out of it, and occur in one row only
-x,y,w,h   optional: the box in pixels, left and top edge from 0, width and height; for --bbox
-split     train or test; a class that is tested must have training images
-the rest  one column per level of the label tree, the finest first, named as you like (letters,
-          digits and _); a class has one parent, so names must differ within a level
+path      the image, relative to --root or an absolute path in it; each image in one row only
+x,y,w,h   optional: the box, for --bbox; see --boxes
+split     train, val or test; a class that is tested must have training images
+the rest  one column per level of the label tree, the finest first (or see --levels), named with
+          letters, digits and _; a class has one parent, so names must differ within a level
 
-No cell is empty, but for the boxes' without --bbox; blanks around a value are ignored; a value with
-a comma stands in "quotes".
+No cell that is used is empty; blanks around a value are ignored; a value with a comma stands in
+"quotes".
+
+Tables of other people are read as they are:
+  no header:           --header path,x1,y1,x2,y2,model
+  other names:         --column path=image,x1=xmin,species="common name"
+  a table per split:   --table train=train.csv --table test=test.csv
+  a column of 0 and 1: --column split=is_test
+  no column of splits: --test-share 0.25
+  incomplete paths:    --path "cars_{split}/{path}"  or  --path "{id}.jpg"
+
+example: Kaggle's Cars, 8144 rows of ,x1,y1,x2,y2,Class,image without a split
+  data_prep/build_lmdb.py table --table cardatasettrain.csv --root cars_train \\
+    --column path=image --levels Class --boxes corners --bbox --test-share 0.25
 """
+
+
+@dataclass(frozen=True)
+class Row:
+    where: str  # table and line, for messages
+    cells: dict  # {column: value}
+    split: str | None  # as --table states it
+
+
+def _split_and_table(text):
+    """A type: [SPLIT=]FILE as (split or None, path)."""
+    split, mark, path = text.partition("=")
+    return (split, Path(path)) if mark and split in SPLITS else (None, Path(text))
+
+
+def _header(text):
+    found = [name.strip() for name in text.split(",")]
+    if not all(found) or len(set(found)) < len(found):
+        raise argparse.ArgumentTypeError("different names expected, with commas between them")
+    return found
 
 
 def add_arguments(parser):
     parser.description = f"{DESCRIPTION}\n\n{RULES}"
-    parser.add_argument("--table", type=Path, required=True, help="the table, .csv or .tsv")
     parser.add_argument(
-        "--root", type=Path, help="the folder of the photographs (default: the table's)"
+        "--table",
+        type=_split_and_table,
+        action="append",
+        required=True,
+        metavar="[SPLIT=]FILE",
+        help="the table, .csv or .tsv; again for each further table; SPLIT (train, val or test) is "
+        "that of all its images",
     )
     parser.add_argument(
-        "--bbox", action="store_true", help="crop to the boxes x,y,w,h (default: not used)"
+        "--root", type=Path, help="the folder of the photographs (default: the first table's)"
     )
+    parser.add_argument("--bbox", action="store_true", help="crop to the boxes (default: not used)")
+    parser.add_argument("--boxes", choices=boxes.FORMS, help=boxes.HELP)
+    parser.add_argument(
+        "--levels",
+        type=level_names,
+        metavar="FINE,...,COARSE",
+        help="the columns that are levels; others are not read (default: all without another use)",
+    )
+    parser.add_argument(
+        "--column",
+        type=pairs,
+        default={},
+        metavar="NAME=COLUMN,...",
+        help="the table's names of the columns path, split, those of the boxes, and levels",
+    )
+    parser.add_argument(
+        "--header",
+        type=_header,
+        metavar="COLUMN,...",
+        help="the columns of a table without a header line",
+    )
+    parser.add_argument(
+        "--path",
+        metavar="TEMPLATE",
+        help="path of an image below --root: {path}, {split} or another {column} stands for the "
+        "row's value (default: {path})",
+    )
+    add_test_share(parser, "chosen by --seed; for tables without a column split")
 
 
 def name(args):
     """The target's name, or else that of the table (and _bbox), as a part of file names."""
-    table = args.table.stem + "_bbox" * args.bbox
-    return own_name(args.out.resolve().name if args.out else table)
+    _, first = args.table[0]
+    return own_name(args.out.resolve().name if args.out else first.stem + "_bbox" * args.bbox)
 
 
 def open_source(args):
-    table, root = args.table, args.table.parent if args.root is None else args.root
+    paths = [path for _, path in args.table]
+    root = paths[0].parent if args.root is None else args.root
     if not root.is_dir():
-        raise UserError(f"{root} is no folder: --root must name the folder of the photographs")
-    data, header, rows = _read(table)
-    levels = _levels(table, header, args.bbox)
-    hierarchy, labels = _tree(table, levels, rows)
-    records = _records(table, root, rows, levels[0], labels, args.bbox)
-    _check_splits(table, rows, levels[0])
+        raise UserError(f"{root} is not a folder: --root must name the folder of the photographs")
+    tables = " and ".join(map(str, paths))
+    data, header, rows = _read_all(args)
+    form = _form(tables, header, args)
+    levels = columns.levels(tables, header, rows, args.levels, RESERVED)
+    hierarchy, labels = _tree(tables, levels, rows, asked=args.levels is not None)
+    files = _files(args, root, rows)
+    fine = [class_name(row.cells[levels[0]]) for row in rows]
+    splits = _splits(tables, args, header, rows, [file for file, _ in files], fine)
+    _check_splits(rows, splits, fine)
+    crops = boxes.read([(row.where, row.cells) for row in rows], form) if form else None
+    records = [
+        Record(
+            file,
+            path,
+            labels[label],
+            split,
+            crops[i] if crops else None,
+            relative=bool(form) and form.startswith("relative"),
+            row=rows[i].where,
+        )
+        for i, ((file, path), label, split) in enumerate(zip(files, fine, splits))
+    ]
     digest = hashlib.sha256(hierarchy.text().encode() + data)
     missing = add_images(digest, records)
     if missing:
-        line = next(line for line, row in rows if _plain(row["path"]) == missing[0].name)
+        row = next(row for row, (file, _) in zip(rows, files) if file == missing[0].name)
         more = f" (and {len(missing) - 1} more of {len(records)})" if len(missing) > 1 else ""
         raise UserError(
-            f"{table}, line {line}: there is no file {missing[0].path}{more}: paths are relative "
-            "to --root"
+            f"{row.where}: no file {missing[0].path}{more}: paths are relative to --root, and "
+            "--path completes them"
         )
-    return Source(hierarchy, digest.hexdigest(), lambda folder, jobs: records, {"bbox": args.bbox})
+    return Source(hierarchy, digest.hexdigest(), lambda folder, jobs: records, _options(args))
 
 
-def _read(table):
-    """The bytes of the table, its header, and [(line number, {column: value})]."""
-    delimiter = DELIMITERS.get(table.suffix.lower())
+def _options(args):
+    """The options that the records depend on; without those that are not given."""
+    given = {
+        "boxes": args.boxes,
+        "levels": args.levels and list(args.levels),
+        "column": args.column or None,
+        "header": args.header,
+        "path": args.path,
+        "test_share": args.test_share,
+        "tables": [split for split, _ in args.table] if args.table[0][0] else None,
+    }
+    return {"bbox": args.bbox, **{key: value for key, value in given.items() if value is not None}}
+
+
+def _read_all(args):
+    """(bytes of all tables, the columns that all have, rows: [Row])"""
+    data, headers, rows = b"", [], []
+    for split, path in args.table:
+        if (split is None) != (args.table[0][0] is None):
+            raise UserError("--table: name the split of all tables, as in train=FILE, or of none")
+        part, header, lines = _read(path, args.header)
+        header = _renamed(path, header, args.column)
+        _check_header(path, header, args)
+        data += part
+        headers.append(header)
+        rows += [
+            Row(f"{path}, line {number}", dict(zip(header, cells)), split)
+            for number, cells in lines
+        ]
+    if not rows:
+        raise UserError(
+            f"{args.table[0][1]} lists no images: a header and a row per image expected"
+        )
+    common = [column for column in headers[0] if all(column in header for header in headers)]
+    return data, common, rows
+
+
+def _read(path, header):
+    """The bytes of a table, its header, and [(line number, cells)]. header: where it has none."""
+    delimiter = DELIMITERS.get(path.suffix.lower())
     if delimiter is None:
-        raise UserError(f"{table} must be named .csv (values between commas) or .tsv (tabs)")
-    try:
-        data = table.read_bytes()
-        text = data.decode("utf-8-sig")  # some editors write a mark in front
-    except OSError as error:
-        raise UserError(f"{table}: {error.strerror}: --table must name the table") from None
-    except UnicodeDecodeError:
-        raise UserError(f"{table} is not UTF-8 text: save it as UTF-8") from None
-    header, rows = None, []
+        raise UserError(f"{path} must be named .csv (values between commas) or .tsv (tabs)")
+    text, rows = read_text(path, "the table"), []
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
     try:
         for cells in reader:
-            where, cells = f"{table}, line {reader.line_num}", [cell.strip() for cell in cells]
+            cells = [cell.strip() for cell in cells]
             if not any(cells):
                 continue
             if header is None:
                 header = cells
-                _check_header(where, header)
+                if len(header) == 1:
+                    raise UserError(
+                        f"{path}, line 1: {header[0][:60]!r} is one column: a .csv has commas "
+                        "between columns, a .tsv tabs"
+                    )
                 continue
             if len(cells) != len(header):
                 raise UserError(
-                    f"{where}: {len(cells)} values, and the header has {len(header)} columns"
+                    f"{path}, line {reader.line_num}: {len(cells)} values, and the header has "
+                    f"{len(header)} columns"
                 )
-            rows.append((reader.line_num, dict(zip(header, cells))))
+            rows.append((reader.line_num, cells))
     except csv.Error as error:
-        raise UserError(f"{table}, line {reader.line_num}: {error}") from None
-    if not rows:
-        raise UserError(f"{table} lists no images: a header and one row per image expected")
-    return data, header, rows
+        raise UserError(f"{path}, line {reader.line_num}: {error}") from None
+    return path.read_bytes(), header or [], rows
 
 
-def _check_header(where, header):
-    for column in header:
-        if not column:
-            raise UserError(f"{where}: the header has a column without a name")
-        if not re.fullmatch(r"\w+", column):
-            raise UserError(
-                f"{where}: the column name {column!r} is not of letters, digits and _ (a .csv has "
-                "commas between columns, a .tsv tabs)"
-            )
-        if header.count(column) > 1:
-            raise UserError(f"{where}: the header has the column {column} twice")
-    for column in ("path", "split"):
+def _renamed(path, header, columns):
+    """The header with our names of the columns that --column names."""
+    for name, column in columns.items():
         if column not in header:
-            raise UserError(f"{where}: the header has no column {column}")
+            raise UserError(
+                f"--column {name}={column}: {path} has no column {column!r}, only "
+                f"{', '.join(filter(None, header))}"
+            )
+        if name in header and name not in columns.values():
+            raise UserError(f"--column {name}={column}: {path} has a column {name!r} as well")
+    ours = {column: name for name, column in columns.items()}
+    return [ours.get(column, column) for column in header]
 
 
-def _levels(table, header, bbox):
-    """The columns that are levels of the label tree."""
-    levels = [column for column in header if column not in ("path", "split", *BOX)]
-    lacking = [column for column in BOX if column not in header]
-    if not levels:
-        raise UserError(f"{table}: the header has no column of a level, such as species")
-    if lacking and (bbox or len(lacking) < len(BOX)):
+def _check_header(path, header, args):
+    """UserError where columns that are read are lacking, have the same name or no proper name."""
+    if not header:
+        raise UserError(f"{path} lists no images: a header and a row per image expected")
+    read = [column for column in header if args.levels is None or column in args.levels]
+    for column in [*read, *(column for column in header if column in RESERVED)]:
+        if column and not re.fullmatch(r"\w+", column):
+            raise UserError(
+                f"{path}, line 1: the column name {column!r} is not of letters, digits and _ (a "
+                ".csv has commas between columns, a .tsv tabs; --levels names the columns that are "
+                "levels, --column renames, --header is for a table without a header)"
+            )
+        if column and header.count(column) > 1:
+            raise UserError(f"{path}, line 1: the header has the column {column} twice")
+    if "path" not in header and not (args.path and "{path}" not in args.path):
         raise UserError(
-            f"{table}: the header has no column {lacking[0]}: a box has {', '.join(BOX)}"
+            f"{path}, line 1: the header has no column path: --column path=NAME names it"
         )
-    return levels
+    if "split" not in header and args.table[0][0] is None and args.test_share is None:
+        raise UserError(
+            f"{path}, line 1: the header has no column split: --column split=NAME names it, "
+            "--table train=FILE --table test=FILE gives a table per split, --test-share 0.25 draws "
+            "test images"
+        )
 
 
-def _tree(table, levels, rows):
-    """The Hierarchy, and {fine class: label}."""
-    parents = [{} for _ in levels]  # per level {class: (its parent, line)}
-    for line, row in rows:
-        for column in ("path", "split", *levels):
-            if not row[column]:
-                raise UserError(f"{table}, line {line}: the cell of {column} is empty")
-            if not row[column].isprintable():
+def _form(tables, header, args):
+    """The form of the boxes, of boxes.FORMS, that is read; None without --bbox."""
+    if args.boxes and not args.bbox:
+        raise UserError("--boxes says what the boxes are: it needs --bbox, which crops to them")
+    some_columns = [column for column in boxes.FORMS["pixels"] if column in header]
+    if args.bbox or 0 < len(some_columns) < 4 and not args.levels:
+        form = boxes.form(tables, header, args.boxes)
+        return form if args.bbox else None
+    return None
+
+
+def _tree(tables, levels, rows, asked):
+    """The Hierarchy, and {fine class: label}. asked: whether --levels names the levels."""
+    parents = [{} for _ in levels]  # per level {class: (its parent, row)}
+    paths = {}
+    for row in rows:
+        for column in levels:
+            hint = "" if asked else columns.without(levels, column)
+            if not row.cells[column]:
+                raise UserError(f"{row.where}: the cell of {column} is empty{hint}")
+            if not class_name(row.cells[column]).isprintable():
+                name = ascii(row.cells[column])
+                raise UserError(f"{row.where}: {name} has invisible characters: rename it{hint}")
+        found = [class_name(row.cells[column]) for column in levels]
+        paths[found[0]] = found
+        for j, known in enumerate(parents[:-1]):
+            before, first = known.setdefault(found[j], (found[j + 1], row))
+            if before != found[j + 1]:
+                pair = levels[j : j + 2]
+                hint = "" if asked else columns.without_either(levels, *pair, rows)
                 raise UserError(
-                    f"{table}, line {line}: {row[column]!r} has control characters: rename it"
+                    f"{row.where}: the {levels[j]} {found[j]} has two parents, the {levels[j + 1]} "
+                    f"{found[j + 1]} and, in {_place(first, row)}, {before}{hint}"
                 )
-        for level, parent, known in zip(levels, levels[1:], parents):
-            before, first = known.setdefault(row[level], (row[parent], line))
-            if before != row[parent]:
-                raise UserError(
-                    f"{table}, line {line}: the {level} {row[level]} has two parents, the {parent} "
-                    f"{row[parent]} and, in line {first}, {before}"
-                )
-    names = [sorted({row[level] for _, row in rows}) for level in levels]
+    names = [sorted({path[j] for path in paths.values()}) for j in range(len(levels))]
     if len(names[0]) == 1:
-        raise UserError(f"{table} has one {levels[0]} only, {names[0][0]}: two or more are needed")
+        raise UserError(f"{tables} has one {levels[0]} only, {names[0][0]}: two or more are needed")
     numbers = [{text: number for number, text in enumerate(level)} for level in names]
-    path = {row[levels[0]]: [row[level] for level in levels] for _, row in rows}
-    labels = [[number[text] for number, text in zip(numbers, path[fine])] for fine in names[0]]
+    labels = [[number[text] for number, text in zip(numbers, paths[fine])] for fine in names[0]]
     hierarchy = Hierarchy(levels, labels, names)
     hierarchy.check()
     return hierarchy, numbers[0]
 
 
-def _records(table, root, rows, fine, labels, bbox):
-    records, lines = [], {}
-    for line, row in rows:
-        where, file = f"{table}, line {line}", _plain(row["path"])
-        if row["split"] not in SPLITS:
-            raise UserError(f"{where}: the split is {row['split']!r}, neither train nor test")
-        if lines.setdefault(file, line) != line:
-            raise UserError(f"{where}: {row['path']} is listed in line {lines[file]} already")
+def _place(row, other):
+    """Where a row is, for a sentence that begins with where another is."""
+    table, _, line = row.where.rpartition(", ")
+    return line if table == other.where.rpartition(", ")[0] else row.where
+
+
+def _files(args, root, rows):
+    """[(the image's name, its path)], the name being the plain path below root."""
+    found, first = [], {}
+    for row in rows:
+        given = _completed(args.path, row) if args.path else row.cells["path"]
+        if not given:
+            raise UserError(f"{row.where}: the cell of path is empty")
+        if not given.isprintable():
+            raise UserError(f"{row.where}: {ascii(given)} has invisible characters: rename it")
+        file = os.path.normpath(_below(root, given))
+        if first.setdefault(file, row) is not row:
+            raise UserError(f"{row.where}: {given} is listed in {_place(first[file], row)} already")
         try:
-            path = inside(root, row["path"])
+            path = inside(root, file)
         except UserError as error:
-            raise UserError(f"{where}: {error}") from None
+            raise UserError(f"{row.where}: {error}") from None
         if not os.path.isfile(path) and os.path.exists(path):
-            raise UserError(f"{where}: {path} is no plain file")
-        box = _box(where, row) if bbox else None
-        records.append(Record(file, path, labels[row[fine]], row["split"], box))
-    return records
+            raise UserError(f"{row.where}: {path} is not a plain file")
+        found.append((file, path))
+    return found
 
 
-def _plain(path):
-    """The path without . and // in it, the image's name in the data set."""
-    return os.path.normpath(path)
+def _completed(template, row):
+    """The path of --path, with the values of the row's cells in it."""
+
+    def value(match):
+        if match[1] == "split" and row.split:
+            return row.split
+        if match[1] not in row.cells:
+            raise UserError(f"--path {template}: {row.where} has no column {match[1]}")
+        return row.cells[match[1]]
+
+    return re.sub(r"\{([^{}]*)\}", value, template)
 
 
-def _box(where, row):
-    values = []
-    for column in BOX:
-        try:
-            values.append(float(row[column]))
-        except ValueError:
-            raise UserError(f"{where}: {column} is {row[column]!r}, no number") from None
-    if all(map(math.isfinite, values)) and max(values) < FAR:
-        x, y, width, height = values
-        if x >= 0 and y >= 0 and width > 0 and height > 0:
-            return tuple(values)
-    raise UserError(
-        f"{where}: the box {', '.join(row[column] for column in BOX)} is not x and y from 0, and a "
-        "width and height above 0, in pixels"
-    )
+def _below(root, path):
+    """An absolute path that lies in root as one below it; others as they are."""
+    if not os.path.isabs(path):
+        return path
+    for folder in (os.path.abspath(root), os.path.realpath(root)):
+        if os.path.commonpath([folder, os.path.normpath(path)]) == folder:
+            return os.path.relpath(path, folder)
+    return path
 
 
-def _check_splits(table, rows, fine):
-    for split in SPLITS:
-        if not any(row["split"] == split for _, row in rows):
+def _splits(tables, args, header, rows, files, fine):
+    """The split of each row."""
+    if args.test_share is not None:
+        if "split" in header or args.table[0][0]:
+            raise UserError(
+                f"--test-share has no use here: {tables} states the splits; leave it out"
+            )
+        drawn = drawn_test(dict(zip(files, fine)), args.test_share, args.seed)
+        return [drawn[file] for file in files]
+    if args.table[0][0]:
+        return [row.split for row in rows]
+    words = {row.cells["split"].lower() for row in rows}
+    flagged = split_of(args.column.get("split", "split"))
+    if words <= set(FLAGS) and flagged and flagged[0] in NEEDED:
+        other = {"train": "test", "test": "train"}[flagged[0]]
+        return [flagged[0] if FLAGS[row.cells["split"].lower()] else other for row in rows]
+    for row in rows:
+        if row.cells["split"].lower() not in WORDS:
+            hint = ""
+            if words <= set(FLAGS):
+                hint = "; a column of 0 and 1 must say of what: --column split=test or split=train"
+            raise UserError(
+                f"{row.where}: the split is {row.cells['split']!r}, not train, val or test{hint}"
+            )
+    return [WORDS[row.cells["split"].lower()] for row in rows]
+
+
+def _check_splits(rows, splits, fine):
+    table = rows[0].where.rpartition(", ")[0]
+    for split in NEEDED:
+        if split not in splits:
             raise UserError(f"{table} has no {split} images")
-    trained = {row[fine] for _, row in rows if row["split"] == "train"}
-    lacking = sorted({row[fine] for _, row in rows} - trained)
+    trained = {label for label, split in zip(fine, splits) if split == "train"}
+    lacking = sorted(set(fine) - trained)
     if lacking:
-        line = next(line for line, row in rows if row[fine] == lacking[0])
         raise UserError(
-            f"{table}, line {line}: {len(lacking)} of the classes have no training images: "
-            f"{some(lacking)}: a class that is tested must have some"
+            f"{rows[fine.index(lacking[0])].where}: {len(lacking)} of the classes have no training "
+            f"images: {some(lacking)}: a class that is tested must have some"
         )

@@ -1,4 +1,4 @@
-"""build_lmdb.py: bad files left out, margins around boxes, raw pixels; Caffe trains on the result."""
+"""build_lmdb.py: bad files, margins around boxes, raw pixels; Caffe trains on the result."""
 
 import json
 import os
@@ -99,8 +99,8 @@ def test_boxes_and_footers_of_photographs_decoded_smaller(size, scale, tmp_path)
         assert images.decode_scale(image_files.header(file), size, (0, 0, 160, 160)) == scale
     record = Record("photograph", path, 0, "train", (160, 250, 160, 170), 20)
     options = {"size": size, "resize": "squeeze", "encoded": "raw", "context": 0}
-    ((_, result),) = pipeline.loaded([record], options, 1)
-    assert result.reason is None
+    (result,) = pipeline.chunks([record], options, 1)
+    assert result.images[0].reason is None
     away = np.abs(result.total - (0, 0, 255)).max(axis=2)  # of one image: its pixels
     assert away[1:-1, 1:-1].max() < 40 and away[-1, 1:-1].max() < 60, away.max()
 
@@ -163,7 +163,7 @@ def table(root):
     for number, path in enumerate(sorted((root / "x").iterdir())):
         rows.append(f"x/{path.name},{'st'[number // 2]},f,{('train', 'test')[number % 2]}")
     (root / "t.csv").write_text("\n".join(rows) + "\n")
-    return ["table", "--table", str(root / "t.csv")]
+    return ["table", "--table", str(root / "t.csv"), "--levels", "species,family"]
 
 
 @pytest.mark.parametrize("encoded", ["jpg", "raw"])

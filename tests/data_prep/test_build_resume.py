@@ -9,13 +9,13 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
+from pathlib import Path
 
 import cv2
 import lmdb
 import numpy as np
 import pytest
-from archive import ROOT, refused, run
+from archive import refused, run
 from test_cards import rendered
 
 from data_prep import build_lmdb, lmdb_io
@@ -66,18 +66,23 @@ def whole(photos, tmp_path_factory):
     return contents(out)
 
 
-def stopped(command, when, how=signal.SIGKILL):
-    """Start a build and send a signal when when() is true. Returns its exit status."""
-    name, *rest = command
-    process = subprocess.Popen(
-        [sys.executable, ROOT / "data_prep" / name, *map(str, rest)],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-    while process.poll() is None and not when():
-        time.sleep(0.001)
-    process.send_signal(how)
-    return process.wait(timeout=60)
+CHECKPOINT = ("data_prep.checkpoint:Keeper._keep", 1)  # the moment when the first is on the disk
+
+
+def stopped(command, after, number, how=signal.SIGKILL):
+    """Run a build that gets a signal at a moment of its own (stopped_build.py). Its exit status."""
+    driver = [sys.executable, Path(__file__).with_name("stopped_build.py"), str(int(how))]
+    return subprocess.run(
+        [*driver, after, str(number), *map(str, command)], capture_output=True
+    ).returncode
+
+
+def events(command):
+    """How many events of the audit hooks a whole build has."""
+    driver = [sys.executable, Path(__file__).with_name("stopped_build.py"), "0", "audit", "0"]
+    done = subprocess.run([*driver, *map(str, command)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return int(done.stdout.splitlines()[-1])
 
 
 def partial_of(out):
@@ -88,9 +93,8 @@ def partial_of(out):
 def remains(photos, tmp_path_factory):
     """A folder with the remains of a build that was killed after its first checkpoint."""
     out = tmp_path_factory.mktemp("killed") / "birds"
-    point = partial_of(out) / "state/train.checkpoint"
-    assert stopped(arguments(photos, out), point.exists) == -signal.SIGKILL
-    refused(run("verify_lmdb.py", partial_of(out) / "data"), "no finished data set")
+    assert stopped(arguments(photos, out), *CHECKPOINT) == -signal.SIGKILL
+    refused(run("verify_lmdb.py", partial_of(out) / "data"), "not a finished data set")
     return out.parent
 
 
@@ -111,9 +115,11 @@ def resumed(said):
 def test_killed_at_random_moments(photos, whole, tmp_path):
     """Again and again, then left in peace: the same data set as if nothing had happened."""
     out, generator = tmp_path / "birds", random.Random(5)
+    total = events(arguments(photos, tmp_path / "calm/birds"))
+    shutil.rmtree(tmp_path / "calm")
     for _ in range(5):
-        end = time.monotonic() + generator.uniform(0.3, 2)
-        if stopped(arguments(photos, out), lambda: time.monotonic() > end) == 0:
+        moment = generator.randint(total // 2, total)  # imports are among the first half
+        if stopped(arguments(photos, out), "audit", moment) == 0:
             break
         assert not out.exists() or contents(out) == whole
     build(arguments(photos, out))
@@ -179,8 +185,7 @@ def test_damaged_remains_are_not_used(photos, whole, left, harm):
 
 def test_interrupted_by_hand(photos, whole, tmp_path):
     out = tmp_path / "birds"
-    point = partial_of(out) / "state/train.checkpoint"
-    assert stopped(arguments(photos, out), point.exists, signal.SIGINT) == 130
+    assert stopped(arguments(photos, out), *CHECKPOINT, signal.SIGINT) == 130
     assert resumed(build(arguments(photos, out))) >= 128 and contents(out) == whole
 
 
@@ -204,8 +209,7 @@ def test_the_old_data_set_stays(photos, tmp_path):
     out = tmp_path / "birds"
     build(arguments(photos, out, "--size", 32))
     before = contents(out)
-    point = partial_of(out) / "state/train.checkpoint"
-    assert stopped(arguments(photos, out), point.exists) == -signal.SIGKILL
+    assert stopped(arguments(photos, out), *CHECKPOINT) == -signal.SIGKILL
     assert contents(out) == before
     assert "nothing to do" in build(arguments(photos, out, "--size", 32))
     assert resumed(build(arguments(photos, out))) >= 128
@@ -228,12 +232,11 @@ def test_killed_while_it_is_put_in_place(photos, whole, left, renamed):
 
 
 def test_epochs(photos, whole, tmp_path):
-    """Images that come again are copies, also after a resumption; the mean has each of them once."""
+    """Images that come again are copies, also after a resumption; the mean has each once."""
     order = ("--order", "hierarchical", "--groups", 2, "--classes", 4, "--images", 2, "--epochs", 3)
     calm, out = tmp_path / "calm", tmp_path / "birds"
     build(arguments(photos, calm, *order))
-    point = partial_of(out) / "state/train.checkpoint"
-    assert stopped(arguments(photos, out, *order), point.exists) == -signal.SIGKILL
+    assert stopped(arguments(photos, out, *order), *CHECKPOINT) == -signal.SIGKILL
     assert "resuming at" in build(arguments(photos, out, *order))
     manifests = [json.loads((folder / "manifest.json").read_text()) for folder in (calm, out)]
     for manifest in manifests:
@@ -255,11 +258,10 @@ def test_epochs(photos, whole, tmp_path):
 @rendered
 def test_what_readers_make_is_made_again(tmp_path):
     """Killed while the cards are rendered: half a deck is not taken for a whole one."""
-    command = ["build_lmdb.py", "cards", "--decks", "anglo,bellot", "--size", 32, "--out"]
+    command = ["build_lmdb.py", "cards", "--decks", "paris,plastic", "--size", 32, "--out"]
     calm, out = tmp_path / "calm/cards", tmp_path / "cards"
     build([*command, calm])
-    prepared = partial_of(out) / "state/prepared"
-    status = stopped([*command, out], lambda: any(prepared.rglob("*.png")))
-    assert status == -signal.SIGKILL
+    assert stopped([*command, out], "pathlib:Path.write_bytes", 30) == -signal.SIGKILL
+    assert 0 < len([*(partial_of(out) / "state/prepared").rglob("*.png")]) < 52
     build([*command, out])
     assert contents(out) == contents(calm)

@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -11,16 +12,59 @@ from archive import refused, run
 
 from data_prep import lmdb_io
 from data_prep.common.errors import UserError
-from data_prep.hierarchy import Hierarchy
+from data_prep.label_tree import Hierarchy
 from data_prep.near_duplicates import ink, ink_distances
 from data_prep.readers import cards
 
 DECKS = cards.read_decks()
-ABSENT = [deck["file"] for deck in DECKS if not os.path.exists(deck["file"])]
+# a release of Debian has some of them: 12 all, 13 most
+HERE = [deck for deck in DECKS if os.path.exists(deck["file"]) and deck["split"] != "none"]
 rendered = pytest.mark.skipif(
-    bool(ABSENT) or shutil.which("rsvg-convert") is None,
+    {deck["package"] for deck in HERE} != {deck["package"] for deck in DECKS}
+    or shutil.which("rsvg-convert") is None,
     reason=f"packages missing: {cards.INSTALL}",
 )
+
+
+@pytest.fixture
+def some_decks(monkeypatch, tmp_path):
+    """open_source() where only some decks are installed; the renderer is a stand-in."""
+    (tmp_path / "rsvg-convert").write_text("#!/bin/sh\necho rsvg-convert version 0\n")
+    (tmp_path / "rsvg-convert").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    (tmp_path / "deck.svgz").write_bytes(b"drawn")
+
+    def open_source(installed, named=None):
+        table = [
+            deck | {"file": str(tmp_path / ("deck.svgz" if deck["deck"] in installed else "gone"))}
+            for deck in DECKS
+        ]
+        monkeypatch.setattr(cards, "read_decks", lambda: table)
+        return cards.open_source(SimpleNamespace(decks=named, size=64))
+
+    return open_source
+
+
+def test_fewer_decks_are_enough(some_decks, capsys):
+    package = {deck["deck"] for deck in DECKS if deck["package"] == "gnome-cards-data"}
+    everything = some_decks({deck["deck"] for deck in DECKS})
+    assert capsys.readouterr().out == ""
+    fewer = some_decks(package)
+    assert "going on with 29 of 41 decks" in capsys.readouterr().out
+    assert fewer.fingerprint != everything.fingerprint
+
+
+@pytest.mark.parametrize(
+    "installed, named, says",
+    [
+        ({"anglo", "paris"}, None, "39 of 41 decks"),  # none to test with
+        ({"plastic"}, None, "40 of 41 decks"),  # none to train with
+        ({"anglo", "plastic"}, "anglo,plastic,tango", "1 of 3 decks"),
+    ],
+)
+def test_missing_decks_that_matter(some_decks, installed, named, says):
+    with pytest.raises(UserError, match=f"{says} are not on this machine .*{cards.INSTALL}"):
+        some_decks(installed, named)
 
 
 def test_table():
@@ -87,12 +131,17 @@ def built(tmp_path_factory):
 def test_all_decks(built):
     out, done = built
     manifest = json.loads((out / "manifest.json").read_text())
-    test = sum(deck["split"] == "test" for deck in DECKS)
+    test = sum(deck["split"] == "test" for deck in HERE)
     assert manifest["splits"]["test"]["images"] == 52 * test
-    train = sum(deck["split"] == "train" for deck in DECKS)
+    train = sum(deck["split"] == "train" for deck in HERE)
     copies = 52 * train - manifest["splits"]["train"]["images"]
-    assert 50 < copies < 150  # small drawings come out equal more often than large ones
-    assert f"{copies} cards are exact copies" in done.stdout
+    used = sum(deck["split"] != "none" for deck in DECKS)
+    if len(HERE) == used:
+        assert 50 < copies < 150  # small drawings come out equal more often than large ones
+        assert f"{copies} cards are exact copies" in done.stdout
+    else:
+        assert len(HERE) > used / 2
+        assert f"going on with {len(HERE)} of {used} decks" in done.stdout
     assert all(entry["classes_present"] == [52, 4, 2] for entry in manifest["splits"].values())
     listed = {
         split: {
@@ -102,7 +151,7 @@ def test_all_decks(built):
         for split in manifest["splits"]
     }
     for split, decks in listed.items():
-        assert decks == {deck["deck"] for deck in DECKS if deck["split"] == split}
+        assert decks == {deck["deck"] for deck in HERE if deck["split"] == split}
 
 
 @rendered
@@ -121,7 +170,10 @@ def test_no_test_card_resembles_a_training_card(built):
         for name, (_, value) in zip(names, lmdb_io.items(out / f"{split}_images")):
             data = np.frombuffer(lmdb_io.parse_datum(value).data, np.uint8)
             found[name] = ink(cv2.imdecode(data, cv2.IMREAD_COLOR))
+    decks = {deck["deck"] for deck in HERE}
     for one, other in (("dondorf", "kde-dondorf"), ("anglo", "gnomangelo"), ("berlin", "lattmann")):
+        if not {one, other} <= decks:
+            continue
         near = [
             float(ink_distances(ink_, found[f"{other}/{name.split('/')[1]}"][None])[0])
             for name, ink_ in found.items()
@@ -158,7 +210,7 @@ def test_suits_have_their_colours(built):
             red = ((image[:, :, 2] - image[:, :, :2].max(axis=2)) > 60).mean() > 0.01
             right += red == (tree.names[2][tree.labels[datum.label, 2]] == "red")
             total += 1
-    assert total > 1000 and right == total, (right, total)
+    assert total > 20 * len(HERE) and right == total, (right, total)
 
 
 @rendered
@@ -191,10 +243,10 @@ def test_subset_is_deterministic(tmp_path):
 @pytest.mark.parametrize(
     "options, says",
     [
-        (["--decks", "tarot"], "no deck tarot"),
-        (["--decks", "swiss-xvii"], "no deck swiss-xvii"),
+        (["--decks", "tarot"], "deck tarot not found"),
+        (["--decks", "swiss-xvii"], "deck swiss-xvii not found"),
         (["--decks", "plastic"], "no train images"),
-        (["--decks", ""], "no deck"),
+        (["--decks", ""], "deck  not found"),
     ],
 )
 def test_refused_decks(options, says, tmp_path):
@@ -207,5 +259,5 @@ def test_refused_decks(options, says, tmp_path):
 def test_without_the_renderer(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
     done = run("build_lmdb.py", "cards", "--out", tmp_path / "cards")
-    refused(done, "librsvg2-bin", "apt-get install")
+    refused(done, "rsvg-convert", "docker/packages.sh demo")
     assert len(done.stderr.splitlines()) == 1

@@ -10,7 +10,7 @@ from archive import refused, run
 
 from data_prep import build_lmdb, lmdb_io
 from data_prep.common.errors import UserError
-from data_prep.hierarchy import Hierarchy
+from data_prep.label_tree import Hierarchy
 from data_prep.verify_lmdb import verify
 
 RNG = np.random.default_rng(3)
@@ -39,9 +39,9 @@ def build(root, out, *options):
     build_lmdb.main(
         ["folder", "--root", str(root), "--out", str(out), "--size", "16", "--jobs", "1", *options]
     )
-    found, manifest = verify(out)
+    found, _ = verify(out)
     assert not found.problems
-    return manifest
+    return json.loads((out / "manifest.json").read_text())
 
 
 def splits(out):
@@ -65,7 +65,7 @@ def test_tree_splits_and_what_is_left_out(tmp_path):
     assert done.returncode == 0, done.stderr
     out = tmp_path / "data/My_birds"  # the default: data/<name of the folder, made safe>
     for said in (
-        "left out 2 files that are no images: Gulls/Terns/Little/a.heic, notes.txt",
+        "left out 2 files that are not images: Gulls/Terns/Little/a.heic, notes.txt",
         "left out 1 folder without images: Owls/Owls/Snowy",
     ):
         assert said in done.stdout
@@ -224,17 +224,17 @@ def _nothing(root):
         (_folder_link_out, (), ("x/c leads out",)),
         (_folder_link_inside, (), ("x/c is a link", "twice")),
         (_broken_link, (), ("x/a/link.jpg is a broken link",)),
-        (_pipe, (), ("x/a/pipe.jpg is a broken link or no plain file",)),
-        (_control, (), ("tab\\there", "control characters")),
+        (_pipe, (), ("x/a/pipe.jpg is a broken link or not a plain file",)),
+        (_control, (), ("tab\\there", "invisible characters")),
         (_no_utf8, (), ("\\udcff.jpg", "not UTF-8")),
         (_blank, (), ("' '", "blank")),
         (_singles, (), ("no class", "two images")),
         (_one_class, (), ("one class only, x/b", "--root")),
-        (_half_split, (), ("train in", "train and test")),
-        (_untrained, (), ("lacks 1 of the classes", "train", ": c:")),
+        (_half_split, (), ("train in", "--root", "photos/train if it is one", "--splits none")),
+        (_untrained, (), ("1 of the classes", "no training images: c:")),
         (_untrained, ("--test-share", "0.5"), ("--test-share has no use",)),
         (_nothing, ("--levels", "a,b,c"), ("names 3 levels", "2 class folders")),
-        (_nothing, ("--root", "nowhere"), ("nowhere is no folder",)),
+        (_nothing, ("--root", "nowhere"), ("nowhere is not a folder",)),
         (_nothing, ("--out", "photos/mine"), ("lies among the photographs",)),
         (_nothing, ("--out", "data/cub_bbox"), ("cub_bbox is the name of a published", "--out")),
     ],
@@ -253,7 +253,7 @@ def test_refused(tmp_path, monkeypatch, change, options, words):
 def test_refused_without_images_as_a_command(tmp_path):
     (tmp_path / "photos/a").mkdir(parents=True)
     done = run("build_lmdb.py", "folder", "--root", tmp_path / "photos", "--out", tmp_path / "mine")
-    refused(done, f"{tmp_path / 'photos'} has no images (.jpg")
+    refused(done, f"{tmp_path / 'photos'} has no images (JPEG")
     assert not (tmp_path / "mine").exists()
 
 

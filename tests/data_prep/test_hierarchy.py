@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 from archive import ROOT, refused, run
 
+from data_prep import hierarchy
 from data_prep.common.errors import UserError
-from data_prep.hierarchy import TABLES, Hierarchy, find_problems, read_rows
+from data_prep.label_tree import TABLES, Hierarchy, find_problems, read_rows
 
 SHARED = ROOT.parent / "shared/data/hierarchies/cub.tsv"
 
@@ -70,7 +71,7 @@ GOOD = "a_id\ta\tb_id\tb\n0\tx\t0\tp\n1\ty\t0\tp\n2\tz\t1\tq\n"
         ("2\tz\t1\tq", "two\tz\t1\tq", "whole number"),
         ("2\tz\t1\tq", "-1\tz\t1\tq", "whole number"),
         ("a_id\ta\tb_id\tb", "a_id\ta\tb\tb_id", "header"),
-        (GOOD, "", "no header"),
+        (GOOD, "", "is empty: a header line"),
         (GOOD, "a\tb\n", "no classes"),
     ],
 )
@@ -171,4 +172,114 @@ def test_page_of_a_data_set(tmp_path):
         assert line in words
     (tmp_path / "test.tsv").write_text(header + "0\tthree\n")
     done = run("hierarchy.py", "show", tmp_path, "--html", tmp_path / "t.html")
-    refused(done, "test.tsv is missing or damaged")
+    refused(done, "test.tsv, line 2: 2 cells where the header has 4", "build the data set again")
+
+
+OTHER_KINDS = [  # text, what is said of it
+    ("gull,Laridae\nhawk,Accipitridae\n", "commas or semicolons"),
+    ("gull;Laridae\nhawk;Accipitridae\n", "commas or semicolons"),
+    ("species\ngull\nhawk\n", "one column only"),
+    ("1 0\n2 0\n3 1\n", "hierarchy.py convert"),
+    ("1\t0\n2\t0\n3\t1\n", "hierarchy.py convert"),
+    ("gull\tLaridae\ntern\tLaridae\nhawk\tAccipitridae\n", "is a row and not a header"),
+    ("1\tx\n2\tx\n", "is a row and not a header"),
+    ("ivory gull\tLaridae\nhawk\tAccipitridae\n", "level name 'ivory gull'"),
+    ('"species"\t"family"\n"gull"\t"L"\n', "quotation marks"),
+    ("species\tfamily\n'gull'\tL\n'hawk'\tA\n", "quotation marks"),
+    ("key\tfamily\ngull\tL\nhawk\tA\n", "'key' is reserved"),
+    ("sp\tsp_predicted\ngull\tL\nhawk\tA\n", "'sp_predicted' is reserved"),
+    ("species\tfamily\ngull\tL\x07\n", "line 2: a name is empty or has invisible characters"),
+    ("a_id\ta\n" + "9" * 5000 + "\tx\n", "line 2: an id: '99"),
+]
+
+
+@pytest.mark.parametrize("text, says", OTHER_KINDS, ids=lambda text: ascii(text)[:30])
+def test_files_of_other_kinds(text, says, tmp_path):
+    path = tmp_path / "other.tsv"
+    path.write_text(text)
+    for action in ("check", "show"):
+        with pytest.raises(UserError) as error:
+            hierarchy.main([action, str(path)])
+        assert says in str(error.value)
+
+
+def test_check_names_the_levels_and_look_alikes(tmp_path, capsys):
+    path = tmp_path / "birds.tsv"
+    path.write_text("species\tfamily\ngull\tL\nGull\tL\nhawk\tA\n")
+    hierarchy.main(["check", str(path)])
+    said = capsys.readouterr().out
+    assert f"{path} is a label tree of the levels species, family" in said
+    assert "warning: species: 'gull' and 'Gull' are different classes" in said
+
+
+NABIRDS = "1 0\n2 0\n10 1\n11 1\n12 2\n20 10\n21 10\n22 11\n23 12\n"  # hierarchy.txt
+NAMES = "\n".join(
+    ("0 Birds", "1 Ducks and  Geese", "2 Hawks", "10 Duck", "11 Goose", "12 Hawk")
+    + ("20 Wood Duck (male)", "21 Wood Duck (female)", "22 Snow Goose", "23 Snow Goose")
+)
+
+
+def convert(tmp_path, text, *options, names=None):
+    (tmp_path / "hierarchy.txt").write_text(text)
+    if names is not None:
+        (tmp_path / "classes.txt").write_text(names)
+        options += ("--names", tmp_path / "classes.txt")
+    out = tmp_path / "out.tsv"
+    command = ("convert", tmp_path / "hierarchy.txt", "--out", out, *options)
+    hierarchy.main([*map(str, command)])
+    return Hierarchy.read(out)
+
+
+def not_converted(tmp_path, text, *words, names=None):
+    with pytest.raises(UserError) as error:
+        convert(tmp_path, text, names=names)
+    for word in words:
+        assert word in str(error.value)
+    assert not (tmp_path / "out.tsv").exists()
+
+
+@pytest.mark.parametrize("separator", [" ", "\t", ","])
+def test_convert(tmp_path, separator, capsys):
+    """Leaves are the fine classes, in the order of their numbers; the root is no level."""
+    text = NABIRDS.replace(" ", separator)
+    tree = convert(tmp_path, text, "--levels", "species,group,order", names=NAMES)
+    assert "4 species -> 3 group -> 2 order" in capsys.readouterr().out
+    assert tree.names == (
+        ("Wood Duck (male)", "Wood Duck (female)", "Snow Goose (22)", "Snow Goose (23)"),
+        ("Duck", "Goose", "Hawk"),
+        ("Ducks and Geese", "Hawks"),
+    )
+    assert tree.labels.tolist() == [[0, 0, 0], [1, 0, 0], [2, 1, 0], [3, 2, 1]]
+
+
+def test_convert_leaves_of_different_depth(tmp_path):
+    text = NABIRDS + "3 0\n"
+    not_converted(tmp_path, text, "1 of 5 leaves", "smaller depth than 3", "3 at 1", "--pad")
+    tree = convert(tmp_path, text, "--pad")
+    assert [tree.names[j][i] for j, i in enumerate(tree.labels[0])] == ["3", "3", "3"]
+
+
+def test_convert_parents_first_and_several_roots(tmp_path):
+    text = "birds gull\nbirds hawk\nfish cod\nfish eel\n"
+    not_converted(tmp_path, text, "line 2: birds has a second parent, hawk", "--parent-first")
+    assert convert(tmp_path, text, "--parent-first").names == (
+        ("gull", "hawk", "cod", "eel"),
+        ("birds", "fish"),
+    )
+
+
+@pytest.mark.parametrize(
+    "text, names, says",
+    [
+        ("", None, "has no lines of a child and its parent"),
+        ("1 1\n", None, "has no lines of a child and its parent"),
+        ("1 2\n2 3\n3 1\n", None, "is a circle"),
+        ("1 2\n2 3\n3 2\n", None, "is its own ancestor"),
+        ("1\n", None, "line 1: two values were expected"),
+        ("1,2,3\n", None, "line 1: more than two values"),
+        ("1 0\n2 0\n", "1 a\n", "lack 1 classes, e.g. 2"),
+        ("1 0\n2 0\n", "1 a\n1 b\n", "line 2: 1 has two names"),
+    ],
+)
+def test_convert_refuses(text, names, says, tmp_path):
+    not_converted(tmp_path, text, says, names=names)

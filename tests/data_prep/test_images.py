@@ -160,9 +160,10 @@ def bomb():
         (b"BM" + bytes(12) + struct.pack("<Iii", 40, 1 << 30, -(1 << 30)), "pixels"),
         (b"\x89PNG\r\n\x1a\n" + bytes(8) + struct.pack(">IIBB", 9, 9, 8, 77) + b"IEND", "damaged"),
         (b"\xff\xd8" + bytes(1 << 17), "damaged in its header"),
+        (b"\xff\xd8\xff\xc0\0\x0b\x08\0\x09\0\x09\x01\x01\0\0", "damaged in its header"),
     ],
-    ids="empty html jpeg png bomb jpeg-head png-head gif webp tiff tiff-alpha tiff-head bmp pdf icon "
-    "bmp-bomb png-damaged jpeg-damaged".split(),
+    ids="empty html jpeg png bomb jpeg-head png-head gif webp tiff tiff-alpha tiff-head bmp pdf "
+    "icon bmp-bomb png-damaged jpeg-damaged jpeg-sampling-0".split(),
 )
 def test_unusable(data, says, tmp_path):
     path = tmp_path / "photograph.jpg"
@@ -193,26 +194,6 @@ def test_a_large_file_is_not_read(tmp_path):
         sparse.truncate(image_files.LARGEST + 1)
     with pytest.raises(images.ImageError, match="more than 320 MB"):
         image_files.open_plain(path)
-
-
-@pytest.mark.parametrize(
-    "picture, kind, options, at_least",
-    [
-        (rgb(), "JPEG", {}, 0),
-        (rgb(), "JPEG", {"progressive": True, "subsampling": 0}, 2 * 3),
-        (rgb(), "JPEG", {"progressive": True, "subsampling": 2}, 2 * 1.5),
-        (rgb(), "PNG", {}, 0),
-        (alpha(), "PNG", {}, 1),
-        (rgb(), "TIFF", {}, 3),
-        (DEEP, "TIFF", {}, 2),
-    ],
-)
-def test_memory_of_decoding(picture, kind, options, at_least):
-    """Counted beforehand: the result, its upright copy, the file, and what the format adds."""
-    data = file(picture, kind, **options)
-    header = image_files.header(io.BytesIO(data))
-    assert header.memory() >= len(data) + (6 + at_least) * 40 * 60
-    assert header.memory() <= len(data) + (6 + at_least + 1) * 40 * 60
 
 
 def test_a_whole_file_with_a_thumbnail_and_a_tail():
@@ -281,7 +262,9 @@ def test_crop_outside():
 @pytest.mark.parametrize("encoding, worst", [("png", 0), ("jpg", 6), ("raw", 0)])
 def test_datums(encoding, worst):
     """What is stored comes back, blue-green-red, with its label."""
-    datum = lmdb_io.parse_datum(lmdb_io.image_datum(PICTURE, encoding, 7))
+    datum = lmdb_io.parse_datum(
+        lmdb_io.image_datum(lmdb_io.stored(PICTURE, encoding), PICTURE.shape, encoding, 7)
+    )
     again = lmdb_io.datum_image(datum)
     assert datum.label == 7 and datum.encoded == (encoding != "raw") and again.shape == (40, 60, 3)
     # but where two colours meet: JPEG halves the resolution of colour

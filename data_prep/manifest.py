@@ -1,0 +1,143 @@
+"""manifest.json of a built data set: what it was built from and with, what it holds, checksums."""
+
+import json
+from dataclasses import dataclass
+
+from data_prep.common import typed
+from data_prep.common.errors import UserError
+from data_prep.common.text import read_json
+from data_prep.images import ENCODINGS, RESIZES
+from data_prep.records import NEEDED, SPLITS
+
+FILE = "manifest.json"
+KINDS = ("images", "labels")  # of the two LMDBs of a split
+
+
+def checksummed(splits):
+    """The files of a data set with these splits whose checksums the manifest has."""
+    return ("hierarchy.tsv", "mean.binaryproto", *(f"{split}.tsv" for split in splits))
+
+
+@dataclass(frozen=True)
+class Level:
+    name: str
+    classes: int
+
+
+@dataclass(frozen=True)
+class Split:
+    """sha256: {kind of LMDB: SHA-256 of its records}. order: order.facts of the training records,
+    None for other splits.
+    """
+
+    images: int  # records
+    distinct: int  # different images among them
+    classes_present: tuple[int, ...]  # per level
+    sha256: dict[str, str]
+    order: dict | None = None
+
+    def __post_init__(self):
+        if self.images < 1:
+            raise ValueError("images is not a number above 0")
+        if set(self.sha256) != set(KINDS):
+            raise ValueError(f"sha256 is not of {' and '.join(KINDS)}")
+
+
+@dataclass(frozen=True)
+class Skipped:
+    image: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class SameImage:
+    """One of the images that are the same. label: fine class."""
+
+    split: str
+    image: str
+    label: int
+
+
+@dataclass(frozen=True)
+class Found:
+    """What findings.sentences warns of. same_image: groups; one_color: names of images; of: the
+    number of distinct images.
+    """
+
+    same_image: tuple[tuple[SameImage, ...], ...]
+    one_color: tuple[str, ...]
+    of: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wanted:
+    """What is known before a build, and decides if one is needed."""
+
+    format: int
+    name: str
+    fingerprint: str  # of the source
+    levels: tuple[Level, ...]  # fine to coarse
+    options: dict  # of build_lmdb.py and of the reader
+    versions: dict[str, str]  # of programs that the images depend on
+
+    def __post_init__(self):
+        if not self.levels:
+            raise ValueError("levels is empty")
+        for option, valid in (("encoded", ENCODINGS), ("resize", RESIZES)):
+            if self.options.get(option) not in [*valid]:
+                raise ValueError(f"options.{option} is not {', '.join(valid)}")
+        if type(self.size) is not int or self.size < 1:
+            raise ValueError("options.size is not a whole number above 0")
+
+    @property
+    def size(self):
+        """Width and height of the stored images, pixels."""
+        return self.options.get("size")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Manifest(Wanted):
+    splits: dict[str, Split]
+    skipped: tuple[Skipped, ...] | None = None  # None unless some were to be skipped
+    findings: Found | None = None  # None in data sets of earlier versions
+    mean_bgr: tuple[float, ...]
+    checksums: dict[str, str]  # {file: SHA-256}
+
+    def __post_init__(self):
+        super().__post_init__()
+        if not set(NEEDED) <= set(self.splits) <= set(SPLITS):
+            raise ValueError(f"splits is not of {', '.join(NEEDED)} and perhaps val")
+        if set(self.checksums) != set(checksummed(self.splits)):
+            raise ValueError("checksums is not of the files of the data set")
+
+    @property
+    def present_splits(self):
+        """The splits in the order of SPLITS."""
+        return tuple(split for split in SPLITS if split in self.splits)
+
+    def is_of(self, wanted):
+        """Whether the data set is what this Wanted asks for."""
+        values = typed.to_json(self)
+        # As JSON, in which a tuple is a list.
+        return all(values[key] == value for key, value in json.loads(text(wanted)).items())
+
+
+def text(manifest):
+    """A Wanted or Manifest as it is written."""
+    return json.dumps(typed.to_json(manifest), indent=1, ensure_ascii=False) + "\n"
+
+
+def read(folder):
+    """The Manifest of a built data set; UserError where the folder has none or it is damaged."""
+    path = folder / FILE
+    if not path.is_file():
+        raise UserError(
+            f"{folder} has no {FILE}, so it is not a finished data set: build it with "
+            "data_prep/build_lmdb.py, or correct the path"
+        )
+    try:
+        return typed.from_json(
+            Manifest, read_json(path, "the manifest"), f"the manifest {path} is damaged"
+        )
+    except UserError as error:
+        raise UserError(f"{error}: build the data set again") from None
