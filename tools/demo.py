@@ -9,19 +9,20 @@ Example:
 """
 
 import argparse
+import itertools
 import os
 import shlex
 import signal
 import subprocess
 import sys
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
-from tqdm import tqdm
-
+from data_prep.common import progress
 from data_prep.common.command import command
 from data_prep.common.errors import UserError
-from tools import caffe_log, solver_net
+from tools import caffe_log, snapshots, solver_net
 
 NET, VARIANTS = "cards_squeezenet", ("sm", "ours")
 DATA = Path("data/cards")
@@ -38,29 +39,82 @@ def run(*arguments):
     show(arguments)
     status = subprocess.run([sys.executable, *map(str, arguments)]).returncode
     if status:
-        raise UserError(
-            f"{arguments[0]} ended with status {status}; `make demo` goes on from there"
+        raise UserError(f"{arguments[0]} ended with status {status}; `make demo` resumes there")
+
+
+def keep_log(log):
+    """Rename the log of an earlier training, which may be one by hand: train.1.log and so on."""
+    if log.exists():
+        names = (log.with_suffix(f".{number}.log") for number in itertools.count(1))
+        log.rename(next(name for name in names if not name.exists()))
+
+
+@dataclass(frozen=True)
+class Training:
+    """One of the demo's trainings, from the ImageNet weights."""
+
+    variant: str
+    path: Path  # of the solver
+    iterations: int
+    log: Path
+    final: Path  # the weights that it ends with
+    inputs: tuple  # paths of what it reads
+
+    @classmethod
+    def of(cls, variant):
+        path = Path(f"prototxt/{NET}_{variant}_solver.prototxt")
+        solver = solver_net.read_solver(path)
+        return cls(
+            variant,
+            path,
+            solver.max_iter,
+            Path(f"snapshots/{NET}_{variant}/train.log"),
+            Path(f"{solver.snapshot_prefix}_iter_{solver.max_iter}.caffemodel"),
+            (path, Path(solver.net), WEIGHTS, DATA / "manifest.json"),
         )
 
+    def due(self):
+        """Why it has to run, in one clause; None where the final weights are whole, and newer than
+        the files that they are made from.
+        """
+        if reason := snapshots.problem(self.final):
+            return reason
+        made = self.final.stat().st_mtime
+        newer = [path for path in self.inputs if path.stat().st_mtime >= made]
+        return f"{newer[0]} is newer than {self.final}" if newer else None
 
-def train(variant):
-    """Train one variant from the ImageNet weights. Returns (log, final weights)."""
-    path = Path(f"prototxt/{NET}_{variant}_solver.prototxt")
-    solver = solver_net.read_solver(path)
-    log = Path(f"snapshots/{NET}_{variant}/train.log")
-    final = Path(f"{solver.snapshot_prefix}_iter_{solver.max_iter}.caffemodel")
-    arguments = ["caffe", "train", "-solver", path, "-weights", WEIGHTS]
-    inputs = [path, Path(solver.net), WEIGHTS, DATA / "manifest.json"]
-    if final.exists() and all(final.stat().st_mtime > file.stat().st_mtime for file in inputs):
-        print(f"\n{final} is there: not trained again")
-        return log, final
-    show(arguments, f" 2> {shlex.quote(str(log))}")
-    log.parent.mkdir(parents=True, exist_ok=True)
+
+class Forecast:
+    """How long `iterations` will take, from the time of the first of them that Caffe reports."""
+
+    def __init__(self, iterations):
+        self._iterations, self._first = iterations, None
+
+    def at(self, iteration, seconds):
+        """The forecast in words at the second report, else None. seconds: of any clock."""
+        if self._first is None:
+            self._first = iteration, seconds
+            return None
+        if not self._iterations:
+            return None
+        each = (seconds - self._first[1]) / (iteration - self._first[0])
+        left, self._iterations = self._iterations - iteration, 0
+        return f"{each:.2f} s an iteration: {left * each / 60:.0f} more minutes of training"
+
+
+def train(training, later):
+    """Run `caffe train`; says how long it and the `later` iterations of others will take."""
+    arguments = ["caffe", "train", "-solver", training.path, "-weights", WEIGHTS]
+    show(arguments, f" 2> {shlex.quote(str(training.log))}")
+    training.log.parent.mkdir(parents=True, exist_ok=True)
+    keep_log(training.log)
+    forecast = Forecast(training.iterations + later)
     # Caffe's own log level here: its report of the iterations is what the pictures are made from.
     environment = {**os.environ, "GLOG_minloglevel": "0"}
+    name = f"{NET}_{training.variant}"
     with (
-        open(log, "w", encoding="utf-8") as file,
-        tqdm(total=solver.max_iter, unit="it", desc=f"{NET}_{variant}", mininterval=1) as bar,
+        open(training.log, "w", encoding="utf-8") as file,
+        progress.bar(name, "iterations", training.iterations) as bar,
     ):
         process = subprocess.Popen(
             list(map(str, arguments)), stderr=subprocess.PIPE, text=True, env=environment
@@ -70,7 +124,9 @@ def train(variant):
                 file.write(line)
                 file.flush()
                 if found := caffe_log.LOSS.search(line):
-                    bar.set_postfix_str(f"loss {float(found[2]):.3f}", refresh=False)
+                    if said := forecast.at(int(found[1]), time.monotonic()):
+                        bar.write(said, file=sys.stderr)
+                    bar.set_postfix_str(f"loss {caffe_log.number_of(found[2]):.3f}", refresh=False)
                     bar.update(int(found[1]) - bar.n)
             status = process.wait()
         except KeyboardInterrupt:
@@ -78,10 +134,9 @@ def train(variant):
             process.wait()
             raise
         if status == 0:
-            bar.update(solver.max_iter - bar.n)
+            bar.update(training.iterations - bar.n)
     if status:
-        raise UserError(f"caffe train ended with status {status}; the end of {log} says why")
-    return log, final
+        raise UserError(f"caffe train ended with status {status}; see the end of {training.log}")
 
 
 def main():
@@ -91,21 +146,20 @@ def main():
     start = time.monotonic()
     run("data_prep/build_lmdb.py", "cards")
     run("tools/convert_squeezenet.py", "--out", WEIGHTS)
-    logs, results = [], []
-    for variant in VARIANTS:
-        log, weights = train(variant)
-        logs.append(log)
-        results.append(f"results/{NET}_{variant}.json")
+    trainings, results = [Training.of(variant) for variant in VARIANTS], []
+    for number, training in enumerate(trainings):
+        if reason := training.due():
+            print(f"\n{reason}: training")
+            later = sum(one.iterations for one in trainings[number + 1 :] if one.due())
+            train(training, later)
+        else:
+            print(f"\n{training.final} is up to date: not trained again")
+        results.append(f"results/{NET}_{training.variant}.json")
         run(
-            "tools/evaluate.py",
-            "--solver",
-            f"prototxt/{NET}_{variant}_solver.prototxt",
-            "--weights",
-            weights,
-            "--out",
-            results[-1],
+            *("tools/evaluate.py", "--solver", training.path),
+            *("--weights", training.final, "--out", results[-1]),
         )
-    run("tools/plot_log.py", *logs, "--out", CURVES)
+    run("tools/plot_log.py", *(training.log for training in trainings), "--out", CURVES)
     run("tools/draw_predictions.py", results[-1], "--out", SAMPLES)
     run("tools/compare.py", *results)
     print(

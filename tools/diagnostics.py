@@ -1,4 +1,4 @@
-"""The second tops of the metric losses, `<loss>_diagnostics`, in a log: which number is what."""
+"""Names for the values of the second tops of the metric losses, `<loss>_diagnostics`, in a log."""
 
 import re
 
@@ -22,13 +22,14 @@ KINDS = {
     "classes": "classes",
     "intrinsic_pairs": "pairs",
     "penalty_pairs": "pairs",
-    "center_length": "length of the centres",
+    "gradient_norm": "gradient into the features",
+    "center_length": "length of the centers",
 }
 DISTANCE = "distance"
 
 
 def _entries(loss, count):
-    """Names of the entries of a loss's diagnostics of so many values, or None if it has no such."""
+    """Names of the `count` values of a loss's diagnostics; None where it has another number."""
     if loss not in LOSSES:
         return None
     found = (LOSSES[loss].diagnostic_names(levels) for levels in range(1, DEEPEST + 1))
@@ -36,7 +37,7 @@ def _entries(loss, count):
 
 
 def named(outputs):
-    """{output: (loss, entry)} of those outputs of a log that are diagnostics, in their order.
+    """{output: (loss, entry)} of the outputs of a log that are diagnostics, in their order.
 
     outputs: names as in caffe_log.Log: glm_diagnostics, glm_diagnostics[1], glm_diagnostics[2] ...
     A top of that name with another number of values than the loss's is left out.
@@ -55,5 +56,5 @@ def named(outputs):
 
 
 def kind(entry):
-    """What an entry is: a panel of it holds nothing else."""
+    """The kind of an entry; entries of one kind share a panel."""
     return KINDS.get(re.sub(r"_\d+$", "", entry), DISTANCE)

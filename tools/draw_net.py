@@ -12,13 +12,13 @@ from data_prep.common import prototxt
 from data_prep.common.command import command
 from data_prep.common.errors import UserError
 from data_prep.common.files import write_whole
-from tools.nets import tables
+from tools.nets import data, tables
 from tools.nets.diagram import diagram
 from tools.pycaffe import caffe_pb2
 
 FORMATS = (".png", ".svg", ".pdf")
 BLUE = "#1f6fd0"  # skipping connections, as in the paper
-COLOURS = dict(
+COLORS = dict(
     plain="#eceff1", feature="#ffe0b2", classifier="#d7e8fb", loss="#e3f1da", metric="#f6d5e5"
 )
 METRIC_TITLES = {"glm": ("large-margin loss", "all levels")}
@@ -31,12 +31,19 @@ def _parse(arguments):
         epilog="example:\n  tools/draw_net.py prototxt/cub_googlenet_ours_solver.prototxt "
         "--out results/head.png",
     )
-    parser.add_argument("prototxt", type=Path, help="a solver, or a net")
+    parser.add_argument("prototxt", type=Path, help="a solver or a train_val net")
     parser.add_argument(
-        "--variant", choices=list(tables.STAGES), default="ours", help="of a net (default: ours)"
+        "--variant",
+        choices=list(tables.STAGES),
+        default="ours",
+        help="variant of a net to draw (default: %(default)s); a solver names its own",
     )
     parser.add_argument(
-        "--out", type=Path, required=True, metavar="FILE", help=f"the figure: {', '.join(FORMATS)}"
+        "--out",
+        type=Path,
+        required=True,
+        metavar="FILE",
+        help=f"the figure to write, {', '.join(FORMATS)}",
     )
     return parser.parse_args(arguments)
 
@@ -53,7 +60,7 @@ def _net_and_stages(path, variant):
 def _titles(shown):
     """Titles of the backbone and of the levels: names where the tables know them, else numbers."""
     dataset, _, net = shown.name.rpartition("_")
-    known = tables.DATASETS.get(dataset.removesuffix(f"_{tables.BBOX}"))
+    known = tables.DATASETS.get(dataset.removesuffix(f"_{data.BBOX}"))
     names = dict(enumerate(zip(known.sizes, known.levels), 1)) if known else {}
     levels = []
     for classifier in shown.classifiers:
@@ -73,8 +80,8 @@ def _lanes(skips):
     by_length = sorted(skips, key=lambda skip: (skip[1] - skip[0], skip))
 
     def place(skip, end):
-        rivals = [other for other in by_length if other[end] == skip[end]]
-        return (rivals.index(skip) + 1) / (len(rivals) + 1)
+        same_end = [other for other in by_length if other[end] == skip[end]]
+        return (same_end.index(skip) + 1) / (len(same_end) + 1)
 
     return {skip: (lane, 1 - place(skip, 0), place(skip, 1)) for lane, skip in enumerate(by_length)}
 
@@ -108,7 +115,7 @@ def draw(shown):
     axes.set(xlim=(-half - 0.15, right + 0.15), ylim=(top - size[1], top))
     axes.axis("off")
 
-    def box(column, y, colour, title, detail):
+    def box(column, y, color, title, detail):
         x = column * step
         axes.add_patch(
             FancyBboxPatch(
@@ -119,7 +126,7 @@ def draw(shown):
                 boxstyle="round,pad=0,rounding_size=0.1",
                 zorder=2,
                 edgecolor="#455a64",
-                facecolor=COLOURS[colour],
+                facecolor=COLORS[color],
             )
         )
         for text, shift, weight in ((title, 0.16, "bold"), (detail, -0.18, "normal")):
@@ -127,8 +134,8 @@ def draw(shown):
                 x, y + shift, text, ha="center", va="center", fontsize=8, weight=weight, zorder=3
             )
 
-    def arrow(points, colour="#37474f", width=1.1):
-        """Straight pieces between the points, with round corners."""
+    def arrow(points, color="#37474f", width=1.1):
+        """Draw straight pieces between the points, with round corners."""
         vertices, codes = [points[0]], [Line.MOVETO]
         for before, at, after in zip(points, points[1:], points[2:]):
             for end in (before, after):
@@ -142,15 +149,15 @@ def draw(shown):
                 arrowstyle="-|>",
                 mutation_scale=10,
                 zorder=1,
-                color=colour,
+                color=color,
                 linewidth=width,
                 joinstyle="miter",
             )
         )
 
-    def loss(column, colour, title, detail):
+    def loss(column, color, title, detail):
         arrow([(column * step, -tall), (column * step, losses + tall)])
-        box(column, losses, colour, title, detail)
+        box(column, losses, color, title, detail)
 
     for column in range(max(columns.values())):
         arrow([(column * step + half, 0), ((column + 1) * step - half, 0)])
@@ -188,7 +195,7 @@ def main():
     options = _parse(sys.argv[1:])
     if options.out.suffix.lower() not in FORMATS:
         raise UserError(
-            f"{options.out} is no kind of figure that is drawn here: end --out in "
+            f"--out {options.out}: unsupported figure format, the name must end in one of "
             f"{', '.join(FORMATS)}"
         )
     net, stages = _net_and_stages(options.prototxt, options.variant)

@@ -1,13 +1,18 @@
 #!/usr/bin/env python3
 """Give a network of your own the paper's head: classifiers of every level, losses, solvers.
 
-The network is any prototxt that BVLC Caffe reads, a train_val or a deploy file, of any age. What
-hangs behind its feature (its classifier, losses, accuracies) is cut off; the layers before keep
-their names, so that its trained weights still load by name. Written are one net for all variants,
-a solver per variant and a deploy file, as those in prototxt/.
+The network is a train_val or deploy prototxt in any format that BVLC Caffe reads. The layers after
+its feature (its classifier, losses, accuracies) are removed; the layers before keep their names, so
+that its trained weights still load by name. One net for all variants, a solver per variant and a
+deploy file are written, as those in prototxt/.
+
+Prototxts of other Caffes (NVIDIA's, Intel's, SSD's, SENet's ...) may hold fields and layers that
+BVLC Caffe does not have. Those after the feature are removed. Those before it are named by their
+lines; --translate FILE writes them as BVLC Caffe has them where both mean exactly the same.
 """
 
 import argparse
+import math
 import re
 import sys
 from dataclasses import replace
@@ -15,8 +20,9 @@ from pathlib import Path
 
 from data_prep.common.command import command
 from data_prep.common.errors import UserError
+from data_prep.common.files import write_whole
 from tools import caffemodel
-from tools.nets import cut, foreign, grafted, graph, tables
+from tools.nets import cut, foreign, grafted, graph, sources, tables
 from tools.nets.datasets import built_dataset, restrict
 from tools.nets.files import file_texts, write
 from tools.nets.options import (
@@ -35,17 +41,22 @@ EXAMPLES = """examples, from the repository's root:
       --variant ours --weights weights/ResNet-50-model.caffemodel
   tools/graft.py --net mobilenet_deploy.prototxt --data data/mine --out prototxt/mine \\
       --mean 103.94,116.78,123.68 --scale 0.017
+  tools/graft.py --net SE-ResNet-50.prototxt --data data/mine --out prototxt/mine \\
+      --translate SE-ResNet-50_bvlc.prototxt
 """
 
 
-def _colour(text):
+MOST_ROWS = 8  # of one kind in the summary
+
+
+def _color(text):
     values = tuple(float(part) for part in text.split(","))
-    if len(values) not in (1, 3):
+    if len(values) not in (1, 3) or not all(map(math.isfinite, values)):
         raise ValueError
     return values
 
 
-_colour.__name__ = "colour B,G,R"
+_color.__name__ = "color B,G,R"
 
 
 def _parse(arguments):
@@ -57,83 +68,99 @@ def _parse(arguments):
         type=Path,
         required=True,
         metavar="FILE",
-        help="prototxt of the network, train_val or deploy",
+        help="train_val or deploy prototxt of the network",
     )
     parser.add_argument(
         "--feature",
         metavar="BLOB",
-        help="what the head and the large-margin loss "
-        "read (default: what the last classifier reads)",
+        help="blob that the head and the large-margin loss read (default: the one that the last "
+        "classifier reads)",
     )
     parser.add_argument(
         "--list-features",
         action="store_true",
-        help="print the blobs to choose from, and write nothing",
+        help="print the blobs that --feature can name, and stop",
     )
     parser.add_argument(
         "--map",
         choices=("pool", "flatten"),
         dest="how",
-        help="how a feature of more than one position becomes a vector: averaged or joined",
+        help="make a vector of a feature that has several positions: pool averages over them, "
+        "flatten joins them (default, without --feature: as the net's own classifier does)",
     )
     parser.add_argument(
         "--cut-auxiliary",
         action="store_true",
-        help="leave out auxiliary "
-        "classifiers (default: keep them in training, with the fine labels)",
+        help="remove auxiliary classifiers (default: keep them in training, with the fine labels)",
     )
-    data = parser.add_argument_group("data set: a folder, or a name, or a known set of sizes")
+    parser.add_argument(
+        "--translate",
+        type=Path,
+        metavar="FILE",
+        help="translate fields and layers of other Caffes where the translation is certain, and "
+        "write the translated prototxt to FILE",
+    )
+    data = parser.add_argument_group("data set (a folder, a name, or known numbers of classes)")
     add_data_options(data)
     data.add_argument(
         "--levels",
         metavar="N,N,...",
-        help="classes per level, fine to coarse, or "
-        "names of levels: those of the label tree to use (default: all)",
+        help="levels of the label tree to use, fine to coarse, by their number of classes or their "
+        "names (default: all)",
     )
-    pixels = parser.add_argument_group("images, where the prototxt doesn't say it")
+    pixels = parser.add_argument_group("images (default: as the prototxt states)")
     pixels.add_argument(
-        "--crop", type=positive(int, "number above 0"), metavar="N", help="side of the input"
+        "--crop",
+        type=positive(int, "number above 0"),
+        metavar="N",
+        help="side of the square images that the net reads, in pixels",
     )
     pixels.add_argument(
         "--mean",
-        type=_colour,
+        type=_color,
         metavar="B,G,R",
-        help="subtracted, 0..255 (default: ImageNet's; 0: nothing)",
+        help="color that is subtracted from the pixels, 0..255; 0 subtracts nothing (default, "
+        "where the prototxt states none: ImageNet's)",
     )
     pixels.add_argument(
-        "--scale", type=positive(float, "number above 0"), help="times what is left (default: 1)"
+        "--scale",
+        type=positive(float, "number above 0"),
+        help="factor by which pixels are multiplied after that (default, where the prototxt states "
+        "none: 1)",
     )
-    run = parser.add_argument_group("what is written")
+    run = parser.add_argument_group("files to write")
     add_run_options(run)
     run.add_argument(
-        "--net-name", metavar="NAME", help="the network's in file names (default: the prototxt's)"
+        "--net-name",
+        metavar="NAME",
+        help="name of the network in file names (default: from the prototxt's file name)",
     )
     run.add_argument(
         "--weights",
         type=Path,
         metavar="FILE",
-        help="the network's caffemodel: named "
-        "in the files and, if it is there, compared with the net",
+        help="trained weights of the network, a caffemodel: named in the files and, if the file "
+        "exists, compared with the net",
     )
     options = parser.parse_args(arguments)
     if not options.list_features:
         if not (options.data or options.dataset or options.levels):
-            parser.error("which data set? --data, --dataset or --levels")
+            parser.error("name a data set: --data, --dataset or --levels")
         if not options.out:
-            parser.error("--out is needed: the folder of the files")
+            parser.error("--out is needed: the folder for the files")
     check_boxes(parser, options)
     return options
 
 
 def _net_name(options, proto):
-    """The network's name: as given, or the file's, or, where all files are called so, the net's."""
+    """The network's name: as given, or the file's, or, for a file such as deploy, the net's."""
     if options.net_name is not None:
         return file_name(options.net_name, "--net-name")
-    said = re.sub(
+    stem = re.sub(
         r"[._-]*(train_val|trainval|train_test|train|deploy|test|val)$", "", options.net.stem
     )
-    said = said or proto.name or options.net.resolve().parent.name
-    return re.sub(r"[^\w.-]+", "_", said).strip(".-") or "net"
+    name = stem or proto.name or options.net.resolve().parent.name
+    return re.sub(r"[^\w.-]+", "_", name).strip(".-") or "net"
 
 
 def _feature(options, nodes):
@@ -143,32 +170,38 @@ def _feature(options, nodes):
     classifier = cut.find_classifier(nodes)
     if classifier is None:
         raise UserError(
-            f"{options.net} does not end with a fully connected layer or a 1 x 1 "
-            "convolution: name a --feature (--list-features shows all)"
+            f"{options.net}: {cut.why_no_classifier(nodes)}: name a --feature (--list-features "
+            "shows all)"
         )
-    return cut.find_feature(nodes, nodes[classifier].layer.bottom[0])
-
-
-def _images(options, nodes, feature):
-    """grafted.Images with a crop, as the prototxt or the options say."""
-    images = grafted.find_images(nodes, cut.image_of(nodes, feature))
-    transform = dict(images.transform)
-    if options.mean:
-        transform.pop("mean_value", None)
-        if any(options.mean):
-            transform["mean_value"] = options.mean
-    if options.scale:
-        transform["scale"] = options.scale
-    crop = options.crop or images.crop
-    if not crop:
+    layer = nodes[classifier].layer
+    if any(node.source and layer.bottom[0] in node.layer.top for node in nodes):
         raise UserError(
-            f"{options.net} doesn't say how large its images are: add --crop, such as --crop 224"
+            f"{options.net}: its last classifier, {layer.name}, reads the input {layer.bottom[0]}, "
+            "so the net has no feature"
         )
-    return replace(images, crop=crop, transform=transform)
+    return cut.find_feature(nodes, layer.bottom[0])
+
+
+def _images(options, nodes, feature, unknown):
+    """sources.Images with a crop, as the prototxt or the options state."""
+    blob = cut.image_of(nodes, feature)
+    images = sources.find_images(
+        nodes,
+        blob,
+        unknown,
+        crop=options.crop or 0,
+        mean=options.mean,
+        scale=options.scale,
+    )
+    if not images.crop:
+        raise UserError(
+            f"{options.net}: {sources.why_no_size(nodes, blob)}: add --crop, such as --crop 224"
+        )
+    return images
 
 
 def _by_sizes(sizes):
-    """The tables' data set with these classes per level; UserError if it is none."""
+    """The tables' data set with these classes per level; UserError if there is none."""
     for dataset in tables.DATASETS.values():
         if dataset.sizes == sizes:
             return dataset
@@ -183,7 +216,7 @@ def _by_sizes(sizes):
 
 
 def _levels(dataset, wanted):
-    """The data set with the levels wanted: classes per level, or what datasets.restrict reads."""
+    """The data set with some of its levels. wanted: classes per level, or as datasets.restrict."""
     sizes = _sizes(wanted)
     if not sizes or (len(sizes) == 1 and sizes[0] <= len(dataset.sizes)):
         return restrict(dataset, wanted)
@@ -199,9 +232,10 @@ def _levels(dataset, wanted):
 
 
 def _sizes(wanted):
-    """Classes per level as a tuple; () if the text is none of numbers."""
+    """Classes per level as a tuple; () if the text is not a list of numbers."""
     parts = (wanted or "").split(",")
-    return tuple(map(int, parts)) if all(part.strip().isdecimal() for part in parts) else ()
+    numbers = all(part.strip().isdecimal() and len(part) < 10 for part in parts)
+    return tuple(map(int, parts)) if numbers else ()
 
 
 def _dataset(options, net):
@@ -217,7 +251,7 @@ def _dataset(options, net):
     return dataset if options.levels is None else _levels(dataset, options.levels)
 
 
-def _say(title, text):
+def _print_row(title, text):
     print(f"{title:12} {text}")
 
 
@@ -226,35 +260,46 @@ def _few(names, most=6):
     return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
-def _list(options, nodes):
+def _some_feature(options, nodes):
+    """cut.Feature of the first blob that depends on images in both phases."""
+    reason = UserError(f"{options.net} has no layer that writes a blob")
+    for node in nodes:
+        for blob in () if node.source else node.layer.top[:1]:
+            try:
+                feature = cut.find_feature(nodes, blob)
+                cut.image_of(nodes, feature)
+                return feature
+            except UserError as error:
+                reason = error
+    raise reason
+
+
+def _list(options, read, nodes):
     """Print the blobs that depend on the images alone, with their shapes and layers."""
-    try:
+    if options.feature or cut.find_classifier(nodes) is not None:
         feature = _feature(options, nodes)
-    except UserError:
-        if options.feature:
-            raise
-        feature = cut.find_feature(nodes, nodes[-1].layer.bottom[0])
-        chosen = None
-    else:
         chosen = feature.blob
-    images = _images(options, nodes, feature)
-    layers = grafted.image_layers(nodes, images.blob)
+    else:
+        feature, chosen = _some_feature(options, nodes), None
+    images = _images(options, nodes, feature, read.unknown)
+    layers = grafted.image_layers(nodes, images.blob, read.unknown)
     shapes, _ = foreign.shapes(layers, {images.blob: [1, 3, images.crop, images.crop]}, options.net)
     makers = {}
     for layer in layers:
         for top in layer.top:
             makers.setdefault(top, []).append(f"{layer.name} ({layer.type})")
-    width = max(len(blob) for blob in makers)
+    width = max(map(len, makers), default=0)
     print(f"  {'blob':{width}}  {'shape':16}  written by")
     for blob, names in makers.items():
         shape = " x ".join(map(str, shapes[blob][1:])) or "1"
         print(f"{'*' if blob == chosen else ' '} {blob:{width}}  {shape:16}  {_few(names)}")
-    if chosen:
-        print("* is taken if --feature is left out")
+    if chosen in makers:
+        print("* is used if --feature is not given")
+    _print_unknown(read, {layer.name for layer in layers})
 
 
-def _tell_statistics(backbone):
-    """Say which statistics BatchNorm layers use in training."""
+def _print_statistics(backbone):
+    """Print which statistics the BatchNorm layers use in training."""
     layers = [
         layer
         for layer in backbone.layers
@@ -262,101 +307,163 @@ def _tell_statistics(backbone):
     ]
     stored = sum(layer.batch_norm_param.use_global_stats for layer in layers)
     if layers and stored:
-        _say(
+        _print_row(
             "BatchNorm",
             f"{stored} of {len(layers)} layers use the stored statistics in training "
-            "too, as the prototxt says (use_global_stats: true)",
+            "too, as the prototxt states (use_global_stats: true)",
         )
     if layers and stored < len(layers):
-        _say(
+        _print_row(
             "BatchNorm",
             f"{len(layers) - stored} of {len(layers)} layers use those of the batch "
             "in training, Caffe's default: small batches are noisy",
         )
 
 
-def _tell_weights(path, net):
-    """Say which layers of the backbone a caffemodel has; UserError if it is another network's."""
+def _print_weights(path, net):
+    """Print which layers of the backbone a caffemodel has; UserError if it has none of them."""
     shapes = net.backbone.weights
     if not path:
-        _say("weights", "give the network's caffemodel to `caffe train -weights`")
+        _print_row("weights", "give the network's caffemodel to `caffe train -weights`")
         return
     if not path.is_file():
-        _say("weights", f"{path} is not there yet: not compared")
+        _print_row("weights", f"{path} not found, so it is not compared with the net")
         return
     missing = caffemodel.compare(path, shapes, net.name)
-    if len(missing) == len(shapes):
+    if shapes and len(missing) == len(shapes):
         raise UserError(
             f"{path} has none of the layers of {net.name}, such as {_few(missing, 2)}: "
-            "it is another network's"
+            "it belongs to another network"
         )
-    _say(
+    _print_row(
         "weights",
         f"{path} has {len(shapes) - len(missing)} of the {len(shapes)} layers with "
         "weights" + (f"; {_few(missing)} start at random" if missing else ""),
     )
 
 
-def _tell(options, nodes, net, images):
-    """Say what was found, kept and cut."""
+def _print_unknown(read, kept):
+    """Print what this Caffe does not read in layers that are not kept, and ignores in all."""
+    rows = [str(replace(place, advice="")) for place in read.unknown if place.layer not in kept]
+    rows += [f"{ignored}: Caffe ignores it" for ignored in read.ignored]
+    for row in rows[:MOST_ROWS]:
+        _print_row("not read", row)
+    if len(rows) > MOST_ROWS:
+        _print_row(
+            "not read", f"and {len(rows) - MOST_ROWS} more places, all in layers that are removed"
+        )
+
+
+def _print_stages(proto):
+    chosen = graph.stages(proto)
+    if any(chosen.values()):
+        named = [
+            f"{' '.join(chosen[phase]) or 'none'} in {where}"
+            for phase, where in zip(graph.PHASES, ("training", "tests"))
+        ]
+        _print_row("stages", f"{', '.join(named)}: with them each layer finds what it reads")
+
+
+def _print_summary(options, read, nodes, feature, net, images):
+    """Print what was found, kept and removed."""
     backbone, shape = net.backbone, " x ".join(map(str, net.backbone.shape))
     why = ""
     if not options.feature:
         classifier = nodes[cut.find_classifier(nodes)].layer.name
         why = f", what {classifier} reads; --feature names another"
-    _say("feature", f"{net.feature} ({shape}){why}")
+    if net.feature in (cut.POOLED, cut.FLAT) and not options.how:
+        why = (
+            f": {feature.blob} "
+            + (
+                "averaged over its positions, as the net does with its scores"
+                if net.feature == cut.POOLED
+                else "with its positions joined, as its classifier reads them"
+            )
+            + why
+        )
+    _print_row("feature", f"{net.feature} ({shape}){why}")
     for blob in grafted.activations(nodes, net.feature):
-        _say("", f"before ReLU: the paper's is behind it, here --feature {blob}")
-    _say(
+        _print_row("", f"before ReLU: the paper's is after it, here --feature {blob}")
+    _print_row(
         "dropout",
-        f"{net.dropped}, behind the feature"
+        f"{net.dropped}, after the feature"
         if net.dropped != net.feature
-        else "none behind the feature",
+        else "none after the feature",
     )
     mean = net.transform.get("mean_value")
-    _say(
+    _print_row(
         "images",
         f"{images.blob}, 3 x {net.crop} x {net.crop}, "
         + (f"minus {', '.join(f'{value:g}' for value in mean)}" if mean else "no mean")
         + (f", times {net.transform['scale']:g}" if "scale" in net.transform else "")
-        + (
-            ""
-            if images.told or options.mean
-            else " (ImageNet's: the prototxt names none, or a file that is not here)"
-        ),
+        + ("" if options.mean else f" ({images.said})"),
     )
-    _say("cut off", _few(backbone.left_out) or "nothing")
+    _print_stages(read.net)
+    _print_row("removed", _few(backbone.left_out) or "nothing")
     if backbone.auxiliary:
-        _say("auxiliary", f"{', '.join(backbone.auxiliary)}: in training, of the fine classes")
+        _print_row(
+            "auxiliary", f"{', '.join(backbone.auxiliary)}: in training, of the fine classes"
+        )
     if backbone.renamed:
-        _say("renamed", ", ".join(f"{old} to {new}" for old, new in backbone.renamed.items()))
-    _tell_statistics(backbone)
+        _print_row("renamed", ", ".join(f"{old} to {new}" for old, new in backbone.renamed.items()))
+    _print_statistics(backbone)
+    _print_unknown(read, ())
+
+
+def _translated(options, read):
+    """{path: text} of the translated net, {} where there is none to write.
+
+    Raises UserError where the file holds something else.
+    """
+    path = options.translate
+    if path is None:
+        return {}
+    if read.translated is None:
+        _print_row("translated", f"nothing: {path} is not written")
+        return {}
+    exists = path.is_symlink() or path.exists()
+    if exists and not (path.is_file() and path.read_bytes() == read.translated.encode()):
+        raise UserError(f"{path} exists and is not replaced: give --translate another name")
+    return {path: read.translated}
+
+
+def _write(translated, texts):
+    for path, text in translated.items():  # _translated has checked what may be replaced
+        write_whole(path, text)
+    write(texts)
+    for path in translated:
+        print(f"wrote {path}, the net as this Caffe reads it")
 
 
 def main():
     options = _parse(sys.argv[1:])
-    proto = foreign.read(options.net)
-    nodes = graph.nodes(proto)
+    read = foreign.read(options.net, translate=options.translate is not None)
+    nodes = graph.nodes(read.net)
+    translated = _translated(options, read)
     if options.list_features:
-        return _list(options, nodes)
-    name = _net_name(options, proto)
+        _list(options, read, nodes)
+        _write(translated, {})
+        return
+    name = _net_name(options, read.net)
     feature = _feature(options, nodes)
-    images = _images(options, nodes, feature)
+    grafted.check_known(read, nodes, feature)
+    images = _images(options, nodes, feature, read.unknown)
     weights = options.weights or Path("weights", f"{name}.caffemodel")
     net = grafted.graft(
+        read,
         nodes,
         feature,
         images,
         name,
         weights.as_posix(),
-        how=options.how,
+        how=options.how or (None if options.feature else cut.map_of(nodes)),
         auxiliary=not options.cut_auxiliary,
     )
     dataset = _dataset(options, net)
-    _tell(options, nodes, net, images)
-    _tell_weights(options.weights, net)
+    _print_summary(options, read, nodes, feature, net, images)
+    _print_weights(options.weights, net)
     texts = file_texts(dataset, net, options.out.as_posix(), **run_values(options, dataset))
-    write({options.out / name: text for name, text in texts.items()})
+    _write(translated, {options.out / name: text for name, text in texts.items()})
     print(f"wrote {len(texts)} files into {options.out}/")
 
 

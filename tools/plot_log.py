@@ -1,14 +1,17 @@
 #!/usr/bin/env python3
-"""Draw the learning curves in logs of `caffe train`: a panel per quantity, a colour per log.
+"""Draw the learning curves in logs of `caffe train`: a panel per quantity, a color per log.
 
-Panels: the total training loss (already a mean over the solver's average_loss iterations), each
-single loss (pale: single batches; full: their running mean; dashed with dots: on the test images),
+Panels: the total training loss (already a mean over the solver's average_loss iterations); each
+single loss (pale: single batches; full: their running mean; dashed with dots: on the test images);
 each accuracy on the test images; and, if the net was made with `make_prototxt.py --diagnostics`,
-what the metric loss tells about itself (running means): distances of the features within and
-between classes, and the shares of classes whose constraints are active, or skipped because a set
-of them is empty. A log that was appended to after a restart from a snapshot is one curve. A dotted
-vertical line is where the loss stopped being finite: accuracies behind it mean nothing, as Caffe
-counts scores of nan as right.
+the diagnostics of the metric loss (running means): distances of the features within and between
+classes, and the shares of classes whose constraints are active, or skipped because one of their
+sets is empty. A log that was appended to after a restart from a snapshot is one curve. A dotted
+vertical line marks where the training diverged: accuracies after it mean nothing, as Caffe counts
+scores of nan as right.
+
+Logs of any encoding are read, also of docker compose, kubectl, srun and mpirun, and of NVIDIA's
+Caffe and Caffe for Windows.
 
 Example:
     caffe train -solver prototxt/cards_squeezenet_ours_solver.prototxt 2>&1 | tee ours.log
@@ -17,6 +20,7 @@ Example:
 
 import argparse
 import io
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,11 +28,13 @@ import numpy as np
 
 from data_prep.common import files
 from data_prep.common.command import command
+from data_prep.common.errors import UserError
 from tools import caffe_log, diagnostics
 
 COLUMNS = 4  # panels side by side, at most
 PANEL = (3.6, 2.6)  # inches
 WINDOW = 20  # the running mean goes over a twentieth of the points
+FIRST_ITERATIONS = 10  # a loss that diverges so early hints at weights that were not given
 STYLES = ["-", "--", "-.", ":", (0, (6, 1, 1, 1, 1, 1))]  # of the curves of one log in a panel
 
 
@@ -41,7 +47,7 @@ class Panel:
 
 
 def running_mean(values):
-    """Centred mean over len/WINDOW neighbours, fewer at the ends; leaves out nan and inf."""
+    """Centered mean over len/WINDOW neighbors, fewer at the ends; excludes nan and inf."""
     half = len(values) // (2 * WINDOW)
     finite = np.isfinite(values)
     sums = np.cumsum(np.concatenate([[0], np.where(finite, values, 0)]))
@@ -55,20 +61,25 @@ def running_mean(values):
 def panels(logs):
     """The Panels: total loss, single losses, accuracies, diagnostics; those that any log has."""
     losses = dict.fromkeys(name for log in logs for name in log.losses)
-    accuracies = dict.fromkeys(
-        name for log in logs for name in log.names("test") if "accuracy" in name
-    )
+    accuracies = {
+        name
+        for log in logs
+        for name in log.names("test")
+        if "[" not in name and f"{name}[1]" not in log.names("test") and name not in losses
+    }
 
     def fine_to_coarse(name):  # loss_fine, loss1/loss_fine, glm_loss, loss_fc9..., loss_fc10...
         return not name.endswith("fine"), len(name), name
 
     single = [
         Panel(name, {name: name})
-        for name in [
-            caffe_log.TOTAL,
-            *sorted(losses, key=fine_to_coarse),
-            *sorted(accuracies, key=fine_to_coarse),
-        ]
+        for name in dict.fromkeys(
+            [
+                caffe_log.TOTAL,
+                *sorted(losses, key=fine_to_coarse),
+                *sorted(accuracies, key=fine_to_coarse),
+            ]
+        )
         if any((phase, name) in log.series for log in logs for phase in ("train", "test"))
     ]
     return single + diagnostic_panels(logs)
@@ -85,25 +96,32 @@ def diagnostic_panels(logs):
     return [Panel(title, outputs) for title, outputs in found.items()]
 
 
-def diverged(log):
-    """Iteration at which the total loss was first printed as nan or inf, or None."""
-    x, y = log.series.get(("train", caffe_log.TOTAL), (np.empty(0), np.empty(0)))
-    return int(x[~np.isfinite(y)][0]) if not np.isfinite(y).all() else None
-
-
 def labels(paths):
-    """Names that tell the logs apart: the files', else their folders', else the whole paths."""
-    for names in ([path.stem for path in paths], [path.resolve().parent.name for path in paths]):
+    """Names that distinguish the logs: the files', else their folders', else the whole paths."""
+    for names in (
+        [path.stem for path in paths],
+        [path.resolve().parent.name for path in paths],
+        [str(path) for path in paths],
+    ):
+        names = [_printable(name) for name in names]
         if len(set(names)) == len(paths):
             return names
-    return [str(path) for path in paths]
+    return [f"{number} {name}" for number, name in enumerate(names, 1)]
+
+
+def _printable(name):
+    """The name as one line that can be drawn and encoded."""
+    text = re.sub(r"[\x00-\x1f\x7f]", " ", name)
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 def figure(logs, names):
-    """Matplotlib figure of the curves."""
+    """Matplotlib figure of the curves; UserError where no log has any."""
     from matplotlib.figure import Figure
 
     shown = panels(logs)
+    if not shown:
+        raise UserError(f"{', '.join(names)}: the log has neither losses nor accuracies to draw")
     columns = min(COLUMNS, len(shown))
     rows = -(-len(shown) // columns)
     picture = Figure(figsize=(PANEL[0] * columns, PANEL[1] * rows + 0.5), layout="constrained")
@@ -117,7 +135,7 @@ def figure(logs, names):
                 handles.setdefault(label, line)
         if list(panel.outputs) != [panel.title]:
             explain(axis, panel)
-        axis.set_title(panel.title, fontsize=10)
+        axis.set_title(panel.title, fontsize=10, parse_math=False)
         axis.set_xlabel("iteration", fontsize=8)
         axis.set_xlim(every.min() - margin, every.max() + margin)
         axis.xaxis.get_major_locator().set_params(integer=True)
@@ -127,15 +145,17 @@ def figure(logs, names):
             axis.set_ylim(-0.02, 1.02)
     for axis in axes[len(shown) :]:
         axis.set_axis_off()
-    picture.legend(
-        handles.values(),
-        handles,
-        loc="outside upper left",
-        ncols=len(handles),
-        fontsize=9,
-        frameon=False,
-    )
+    if handles:
+        place = dict(loc="outside upper left", ncols=len(handles), fontsize=9, frameon=False)
+        _legend(picture, handles.values(), handles, **place)
     return picture
+
+
+def _legend(target, handles, names, **options):
+    """A legend with the names as they are: `$` is not mathematics, a leading _ hides nothing."""
+    legend = target.legend([*handles], ["name"] * len(handles), **options)
+    for text, name in zip(legend.get_texts(), names):
+        text.set(text=name, parse_math=False)
 
 
 def draw(axis, log, panel, color):
@@ -165,25 +185,20 @@ def draw(axis, log, panel, color):
                 linestyle="--" if name in log.losses else "-",
                 linewidth=1.2,
             )
-    if lines and (end := diverged(log)) is not None:
-        axis.axvline(end, color=color, linestyle=":", linewidth=1)
+    if lines and (end := log.diverged()):
+        axis.axvline(end[0], color=color, linestyle=":", linewidth=1)
     return lines
 
 
 def explain(axis, panel):
-    """A legend of the line styles, in grey: the colours are the logs'."""
+    """A legend of the line styles, in gray: the colors are the logs'."""
     from matplotlib.lines import Line2D
 
-    axis.legend(
-        [
-            Line2D([], [], color="0.4", linestyle=STYLES[n % len(STYLES)])
-            for n in range(len(panel.outputs))
-        ],
-        panel.outputs.values(),
-        fontsize=6,
-        handlelength=3,
-        framealpha=0.6,
-    )
+    lines = [
+        Line2D([], [], color="0.4", linestyle=STYLES[n % len(STYLES)])
+        for n in range(len(panel.outputs))
+    ]
+    _legend(axis, lines, panel.outputs.values(), fontsize=6, handlelength=3, framealpha=0.6)
 
 
 def rows(logs, names):
@@ -214,17 +229,23 @@ def main():
         parser.error(f"--out {args.out}: the name must end in .png")
     logs = [caffe_log.read(path) for path in args.logs]
     names = labels(args.logs)
-    if args.tsv:
-        files.write_whole(args.tsv, "\n".join(rows(logs, names)) + "\n")
     picture = io.BytesIO()
     figure(logs, names).savefig(picture, format="png", dpi=130)
+    if args.tsv:
+        files.write_whole(args.tsv, "\n".join(rows(logs, names)) + "\n")
     files.write_whole(args.out, picture.getvalue())
     for name, log in zip(names, logs):
         x, y = log.series.get(("train", caffe_log.TOTAL), ((), ()))
         if len(x):
             print(f"{name}: loss {y[0]:.4g} at iteration {x[0]}, {y[-1]:.4g} at iteration {x[-1]}")
-        if (end := diverged(log)) is not None:
-            print(f"{name}: diverged, the loss is not finite at iteration {end}")
+        if end := log.diverged():
+            early = end[0] < FIRST_ITERATIONS
+            hint = "; were the weights given (-weights)?" if early else ""
+            print(f"{name}: diverged at iteration {end[0]}: {end[1]}{hint}")
+        if log.stopped:
+            print(f"{name}: Caffe stopped: {log.stopped}")
+        if log.others:
+            print(f"{name}: also holds the iterations of {', '.join(log.others)}: not drawn")
     print(f"wrote {args.out}" + (f" and {args.tsv}" if args.tsv else ""))
 
 

@@ -1,4 +1,4 @@
-"""What is said about a list of right and wrong answers. NumPy only."""
+"""Statistics of right and wrong answers, with NumPy alone."""
 
 import math
 

@@ -8,17 +8,20 @@ from pathlib import Path
 import numpy as np
 
 from data_prep import lmdb_io
-from data_prep.common import prototxt
+from data_prep.common import files, prototxt
 from data_prep.common.errors import UserError
-from tools import caffemodel
+from tools import caffe_errors, caffemodel, snapshots
 from tools.inputs import build_command
 from tools.nets import head, rules
+
+LARGEST_LABEL = 1 << 24  # from here on float32 has not all whole numbers
 
 
 @dataclass(frozen=True)
 class ScoringNet:
     """What to run on which data.
 
+    file     path of the net's prototxt
     net      caffe_pb2.NetParameter without stages: Data layers `data` and `label`, and all that
              the heads depend on
     heads    {level, 0 = fine: name of its classifier and of the blob of its scores}
@@ -27,6 +30,7 @@ class ScoringNet:
     batch    images per forward
     """
 
+    file: str
     net: object
     heads: dict
     stages: tuple
@@ -52,23 +56,8 @@ def read_net(solver):
     return prototxt.read(solver.net, caffe_pb2.NetParameter())
 
 
-def newest_snapshot(solver):
-    """Path of the solver's caffemodel with the highest iteration."""
-    prefix = Path(solver.snapshot_prefix)
-    numbered = [
-        (int(number), path)
-        for path in prefix.parent.glob(f"{prefix.name}_iter_*.caffemodel")
-        if (number := path.stem.rpartition("_")[2]).isdigit()
-    ]
-    if not numbered:
-        raise UserError(
-            f"there is no snapshot {prefix}_iter_*.caffemodel yet: train first, or name --weights"
-        )
-    return max(numbered)[1]
-
-
 def scoring_net(solver, split, batch):
-    """ScoringNet of a solver's own test state on a split ("test" or "train"), `batch` at a time."""
+    """ScoringNet of a solver's own test state on a split of records.SPLITS, `batch` at a time."""
     from tools.pycaffe import caffe
 
     train_val = read_net(solver)
@@ -84,6 +73,11 @@ def scoring_net(solver, split, batch):
         source = Path(param.source)
         source = source.parent / f"{split}_{source.name.partition('_')[2]}"
         if not (source / "data.mdb").is_file():
+            if split == "val" and (source.parent / "manifest.json").is_file():
+                raise UserError(
+                    f"{source.parent} has no val split: build it with --validation N, which draws "
+                    "one, or from a source that has one"
+                )
             raise UserError(
                 f"{source} is not there: make the data set, from the repository root, "
                 f"with {build_command(source.parent)}"
@@ -95,7 +89,13 @@ def scoring_net(solver, split, batch):
     for layer in tested.layer:
         del layer.include[:]  # the stages have been applied
     return ScoringNet(
-        tested, heads, stages, Path(sources["data"].source), Path(sources["label"].source), batch
+        solver.net,
+        tested,
+        heads,
+        stages,
+        Path(sources["data"].source),
+        Path(sources["label"].source),
+        batch,
     )
 
 
@@ -107,7 +107,10 @@ def read_labels(scoring):
 
     def read(path):
         return [
-            (key.decode(), lmdb_io.parse_datum(value, f"record {key.decode()} of {path}"))
+            (
+                name := lmdb_io.key_text(key, path),
+                lmdb_io.parse_datum(value, f"record {name} of {path}"),
+            )
             for key, value in lmdb_io.items(path)
         ]
 
@@ -119,7 +122,11 @@ def read_labels(scoring):
             f"{scoring.images} and {scoring.labels} have different records: build the "
             "data set again"
         )
-    return keys, np.array([datum.float_data for _, datum in labels], dtype=np.int64)
+    rows = [datum.float_data for _, datum in labels]
+    whole = len({len(row) for row in rows}) == 1
+    if not whole or not (np.abs(np.array(rows)) < LARGEST_LABEL).all():  # also where one is nan
+        raise UserError(f"the labels in {scoring.labels} are damaged: build the data set again")
+    return keys, np.array(rows, dtype=np.int64)
 
 
 def try_gpu(number, option="--gpu"):
@@ -145,20 +152,50 @@ def use_gpu(number):
 def load(scoring, weights):
     """caffe.Net with the weights, in the mode that is set.
 
-    Raises UserError if a layer of the net is not in the caffemodel or has other shapes there:
-    Caffe would leave the one at random values, and abort at the other.
+    Raises UserError if Caffe refuses the net, or if a layer of the net is not in the weights or has
+    other shapes there: Caffe would leave it at random values.
     """
     from tools.pycaffe import caffe
 
-    with prototxt.as_file(scoring.net) as path:
+    with (
+        caffe_errors.refusals(f"Caffe refuses net {scoring.file}"),
+        prototxt.as_file(scoring.net) as path,
+    ):
         net = caffe.Net(path, caffe.TEST)
-    needed = {name: [list(blob.shape) for blob in blobs] for name, blobs in net.params.items()}
-    missing = caffemodel.compare(weights, needed, "the net")
+    files.existing(weights, "caffemodel")
+    if reason := snapshots.problem(weights):
+        raise UserError(f"the weights can't be used: {reason}")
+    if caffemodel.is_hdf5(weights):
+        missing = _missing_in_hdf5(net, weights)
+    else:
+        needed = {name: [list(blob.shape) for blob in blobs] for name, blobs in net.params.items()}
+        missing = caffemodel.compare(weights, needed, "the net")
     if missing:
         few = ", ".join(missing[:4]) + (" ..." if missing[4:] else "")
         raise UserError(
             f"{weights} has no weights for {few}: evaluate it with the solver that it "
             "was trained with"
         )
-    net.copy_from(str(weights))
+    _copy(net, weights)
     return net
+
+
+def _copy(net, weights):
+    with caffe_errors.refusals(f"{weights} doesn't fit the net"):
+        net.copy_from(str(weights))
+
+
+def _missing_in_hdf5(net, weights):
+    """Names of the layers that an HDF5 file lacks: those whose values stay as they are."""
+    missing = set(net.params)
+    for value in (0, 1):
+        for blobs in net.params.values():
+            for blob in blobs:
+                blob.data[...] = value
+        _copy(net, weights)
+        missing &= {
+            name
+            for name, blobs in net.params.items()
+            if all((blob.data == value).all() for blob in blobs)
+        }
+    return [name for name in net.params if name in missing]

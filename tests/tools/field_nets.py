@@ -1,8 +1,7 @@
-"""Networks that are in no table here, with the layer names under which the field's weights go.
+"""Published networks that are not in tools/nets/tables.py, with the layer names of their weights.
 
-Shapes and names only, as published: CaffeNet's train_val (BVLC), ResNet-50's deploy file (He et
-al., with the `input:` fields of its time) and MobileNet v1's (Howard et al., in the Caffe version
-that ends in a convolution).
+Shapes and names only: CaffeNet's train_val (BVLC), ResNet-50's deploy file (He et al., with `input`
+fields) and MobileNet v1's (Howard et al., in the Caffe version that ends with a convolution).
 """
 
 import numpy as np
@@ -105,7 +104,7 @@ def caffenet():
 
 
 def resnet50():
-    """Prototxt of a deploy file: no fillers, batch normalisation by stored statistics."""
+    """Prototxt of a deploy file: no fillers, batch normalization by stored statistics."""
     n = _start(224)
 
     def convolution(name, part, bottom, outputs, size, stride, relu=None, bias=False):
@@ -188,9 +187,9 @@ def mobilenet():
 
 
 def fill(net, rng):
-    """Random weights of a caffe.Net as of a trained one: activations keep their size.
+    """Fill a caffe.Net with random weights such that activations keep their size.
 
-    Batch normalisation gets the statistics 0 and 1; a scale that ends a residual branch is small.
+    Batch normalization gets the statistics 0 and 1; a scale that ends a residual branch is small.
     """
     kinds = dict(zip(net._layer_names, (layer.type for layer in net.layers)))
     for name, blobs in net.params.items():

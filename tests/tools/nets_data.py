@@ -7,6 +7,8 @@ import lmdb
 import numpy as np
 from caffe.proto import caffe_pb2
 
+from data_prep import manifest
+
 
 def tree(sizes):
     """labels, fine classes x levels: every class's children are neighbours."""
@@ -51,9 +53,23 @@ def build(folder, name, levels, sizes, side, train=8, test=4, seed=0):
     (folder / "manifest.json").write_text(
         json.dumps(
             dict(
+                format=2,
                 name=name,
-                options=dict(size=side),
-                splits=dict(train=dict(images=train), test=dict(images=test)),
+                fingerprint="noise",
+                levels=[dict(name=level, classes=size) for level, size in zip(levels, sizes)],
+                options=dict(size=side, encoded="jpg", resize="squeeze"),
+                versions={},
+                splits={
+                    split: dict(
+                        images=count,
+                        distinct=count,
+                        classes_present=sizes,
+                        sha256=dict(images="", labels=""),
+                    )
+                    for split, count in (("train", train), ("test", test))
+                },
+                mean_bgr=[0, 0, 0],
+                checksums=dict.fromkeys(manifest.checksummed(("train", "test")), ""),
             )
         )
     )

@@ -17,4 +17,4 @@ def test_made_photographs():
 def test_a_folder_of_too_few(tmp_path):
     cv2.imwrite(str(tmp_path / "one.jpg"), np.zeros((9, 9, 3), np.uint8))
     assert_error(run("bench", "lmdb", "--photos", tmp_path), "has 1 JPEG files")
-    assert_error(run("bench", "lmdb", "--photos", tmp_path / "absent"), "is no folder")
+    assert_error(run("bench", "lmdb", "--photos", tmp_path / "absent"), "not a folder")

@@ -1,11 +1,14 @@
 """tools/check_env.py: what it finds, what it calls missing, and the command it names."""
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import tiny
+from caffe.proto import caffe_pb2
 
 from tools import check_env, inputs
 
@@ -30,7 +33,6 @@ def check(folder, *arguments, python=sys.executable, **variables):
         env={**os.environ, **variables},
         capture_output=True,
         text=True,
-        timeout=120,
     )
     assert "Traceback" not in done.stdout + done.stderr, done.stderr
     return done.returncode, done.stdout
@@ -83,7 +85,7 @@ def test_solver_lists_each_missing_file_with_its_command(tmp_path):
 def test_solver_with_everything_there(tmp_path):
     for name in ["data/cards/train_images", "elsewhere/test_images"]:
         (tmp_path / name).mkdir(parents=True)
-        (tmp_path / name / "data.mdb").touch()
+        tiny.write_lmdb(tmp_path / name, [caffe_pb2.Datum()])
     (tmp_path / "data/cards/mean.binaryproto").touch()
     status, output = solver(tmp_path, 'net: "net.prototxt"')
     assert status == 0, output
@@ -127,3 +129,105 @@ def test_build_commands_come_from_the_tables():
     assert inputs.build_command("data/cards") == "data_prep/build_lmdb.py cards"
     assert inputs.build_command("data/cub").startswith("data_prep/build_lmdb.py cub --root ")
     assert inputs.weights_command("weights/bvlc_googlenet.caffemodel").startswith("download it")
+
+
+@pytest.fixture
+def fitting(tmp_path):
+    """(folder, solver) of a net and a data set that belong together: 12 test images in 3 x 4."""
+    tiny.data_set(tmp_path / "data", list(range(6)), list(range(6)), "train")
+    tiny.data_set(tmp_path / "data", list(range(6)) * 2, list(range(6)) * 2, "test")
+    path = tiny.solver(tmp_path, tmp_path / "data", ("csm",))
+    path.write_text(path.read_text() + "test_iter: 3\n")
+    return tmp_path, path
+
+
+def lines_of(output, status):
+    return [line.split(maxsplit=1)[1] for line in output.splitlines() if line.startswith(status)]
+
+
+def test_a_net_and_data_that_belong_together(fitting):
+    folder, path = fitting
+    status, output = check(folder, "--solver", path)
+    assert status == 0, output
+    assert lines_of(output, "ok")[-1].split(maxsplit=1) == [
+        "data",
+        "classes and image counts are the net's",
+    ]
+
+
+def test_the_last_test_batch_may_begin_again(fitting):
+    folder, path = fitting
+    net = folder / "tiny_train_val.prototxt"
+    net.write_text(net.read_text().replace("batch_size: 4", "batch_size: 5"))  # 15 of 12
+    status, output = check(folder, "--solver", path)
+    assert status == 0 and not lines_of(output, "note"), output
+
+
+def change_sizes(fine, group):
+    """The net is made for other numbers of classes than the data set has."""
+
+    def change(folder):
+        tiny.solver(folder, folder / "data", ("csm",), sizes=(fine, group, 2))
+        (folder / "tiny_csm_solver.prototxt").write_text(
+            (folder / "tiny_csm_solver.prototxt").read_text() + "test_iter: 3\n"
+        )
+
+    return change
+
+
+def drop_images(folder):
+    """The image LMDB has fewer records than that of the labels."""
+    shutil.rmtree(folder / "data" / "test_images")
+    shutil.copytree(folder / "data" / "train_images", folder / "data" / "test_images")
+
+
+def cut_lmdb(folder):
+    (folder / "data" / "test_images" / "data.mdb").write_bytes(b"")
+
+
+@pytest.mark.parametrize(
+    "change, item, says",
+    [
+        (change_sizes(5, 3), "classes", "fc8_fine has 5 outputs, and {}/data has 6 classes of"),
+        (change_sizes(7, 3), "classes", "fc8_fine has 7 outputs, and {}/data has 6 classes of"),
+        (change_sizes(6, 4), "classes", "fc9_coarse has 4 outputs, and {}/data has 3 classes of"),
+        (drop_images, "images", "test_images has 6, {}/data/test_labels has 12 records"),
+        (cut_lmdb, "LMDB", "{}/data/test_images can't be read"),
+    ],
+)
+def test_a_net_that_is_for_other_data(fitting, change, item, says):
+    folder, path = fitting
+    change(folder)
+    status, output = check(folder, "--solver", path)
+    assert status == 1, output
+    (found,) = lines_of(output, "wrong")
+    assert found.startswith(item) and says.format(folder) in found
+    assert output.endswith("1 wrong\n")
+
+
+@pytest.mark.parametrize(
+    "count, says",
+    [
+        (2, "2 x 4 per batch = 8 of 12 test images: the last 4 never count"),
+        (4, "4 x 4 per batch = 16 of 12 test images: the first 4 count twice"),
+    ],
+)
+def test_a_test_iter_that_is_not_that_of_the_images_is_noted(fitting, count, says):
+    folder, path = fitting
+    path.write_text(path.read_text().replace("test_iter: 3", f"test_iter: {count}"))
+    status, output = check(folder, "--solver", path)
+    assert status == 0, output
+    (note,) = lines_of(output, "note")
+    assert note.startswith("test_iter") and says in note
+
+
+def test_the_snapshot_to_go_on_from_is_named(fitting):
+    folder, path = fitting
+    for iteration in (5, 10):
+        tiny.snapshot(folder, iteration)
+    (folder / "model_iter_10.solverstate").write_bytes(b"")
+    status, output = check(folder, "--solver", path)
+    assert status == 0, output
+    passed, taken = lines_of(output, "note")
+    assert "iteration 10 is passed over" in passed and "is empty (0 bytes)" in passed
+    assert f"-snapshot {folder}/model_iter_5.solverstate" in taken

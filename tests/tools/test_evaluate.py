@@ -2,10 +2,12 @@
 
 import os
 
+import cv2
 import lmdb
 import numpy as np
 import pytest
 import tiny
+from caffe.proto import caffe_pb2
 from commands import assert_error, run
 
 from tools import results, scores
@@ -51,13 +53,13 @@ def test_each_image_counts_once(folder, batch):
     )
     assert done.returncode == 0, done.stderr
     result = results.read(folder / "r.json")
-    assert result["images"] == len(TRUE) and result["stages"] == ["csm"]
-    for level, right in zip(result["levels"], (8, 9, 10)):
-        for answer in ("head", "from_fine") if level["level"] != "kind" else ("head",):
-            assert level[answer]["right"] == right
-            assert level[answer]["top1"] == pytest.approx(right / 11)
-        assert level.get("consistency", 1) == 1
-    assert result["fine"]["recall"] == {
+    assert result.images == len(TRUE) and result.stages == ("csm",)
+    for level, right in zip(result.levels, (8, 9, 10)):
+        for share in (level.head, level.from_fine) if level.level != "kind" else (level.head,):
+            assert share.right == right
+            assert share.top1 == pytest.approx(right / 11)
+        assert level.consistency in (None, 1)
+    assert result.fine.recall == {
         "kind 0": 0.5,
         "kind 1": 1,
         "kind 2": 0.5,
@@ -65,21 +67,22 @@ def test_each_image_counts_once(folder, batch):
         "kind 4": 0.5,
         "kind 5": 1,
     }
-    assert result["fine"]["mean_class_accuracy"] == pytest.approx(0.75)
-    assert {"images": 1, "true": "kind 2", "predicted": "kind 3"} in result["fine"]["confused"]
-    table = results.read_predictions(folder / "r.json")
-    assert list(table["key"]) == [f"{i:08d}" for i in range(len(TRUE))]
-    assert list(table["kind"]) == TRUE and list(table["kind_predicted"]) == LIT
-    np.testing.assert_array_equal(table["half_from_fine"], tiny.LABELS[LIT, 2])
+    assert result.fine.mean_class_accuracy == pytest.approx(0.75)
+    assert results.Confusion(1, "kind 2", "kind 3") in result.fine.confused
+    table = results.read_predictions(folder / "r.json", result)
+    assert list(table.keys) == [f"{i:08d}" for i in range(len(TRUE))]
+    kind, _, half = table.levels
+    assert list(kind.true) == TRUE and list(kind.predicted) == LIT
+    np.testing.assert_array_equal(half.from_fine, tiny.LABELS[LIT, 2])
     assert "72.73%" in done.stdout and str(folder / "r.json") in done.stdout
 
 
 def test_plain_softmax_is_scored_on_coarse_levels_too(folder):
     done = evaluate(folder, (), 1)
     assert done.returncode == 0, done.stderr
-    kind, group, half = results.read(folder / "tiny_sm.json")["levels"]
-    assert "head" not in group and group["from_fine"]["right"] == 9
-    assert half["from_fine"]["right"] == 10
+    kind, group, half = results.read(folder / "tiny_sm.json").levels
+    assert group.head is None and group.from_fine.right == 9
+    assert half.from_fine.right == 10
 
 
 def test_weights_in_the_old_format(folder):
@@ -93,11 +96,8 @@ def test_weights_in_the_old_format(folder):
         folder / "r.json",
     )
     assert done.returncode == 0, done.stderr
-    assert [level["head"]["right"] for level in results.read(folder / "r.json")["levels"]] == [
-        8,
-        9,
-        10,
-    ]
+    levels = results.read(folder / "r.json").levels
+    assert [level.head.right for level in levels] == [8, 9, 10]
 
 
 def test_gpu_that_is_not_there(folder):
@@ -108,17 +108,17 @@ def test_newest_snapshot_is_the_default(folder):
     solver = tiny.solver(folder, folder / "data", ())
     assert "no snapshot" in run("evaluate", "--solver", solver).stderr
     for number in (9, 10):
-        tiny.weights(folder / f"model_iter_{number}.caffemodel", 1)
+        tiny.snapshot(folder, number)
     done = run("evaluate", "--solver", solver, "--out", folder / "r.json")
     assert done.returncode == 0
-    assert results.read(folder / "r.json")["weights"].endswith("model_iter_10.caffemodel")
+    assert results.read(folder / "r.json").weights.endswith("model_iter_10.caffemodel")
 
 
 def test_train_split(folder):
     tiny.data_set(folder / "data", [5, 4, 3], [5, 4, 0], "train")
     assert evaluate(folder, ("csm",), 3, "--split", "train").returncode == 0
     result = results.read(folder / "tiny_csm.json")
-    assert result["images"] == 3 and result["levels"][0]["head"]["right"] == 2
+    assert result.images == 3 and result.levels[0].head.right == 2
 
 
 def shorten_labels(folder):
@@ -131,6 +131,35 @@ def overwrite_record(folder):
     with lmdb.open(str(folder / "data" / "test_images"), map_size=1 << 24) as env:
         with env.begin(write=True) as transaction:
             transaction.put(b"00000003", b"\xff\xff")
+
+
+def replace_image(folder):
+    """A record of Caffe's whose image OpenCV refuses."""
+    image = caffe_pb2.Datum(data=b"no image", encoded=True, label=TRUE[3])
+    with lmdb.open(str(folder / "data" / "test_images"), map_size=1 << 24) as env:
+        with env.begin(write=True) as transaction:
+            transaction.put(b"00000003", image.SerializeToString())
+
+
+def give_another_size(folder):
+    """Images of one batch have one size, or Caffe's checks fail."""
+    encoded = cv2.imencode(".png", np.zeros((9, 9, 3), np.uint8))[1].tobytes()
+    image = caffe_pb2.Datum(data=encoded, encoded=True, label=TRUE[3])
+    with lmdb.open(str(folder / "data" / "test_images"), map_size=1 << 24) as env:
+        with env.begin(write=True) as transaction:
+            transaction.put(b"00000003", image.SerializeToString())
+
+
+def set_label(folder):
+    """-1 in both LMDBs: as an index it would be the last class."""
+    for kind in ("images", "labels"):
+        path = str(folder / "data" / f"test_{kind}")
+        with lmdb.open(path, map_size=1 << 24) as env, env.begin(write=True) as transaction:
+            datum = caffe_pb2.Datum.FromString(transaction.get(b"00000003"))
+            datum.label = -1
+            if kind == "labels":
+                datum.float_data[0] = -1
+            transaction.put(b"00000003", datum.SerializeToString())
 
 
 def cut_labels(folder):
@@ -153,6 +182,9 @@ def remove_images(folder):
         (("csm", "skip"), 3, None, "fc9_coarse has the shapes"),
         ((), 1, shorten_labels, "different records"),
         ((), 1, overwrite_record, "record 00000003"),
+        ((), 1, replace_image, "record 00000003 of"),
+        ((), 1, give_another_size, "record 00000003 of"),
+        ((), 1, set_label, "don't follow"),
         ((), 1, cut_labels, "cut short"),
         ((), 1, change_hierarchy, "don't follow"),
         ((), 1, remove_images, "test_images is not there: make the data set"),
@@ -175,8 +207,31 @@ def test_bad_weights(folder, content, says):
     assert_error(done, says)
 
 
-def test_a_target_that_cannot_be_written(folder):
+@pytest.mark.parametrize(
+    "old, new, says",
+    [
+        ('bottom: "data"', 'bottom: "nothing"', "Unknown bottom blob 'nothing' (layer 'feature'"),
+        ('type: "Flatten"', 'type: "Flat"', "Unknown layer type: Flat"),
+        ('bottom: "feature"', 'bottom: "feature"\n  bottom: "data"', "Check failed"),
+    ],
+)
+def test_a_net_that_caffe_refuses(folder, old, new, says):
+    solver = tiny.solver(folder, folder / "data", ())
+    net = folder / "tiny_train_val.prototxt"
+    assert old in net.read_text()
+    net.write_text(net.read_text().replace(old, new))
+    done = run("evaluate", "--solver", solver, "--weights", tiny.weights(folder / "w", 1))
+    assert_error(done, f"Caffe refuses net {net}: ")
+    assert says in done.stderr
+
+
+@pytest.mark.parametrize(
+    "out, says", [("file/r.json", "is not a folder"), ("folder/r.json", "r.tsv is a folder")]
+)
+def test_a_target_that_cannot_be_written(folder, out, says):
+    """Before the net runs: its answers would be lost."""
     (folder / "file").write_text("x")
+    (folder / "folder/r.tsv").mkdir(parents=True)
     done = run(
         "evaluate",
         "--solver",
@@ -184,9 +239,10 @@ def test_a_target_that_cannot_be_written(folder):
         "--weights",
         tiny.weights(folder / "w", 1),
         "--out",
-        folder / "file" / "r.json",
+        folder / out,
     )
-    assert_error(done, "is not a folder")
+    assert_error(done, says)
+    assert not (folder / out).exists()
 
 
 def test_diverged_weights(folder):

@@ -1,4 +1,4 @@
-"""tools/gpu_check.py without a GPU: what it says, its tables, and its checks with a CPU's own mode
+"""tools/gpu/check.py without a GPU: what it says, its tables, and its checks with a CPU's own mode
 in the GPU's place, where both sides have to agree."""
 
 import copy
@@ -14,9 +14,9 @@ from commands import assert_error, run
 from google.protobuf import text_format
 
 from data_prep.common.errors import UserError
-from tools import gpu_check, solver_net
-from tools.benchmarks.step import training_net
-from tools.gpu_checks import machine, nets, report, sections, suites, torch_net, training
+from tools import solver_net
+from tools.gpu import check, machine, nets, report, sections, suites, torch_net, training
+from tools.training_net import training_net
 
 SMALL = Path("prototxt/cards_squeezenet_ours_solver.prototxt")
 RESULTS = {
@@ -58,7 +58,7 @@ no_gpu = pytest.mark.skipif(has_gpu(), reason="there is a GPU")
 
 @no_gpu
 def test_without_a_gpu_it_says_so_and_does_nothing(tmp_path):
-    done = run("gpu_check", "--out", tmp_path / "results.json")
+    done = run("gpu/check", "--out", tmp_path / "results.json")
     assert done.returncode == 0 and not list(tmp_path.iterdir())
     assert re.fullmatch(r"no GPU: .*; nothing was checked\n", done.stdout) and not done.stderr
 
@@ -66,47 +66,47 @@ def test_without_a_gpu_it_says_so_and_does_nothing(tmp_path):
 @no_gpu
 def test_a_caffe_that_cant_use_the_gpu_is_an_error(monkeypatch, tmp_path):
     monkeypatch.setattr(machine, "facts", lambda: RESULTS["machine"])
-    monkeypatch.setattr(sys, "argv", ["gpu_check.py", "--out", str(tmp_path / "results.json")])
+    monkeypatch.setattr(sys, "argv", ["check.py", "--out", str(tmp_path / "results.json")])
     with pytest.raises(UserError, match="there is a GPU, but the caffe on PATH can't use it"):
-        gpu_check.main()
+        check.main()
     assert not list(tmp_path.iterdir())
 
 
 def test_checks_in_turn_and_their_file(monkeypatch, tmp_path, capsys):
     """A failed check is reported, in the file too, and does not keep the others from theirs."""
     monkeypatch.setattr(machine, "facts", lambda: RESULTS["machine"])
-    monkeypatch.setattr(gpu_check.check_env, "run_caffe", lambda *arguments: (0, ""))
-    monkeypatch.setattr(gpu_check, "isolated", lambda function, *args: function(*args))
+    monkeypatch.setattr(check.caffe_program, "run", lambda *arguments: (0, ""))
+    monkeypatch.setattr(check, "isolated", lambda function, *args: function(*args))
     monkeypatch.setattr(
         sections,
         "SECTIONS",
         {"bad": lambda gpu: (False, "ill", [1]), "good": lambda gpu: (True, "well", [2])},
     )
     out = tmp_path / "results.json"
-    monkeypatch.setattr(sys, "argv", ["gpu_check.py", "--out", str(out), "--only", "bad,good"])
-    assert gpu_check.main() == 1
+    monkeypatch.setattr(sys, "argv", ["check.py", "--out", str(out), "--only", "bad,good"])
+    assert check.main() == 1
     assert re.search(
         r"^FAILED   bad  .*ill\nok       good .*well$", capsys.readouterr().out, re.MULTILINE
     )
     results = json.loads(out.read_text())["results"]
     assert results["bad"]["values"] == [1] and results["good"]["verdict"] == "ok"
-    assert "| bad | FAILED | 0 | ill |" in report.tables(out.read_text())
+    assert "| bad | FAILED | 0 | ill |" in report.tables(out)
 
 
 def test_list_and_wrong_names():
-    listed = run("gpu_check", "--list").stdout.splitlines()
+    listed = run("gpu/check", "--list").stdout.splitlines()
     assert [line.split()[0] for line in listed] == list(sections.SECTIONS)
-    done = run("gpu_check", "--only", "nets,nonsense")
+    done = run("gpu/check", "--only", "nets,nonsense")
     assert (
         done.returncode == 2
-        and "there is no check 'nonsense'; there are caffe-tests" in done.stderr
+        and "unknown check 'nonsense'; the checks are caffe-tests" in done.stderr
     )
 
 
 def test_table(tmp_path):
     path = tmp_path / "results.json"
     path.write_text(json.dumps(RESULTS))
-    lines = run("gpu_check", "--table", path).stdout.splitlines()
+    lines = run("gpu/check", "--table", path).stdout.splitlines()
     assert lines[0] == (
         "NVIDIA X (80.0 GiB, 9.0); driver 580.1, 16 cores, Python 3.11.2; Caffe "
         "version 1.0.0, cudnn 91900, torch 2.11.0. 2026-11-23 18:00 UTC."
@@ -116,11 +116,21 @@ def test_table(tmp_path):
     assert "| vgg16 | 32 | 90 | - | - | 150 | - | - |" in lines
 
 
-@pytest.mark.parametrize("text", ["{", "[]", "{}", '{"machine": {}, "results": {}}'])
-def test_what_is_no_results_file_is_refused(tmp_path, text):
+@pytest.mark.parametrize(
+    "text, says",
+    [
+        ("{", "is not valid JSON"),
+        ("[" * 100_000, "is nested too deeply"),
+        *(
+            (text, "is not a results file of")
+            for text in ("[]", "{}", '{"machine": {}, "results": {}}')
+        ),
+    ],
+)
+def test_other_files_are_refused(tmp_path, text, says):
     path = tmp_path / "results.json"
     path.write_text(text)
-    assert_error(run("gpu_check", "--table", path), f"{path}: it is no results file of")
+    assert_error(run("gpu/check", "--table", path), f"{path} {says}")
 
 
 @pytest.mark.parametrize(
@@ -134,15 +144,15 @@ def test_what_is_no_results_file_is_refused(tmp_path, text):
 )
 def test_verdicts(monkeypatch, function, verdict, summary):
     monkeypatch.setitem(sections.SECTIONS, "one", function)
-    monkeypatch.setattr(gpu_check, "isolated", lambda function, *args: function(*args))
-    result = gpu_check.check("one")
+    monkeypatch.setattr(check, "isolated", lambda function, *args: function(*args))
+    result = check.check("one")
     assert (result["verdict"], result["summary"]) == (verdict, summary)
 
 
 def test_a_check_that_aborts_is_a_failed_one(monkeypatch):
     """And leaves the others their turn: each has a process of its own."""
     monkeypatch.setitem(sections.SECTIONS, "one", os._exit)
-    result = gpu_check.check("one")
+    result = check.check("one")
     assert result["verdict"] == "FAILED" and "ended before it had a result" in result["summary"]
 
 
@@ -226,13 +236,13 @@ def test_torch_runs_the_same_net(name):
             assert error < nets.TOLERANCE, layer
 
 
-def test_layers_without_a_twin_are_named():
+def test_layers_without_a_counterpart_are_named():
     from caffe.proto import caffe_pb2
 
     net = text_format.Parse(
         'name: "n" layer { name: "a" type: "Python" }', caffe_pb2.NetParameter()
     )
-    with pytest.raises(UserError, match="net n has layers that have no twin .*: Python"):
+    with pytest.raises(UserError, match="net n has layers that have no counterpart .*: Python"):
         torch_net.TorchNet(net, {}, "cpu")
 
 

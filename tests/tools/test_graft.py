@@ -1,10 +1,8 @@
-"""tools/graft.py on small nets: all kinds of features, inputs, and layers behind the feature."""
+"""tools/graft.py on small nets: all kinds of features, inputs, and layers after the feature."""
 
 import json
 import subprocess
-import sys
 from pathlib import Path
-from types import SimpleNamespace
 
 import caffe
 import nets_data
@@ -13,91 +11,29 @@ import pytest
 from caffe.proto import caffe_pb2
 from commands import ROOT
 from google.protobuf import text_format
-
-from data_prep.common.command import command as run_as_command
-from data_prep.common.errors import UserError
-from tools.graft import main
-from tools.nets import cut, foreign, grafted, graph, tables
-
-SIDE = 16
-INPUT = """
-layer { name: "in" type: "Input" top: "data"
-        input_param { shape { dim: 1 dim: 3 dim: 16 dim: 16 } } }
-"""
-CONV = """
-layer { name: "conv" type: "Convolution" bottom: "data" top: "conv"
-        convolution_param { num_output: 4 kernel_size: 3 stride: 2 } }
-layer { name: "relu" type: "ReLU" bottom: "conv" top: "conv" }
-"""
-RELU = 'layer { name: "relu1" type: "ReLU" bottom: "fc1" top: "fc1" }'
-DROP = """
-layer { name: "drop1" type: "Dropout" bottom: "fc1" top: "fc1"
-        dropout_param { dropout_ratio: 0.3 } }
-"""
-FC = (
-    """
-layer { name: "fc1" type: "InnerProduct" bottom: "conv" top: "fc1"
-        inner_product_param { num_output: 8 } }
-"""
-    + RELU
-    + DROP
+from graft_nets import (
+    AUXILIARY,
+    CLASSIFIER,
+    CONV,
+    DROP,
+    FC,
+    INPUT,
+    MINI,
+    ONE,
+    OUTPUTS,
+    RELU,
+    SIDE,
+    V0,
+    V1,
+    backbone,
+    data_layers,
+    graft,
+    replaced,
+    written,
 )
-CLASSIFIER = """
-layer { name: "fc2" type: "InnerProduct" bottom: "fc1" top: "fc2"
-        inner_product_param { num_output: 10 weight_filler { type: "gaussian" std: 0.25 } } }
-"""
-PROB = 'layer { name: "prob" type: "Softmax" bottom: "fc2" top: "prob" }\n'
-MINI = INPUT + CONV + FC + CLASSIFIER + PROB
-OUTPUTS = """
-layer { name: "accuracy" type: "Accuracy" bottom: "fc2" bottom: "label" top: "accuracy"
-        include { phase: TEST } }
-layer { name: "loss" type: "SoftmaxWithLoss" bottom: "fc2" bottom: "label" top: "loss" }
-"""
-AUXILIARY = """
-layer { name: "aux/fc" type: "InnerProduct" bottom: "conv" top: "aux/fc"
-        inner_product_param { num_output: 10 } }
-layer { name: "aux/loss" type: "SoftmaxWithLoss" bottom: "aux/fc" bottom: "label" top: "aux/loss"
-        loss_weight: 0.3 }
-layer { name: "aux/accuracy" type: "Accuracy" bottom: "aux/fc" bottom: "label" top: "aux/accuracy" }
-"""
-V0 = """
-input: "data" input_dim: 1 input_dim: 3 input_dim: 16 input_dim: 16
-layers { layer { name: "conv" type: "conv" num_output: 4 kernelsize: 3 stride: 2 }
-         bottom: "data" top: "conv" }
-layers { layer { name: "relu" type: "relu" } bottom: "conv" top: "conv" }
-layers { layer { name: "fc1" type: "innerproduct" num_output: 8 } bottom: "conv" top: "fc1" }
-layers { layer { name: "relu1" type: "relu" } bottom: "fc1" top: "fc1" }
-layers { layer { name: "drop1" type: "dropout" dropout_ratio: 0.3 } bottom: "fc1" top: "fc1" }
-layers { layer { name: "fc2" type: "innerproduct" num_output: 10 } bottom: "fc1" top: "fc2" }
-layers { layer { name: "prob" type: "softmax" } bottom: "fc2" top: "prob" }
-"""
-V1 = """
-layers { name: "data" type: DATA top: "data" top: "label"
-         data_param { source: "there" batch_size: 5 scale: 0.5 crop_size: 16 mirror: true } }
-layers { name: "conv" type: CONVOLUTION bottom: "data" top: "conv" blobs_lr: 1 blobs_lr: 2
-         convolution_param { num_output: 4 kernel_size: 3 stride: 2 } }
-layers { name: "relu" type: RELU bottom: "conv" top: "conv" }
-layers { name: "fc1" type: INNER_PRODUCT bottom: "conv" top: "fc1"
-         inner_product_param { num_output: 8 } }
-layers { name: "relu1" type: RELU bottom: "fc1" top: "fc1" }
-layers { name: "drop1" type: DROPOUT bottom: "fc1" top: "fc1" dropout_param { dropout_ratio: 0.3 } }
-layers { name: "fc2" type: INNER_PRODUCT bottom: "fc1" top: "fc2"
-         inner_product_param { num_output: 10 } }
-layers { name: "loss" type: SOFTMAX_LOSS bottom: "fc2" bottom: "label" }
-"""
 
-
-def replaced(text, old, new):
-    assert old in text
-    return text.replace(old, new)
-
-
-def data_layers(transform, kind="Data", param='data_param { source: "there" batch_size: 5 }'):
-    """A layer for images and labels, in both phases."""
-    return (
-        f'layer {{ name: "data" type: "{kind}" top: "data" top: "label" '
-        f"transform_param {{ {transform} }} {param} }}\n"
-    )
+from data_prep.common.errors import UserError
+from tools.nets import cut, foreign, grafted, graph, sources, tables
 
 
 @pytest.fixture
@@ -109,53 +45,19 @@ def repository(tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def run(repository, monkeypatch, capfd):
-    """The command on a prototxt, in this process, as data_prep.common.command ends it."""
-
-    def command(text, *options):
-        Path("mini_deploy.prototxt").write_text(text)
-        monkeypatch.setattr(
-            sys, "argv", ["graft.py", "--net", "mini_deploy.prototxt", *map(str, options)]
-        )
-        capfd.readouterr()
-        with pytest.raises(SystemExit) as end:
-            run_as_command(main)
-        said = capfd.readouterr()
-        return SimpleNamespace(returncode=end.value.code, stdout=said.out, stderr=said.err)
-
-    return command
-
-
-def written(done, name="nets/mine_mini_train_val.prototxt"):
-    """NetParameter that the command wrote, having said so."""
-    assert done.returncode == 0, done.stderr
-    assert "wrote " in done.stdout and done.stderr == ""
-    return text_format.Parse(Path(name).read_text(), caffe_pb2.NetParameter())
-
-
-ONE = ("--data", "data", "--out", "nets", "--variant", "ours", "--max-iter", 2, "--train-batch", 4)
-
-
-def backbone(tmp_path, text, feature=None, **options):
-    """cut.Backbone of a prototxt, as the command makes it."""
-    path = tmp_path / "net.prototxt"
-    path.write_text(text)
-    nodes = graph.nodes(foreign.read(path))
-    blob = feature or nodes[cut.find_classifier(nodes)].layer.bottom[0]
-    found = cut.find_feature(nodes, blob)
-    images = grafted.find_images(nodes, cut.image_of(nodes, found))
-    return grafted.graft(nodes, found, images, "mini", "", **options).backbone
+def run(repository):
+    return graft
 
 
 @pytest.fixture(scope="module", autouse=True)
 def once():
-    """Caffe is asked for the shapes of the same layers once: most nets differ behind them."""
+    """Caffe is asked for the shapes of the same layers once: most nets differ after them."""
     ask, known = foreign.shapes, {}
 
-    def shapes(layers, inputs, name):
-        key = (str(layers), str(inputs), name)
+    def shapes(layers, inputs, name, fillers=None):
+        key = (str(layers), str(inputs), name, str(fillers))
         if key not in known:
-            known[key] = ask(layers, inputs, name)
+            known[key] = ask(layers, inputs, name, fillers)
         return known[key]
 
     with pytest.MonkeyPatch.context() as patch:
@@ -206,7 +108,7 @@ def test_every_variant_runs(run):
 
 
 def test_the_new_head_is_that_of_our_nets(run):
-    """As in prototxt/: what is behind the feature differs in its names and filler only."""
+    """As in prototxt/: what follows the feature differs in its names and filler only."""
     written(run(MINI, *ONE[2:], "--dataset", "cars"), "nets/cars_mini_train_val.prototxt")
 
     def head(path):
@@ -289,7 +191,7 @@ def test_options_reach_the_files(repository, run):
     )
     text = Path("nets/trial_tiny_ours_solver.prototxt").read_text()
     assert "base_lr: 0.25" in text and "max_iter: 2 " in text
-    assert "-weights none.caffemodel" in text and "none.caffemodel is not there" in done.stdout
+    assert "-weights none.caffemodel" in text and "none.caffemodel not found" in done.stdout
     assert (repository / "snapshots/trial_tiny_ours").is_dir()
 
 
@@ -364,7 +266,7 @@ def test_dropout(tmp_path, text, dropped):
     assert layers[-1].name == "relu1" and not any(layer.type == "Dropout" for layer in layers)
 
 
-def test_normalisation_after_dropout_is_refused(tmp_path):
+def test_normalization_after_dropout_is_refused(tmp_path):
     norm = 'layer { name: "bn" type: "BatchNorm" bottom: "fc1" top: "fc1" }'
     text = replaced(MINI, CLASSIFIER, norm + CLASSIFIER)
     with pytest.raises(UserError, match="layer bn .BatchNorm. works on fc1 after dropout"):
@@ -394,7 +296,7 @@ def test_layers_of_stages_and_levels_are_left_out(tmp_path):
     assert names(found.layers) == ["conv", "relu", "fc1", "relu1", "drop1"]
 
 
-def test_layers_in_place_behind_the_reader_are_left_out(tmp_path):
+def test_layers_in_place_after_the_reader_are_left_out(tmp_path):
     """The feature depends on conv as it was before the later layer."""
     late = 'layer { name: "late" type: "TanH" bottom: "conv" top: "conv" }\n'
     found = backbone(tmp_path, replaced(MINI, CLASSIFIER, late + CLASSIFIER))
@@ -450,9 +352,10 @@ def test_auxiliary(tmp_path):
     path = tmp_path / "net.prototxt"
     found = backbone(tmp_path, text)
     assert found.auxiliary == ("aux/fc_fine",) and "aux/accuracy" in found.left_out
-    nodes = graph.nodes(foreign.read(path))
+    read = foreign.read(path)
+    nodes = graph.nodes(read.net)
     feature = cut.find_feature(nodes, "fc1")
-    net = grafted.graft(nodes, feature, grafted.find_images(nodes, "data"), "mini", "")
+    net = grafted.graft(read, nodes, feature, sources.find_images(nodes, "data"), "mini", "")
     layers = {layer.name: layer for layer in net.layers(12, SIDE)}
     classifier, loss = layers["aux/fc_fine"], layers["aux/loss"]
     assert classifier.inner_product_param.num_output == 12
@@ -485,7 +388,7 @@ def test_names_of_the_head_are_kept_free(tmp_path):
         "label_1": "label_1_backbone",
         "glm": "glm_backbone",
     }
-    with pytest.raises(UserError, match="layer fc8_fine has weights and the name of a layer"):
+    with pytest.raises(UserError, match="layer fc8_fine has weights and the same name as a layer"):
         backbone(tmp_path, replaced(MINI, 'name: "fc1"', 'name: "fc8_fine"'))
 
 
@@ -512,30 +415,35 @@ def test_grafting_twice(run):
 
 
 @pytest.mark.parametrize(
-    "transform, expected, told",
+    "transform, expected, said",
     [
         (
             "crop_size: 16 mean_value: 10 mean_value: 20 mean_value: 30 scale: 0.25",
             dict(mean_value=(10, 20, 30), scale=0.25),
-            True,
+            "as layer data states",
         ),
-        ('crop_size: 16 mean_file: "mean.binaryproto"', dict(mean_value=(1, 2, 3)), True),
+        (
+            'crop_size: 16 mean_file: "mean.binaryproto"',
+            dict(mean_value=(1, 2, 3)),
+            "as layer data states",
+        ),
         (
             'crop_size: 16 mean_file: "none.binaryproto" scale: 0.5',
             dict(mean_value=(104, 117, 123), scale=0.5),
-            False,
+            "none.binaryproto of layer data not found: ImageNet's mean, or give --mean",
         ),
     ],
-    ids=["kept", "mean file", "mean file not there"],
+    ids=["kept", "mean file", "mean file not found"],
 )
-def test_transformation(tmp_path, monkeypatch, transform, expected, told):
+def test_transformation(tmp_path, monkeypatch, transform, expected, said):
     monkeypatch.chdir(tmp_path)
     blob = caffe_pb2.BlobProto(num=1, channels=3, height=4, width=4)
     blob.data.extend(np.repeat([1, 2, 3], 16))
+    param = 'image_data_param { source: "there.txt" }'
     (tmp_path / "mean.binaryproto").write_bytes(blob.SerializeToString())
-    (tmp_path / "net.prototxt").write_text(data_layers(transform, "ImageData", "") + CONV)
-    images = grafted.find_images(graph.nodes(foreign.read("net.prototxt")), "data")
-    assert (images.crop, images.transform, images.told) == (16, expected, told)
+    (tmp_path / "net.prototxt").write_text(data_layers(transform, "ImageData", param) + CONV)
+    images = sources.find_images(graph.nodes(foreign.read("net.prototxt").net), "data")
+    assert (images.crop, images.transform, images.said) == (16, expected, said)
 
 
 # --- refusals -------------------------------------------------------------------------------------
@@ -556,12 +464,12 @@ layer { name: "sum" type: "Eltwise" bottom: "conv" bottom: "info" top: "sum" }
     "text, options, status, says",
     [
         (MINI, ("--feature", "fc11"), 1, "the net has no blob fc11: did you mean fc1"),
-        (MINI, ("--feature", "data"), 1, "data is an input, no feature"),
+        (MINI, ("--feature", "data"), 1, "data is an input, not a feature"),
         (
             MINI,
             ("--feature", "relu1"),
             1,
-            "relu1 is a layer, no blob; the blob that it writes is fc1",
+            "relu1 is a layer: name the blob that it writes, fc1",
         ),
         (MINI, ("--feature", "conv"), 1, "--map pool"),
         (INPUT + CONV, (), 1, "name a --feature"),
@@ -573,23 +481,28 @@ layer { name: "sum" type: "Eltwise" bottom: "conv" bottom: "info" top: "sum" }
         ),
         (TWO, (), 1, "depends on several inputs (data, info)"),
         (replaced(MINI, "dim: 3", "dim: 1"), (), 1, "input data is 1 x 1 x 16 x 16"),
-        (replaced(MINI, "dim: 16 }", "dim: 20 }"), (), 1, "1 x 3 x 16 x 20"),
+        (replaced(MINI, "dim: 16 }", "dim: 20 }"), (), 1, "images of 16 x 20"),
         (data_layers("") + CONV + FC + CLASSIFIER + OUTPUTS, (), 1, "add --crop"),
-        (data_layers("force_gray: true") + CONV + FC + CLASSIFIER, (), 1, "makes images grey"),
+        (data_layers("force_gray: true") + CONV + FC + CLASSIFIER, (), 1, "reads gray images"),
         (
             replaced(MINI, '"ReLU" bottom: "conv"', '"Swish2" bottom: "conv"'),
             (),
             1,
-            "Unknown layer type: Swish2",
+            "layer relu has type Swish2, which this Caffe does not have",
         ),
         (replaced(MINI, "kernel_size: 3", "kernel_size: 99"), (), 1, "Caffe refuses mini"),
-        (replaced(MINI, "kernel_size: 3", "dilated: 3"), (), 1, 'no field named "dilated"'),
-        ("", (), 1, "has no layers"),
+        (
+            replaced(MINI, "kernel_size: 3", "dilated: 3"),
+            (),
+            1,
+            "has no field `convolution_param.dilated`",
+        ),
+        ("", (), 1, "is empty"),
         (MINI, ("--crop", 32), 1, "larger --size"),
         (MINI, ("--levels", "12,5"), 1, "have 12, 4 classes"),
         (MINI, ("--bbox",), 2, "--bbox needs a --dataset with boxes: "),
         (MINI, ("--name", "../x"), 1, "file name"),
-        (MINI, ("--glm-json", "nonsense"), 1, "not JSON"),
+        (MINI, ("--glm-json", "nonsense"), 1, "not valid JSON"),
         (MINI, ("--mean", "1,2"), 2, "--mean"),
         (MINI, ("--scale", "0"), 2, "--scale"),
         (MINI, ("--dataset", "cars"), 2, "not allowed with"),
@@ -604,7 +517,7 @@ def test_refusals(repository, run, text, options, status, says):
 
 
 @pytest.mark.parametrize(
-    "options, says", [((), "which data set"), (("--levels", "3,2"), "--out is needed")]
+    "options, says", [((), "name a data set"), (("--levels", "3,2"), "--out is needed")]
 )
 def test_incomplete_commands(run, options, says):
     done = run(MINI, *options)
@@ -619,7 +532,7 @@ def test_images_are_larger_than_crops(run):
     assert "--size 352 --out data/cars_352" in text
 
 
-def test_a_feature_before_relu_is_told(run):
+def test_a_feature_before_relu_is_reported(run):
     text = replaced(MINI, 'bottom: "fc1" top: "fc1" }', 'bottom: "fc1" top: "r" }')
     text = replaced(text, 'Dropout" bottom: "fc1"', 'Dropout" bottom: "r"')
     assert "--feature r\n" in run(text, *ONE, "--feature", "fc1").stdout

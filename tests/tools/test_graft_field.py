@@ -1,4 +1,4 @@
-"""tools/graft.py on three networks of the field: weights load, Caffe trains, deploy files agree."""
+"""tools/graft.py on three published networks: weights load, Caffe trains, deploy files agree."""
 
 import subprocess
 

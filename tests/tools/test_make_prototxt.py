@@ -3,6 +3,7 @@
 import argparse
 import json
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -15,8 +16,8 @@ from caffe.proto import caffe_pb2
 from google.protobuf import text_format
 
 from data_prep import readers
-from data_prep.hierarchy import TABLES, Hierarchy
-from tools.nets import rules, solver, tables
+from data_prep.label_tree import TABLES, Hierarchy
+from tools.nets import data, rules, solver, tables
 
 ROOT = Path(__file__).resolve().parents[2]
 COMMITTED = sorted((ROOT / "prototxt").glob("*.prototxt"))
@@ -66,7 +67,7 @@ def test_check_names_what_differs(tmp_path):
 
 
 def settings(dataset):
-    """Names of the data set's settings: whole images, and images cut to their boxes."""
+    """Names of the data set with each setting: whole images, and images cut to their boxes."""
     return [dataset] if dataset == "cards" else [dataset, f"{dataset}_bbox"]
 
 
@@ -109,14 +110,16 @@ def test_solvers(name):
         for layer in parsed.layer
         if layer.type == "Data" and layer.include[0].phase == caffe_pb2.TEST
     }
-    assert images % batch == 0
+    most = tables.NETS[net].test_batch
+    assert most / 2 <= batch <= most  # a batch of 2, or 1, wastes a GPU
+    tests = -(-images // batch)
     for setting in settings(dataset):
         for variant, stages in tables.STAGES.items():
             experiment = f"{setting}_{net}_{variant}"
             path = ROOT / f"prototxt/{experiment}_solver.prototxt"
             values = read(path, caffe_pb2.SolverParameter())
             assert values.net == f"prototxt/{name}_train_val.prototxt"
-            assert list(values.test_iter) == [images // batch]
+            assert list(values.test_iter) == [tests]
             assert values.max_iter % values.test_interval == 0  # the last weights are tested
             stages += ("bbox",) * setting.endswith("_bbox")
             assert [tuple(state.stage) for state in (values.train_state, *values.test_state)] == (
@@ -127,18 +130,18 @@ def test_solvers(name):
             assert path.read_text().count("\n") < 40
 
 
-def test_exact_coverage():
-    """No batch that divides is larger, up to 50 (bilinear CNN: 16): the paper's test sets."""
-    for name, expected in (
-        ("cars_alexnet", (187, 43)),
-        ("aircraft_vgg16", (101, 33)),
-        ("cub_googlenet", (2897, 2)),
-        ("cars_bcnn", (731, 11)),
-    ):
-        text = (ROOT / f"prototxt/{name}_ours_solver.prototxt").read_text()
-        assert re.search(r"test_iter: (\d+) +# x (\d+) per batch", text).groups() == tuple(
-            map(str, expected)
-        )
+@pytest.mark.parametrize(
+    "name, count, batch, covers",
+    [
+        ("cars_alexnet", 187, 43, "= 8041 test images, each once"),
+        ("aircraft_vgg16", 101, 33, "= 3333 test images, each once"),
+        ("cub_googlenet", 126, 46, "= 5796: 5794 test images, 2 of them twice"),
+        ("cars_bcnn", 731, 11, "= 8041 test images, each once"),
+    ],
+)
+def test_what_a_test_covers(name, count, batch, covers):
+    text = (ROOT / f"prototxt/{name}_ours_solver.prototxt").read_text()
+    assert re.search(rf"test_iter: {count} +# x {batch} per batch {covers}\n", text)
 
 
 @pytest.mark.parametrize("setting", ["cars", "cars_bbox"])
@@ -160,11 +163,11 @@ def test_the_readme_names_what_is_there():
         *tables.NETS,
         *tables.DATASETS,
         *tables.STAGES,
-        *tables.RIVALS,
+        *tables.BASELINES,
         "csm",
         "skip",
         "glm",
-        tables.BBOX,
+        data.BBOX,
     ):
         assert f"`{word}`" in text, word
     for name in re.findall(r"\b[a-z]\w*\.(?:svg|prototxt)", text):
@@ -180,9 +183,23 @@ def test_a_solver_says_what_its_variant_adds():
     assert "cars_alexnet_sm_solver" in text and "fc9_coarse" in text and "0.8" in text
 
 
-@pytest.mark.parametrize("images, expected", [(8041, 43), (5794, 2), (3333, 33), (1389, 3), (7, 7)])
-def test_batch_that_divides(images, expected):
-    assert solver.batch_that_divides(images, 50) == expected
+@pytest.mark.parametrize(
+    "images, batch, twice",
+    [
+        (8041, 43, 0),
+        (5794, 46, 2),
+        (1389, 48, 3),
+        (7, 7, 0),
+        (50, 50, 0),
+        (97, 49, 1),
+        (7919, 48, 1),
+    ],
+)
+def test_batches_of_tests(images, batch, twice):
+    """Also for a prime number of images, whose largest divisor is 1."""
+    assert solver.test_batch(images, 50) == batch
+    assert -images % batch == twice
+    assert solver.test_batch(images, 1) == 1
 
 
 @pytest.mark.parametrize("name", list(tables.DATASETS))
@@ -250,6 +267,28 @@ def test_another_data_set(built):
         "within_gradient": "paper",
         "normalize": True,
     }
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ("--data", "data/mine", "--train-batch", "3", "--name", "trial-3"),
+        ("--dataset", "cub", "--bbox", "--levels", "species, order", "--variant", "sm"),
+        ("--data", "data/mine", "--glm-json", '{"margins": [0.5, 2]}', "--diagnostics"),
+    ],
+)
+def test_the_header_has_the_command_that_made_the_file(built, options):
+    """Typed again, it makes the same files."""
+    assert make(built, *options, "--net", "squeezenet", "--out", "again").returncode == 0
+    folder = built / "again"
+    first = {path.name: path.read_bytes() for path in folder.iterdir()}
+    shutil.rmtree(folder)
+    commands = {re.search("(?m)^# Made by (.*)$", text.decode())[1] for text in first.values()}
+    (command,) = commands
+    program, *arguments = shlex.split(command)
+    assert program == "tools/make_prototxt.py" and make(built, *arguments).returncode == 0
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == first
+    shutil.rmtree(folder)
 
 
 def test_given_values_are_not_said_to_be_others(tmp_path):
@@ -338,12 +377,12 @@ def test_any_pair_and_setting(tmp_path, dataset, net, box, folder):
 def test_the_committed_folders_are_those_that_the_builder_names():
     """Without --out the builder writes data/<reader's name>, which has _bbox with --bbox."""
     for name in ("cars", "aircraft", "cub"):
-        plain, boxed = tables.DATASETS[name].settings()
-        for setting, box in ((plain, False), (boxed, True)):
+        settings = tables.DATASETS[name].settings(tables.NETS["alexnet"])
+        for setting, box in zip(settings, (False, True)):
             built = readers.READERS[name].name(argparse.Namespace(bbox=box))
-            assert setting.for_net(tables.NETS["alexnet"]).folder == f"data/{built}"
+            assert setting.folder == f"data/{built}"
     for dataset in tables.DATASETS.values():
-        assert dataset.size == readers.READERS[dataset.name].SIZE
+        assert dataset.side == readers.READERS[dataset.name].SIZE
 
 
 def test_a_folder_cut_to_boxes(tmp_path):
@@ -394,7 +433,7 @@ def test_diagnostics(built):
             built / f"tops{tops}/mine_squeezenet_train_val.prototxt", caffe_pb2.NetParameter()
         )
         losses = {layer.name: layer for layer in net.layer if layer.type == "Python"}
-        assert set(losses) == {"glm", *tables.RIVALS}
+        assert set(losses) == {"glm", *tables.BASELINES}
         for name, layer in losses.items():
             assert list(layer.top) == [f"{name}_loss", f"{name}_diagnostics"][:tops]
             assert list(layer.loss_weight)[1:] == [0] * (tops - 1) and layer.loss_weight[0] > 0
@@ -410,7 +449,7 @@ ONE = ("--data", "data/mine", "--net", "squeezenet", "--out", "refused")
         (ONE + ("--glm-json", '{"margin": [1, 1]}'), 1, "margins"),
         (ONE + ("--glm-json", '{"margins": [1]}'), 1, "one margin per level"),
         (ONE + ("--glm-json", '{"average": "all"}'), 1, "fine_classes"),
-        (ONE + ("--glm-json", "nonsense"), 1, "not JSON"),
+        (ONE + ("--glm-json", "nonsense"), 1, "not valid JSON"),
         (ONE + ("--name", "../escape"), 1, "file name"),
         (ONE + ("--max-iter", "0"), 2, "--max-iter"),
         (ONE + ("--max-iter", str(2**31)), 2, "--max-iter"),
@@ -427,6 +466,7 @@ ONE = ("--data", "data/mine", "--net", "squeezenet", "--out", "refused")
         (ONE + ("--levels", ","), 1, "no level ''"),
         (ONE + ("--levels", ""), 1, "no level ''"),
         (ONE + ("--name", ""), 1, "file name"),
+        (ONE[:4] + ("--out", "refused\udcff"), 1, "an argument is not UTF-8"),
         (ONE + ("--bbox",), 2, "--bbox needs a --dataset"),
         (("--dataset", "cards", *ONE[2:], "--bbox"), 2, "cars, aircraft, cub"),
         (("--levels", "2"), 2, "--dataset or --data"),
@@ -442,28 +482,22 @@ def test_refusals(built, options, status, says):
 
 
 @pytest.mark.parametrize(
-    "manifest, says",
+    "change, says",
     [
-        ("{", "can't be read"),
-        ("[]", "can't be read"),
-        ('{"name": "x"}', "can't be read"),
-        (
-            '{"name": "x", "options": {"size": 256}, "splits": {"train": {"images": 5}, '
-            '"test": {"images": 0}}}',
-            "0 test images",
-        ),
-        (
-            '{"name": "x", "options": {"size": "8"}, "splits": {"train": {"images": 5}, '
-            '"test": {"images": 5}}}',
-            "can't be read",
-        ),
-        (None, "larger --size"),
+        (lambda text: "{", "is not valid JSON"),
+        (lambda text: "[" * 10**4, "nested too deeply"),
+        (lambda text: "9" * 5000, "is not valid JSON"),
+        (lambda text: "[]", "is damaged: the value is not an object"),
+        (lambda text: '{"name": "x"}', "is damaged: format is missing"),
+        (lambda text: text.replace('"images": 1', '"images": 0'), "images is not a number above 0"),
+        (lambda text: text.replace('"size": 8', '"size": "8"'), "size is not a whole number"),
+        (lambda text: text, "larger --size"),
     ],
 )
-def test_folders_that_cannot_be_used(tmp_path, manifest, says):
+def test_folders_that_cannot_be_used(tmp_path, change, says):
     folder = nets_data.build(tmp_path / "data", "x", ("a",), (3,), 8, train=1, test=1)
-    if manifest:
-        (folder / "manifest.json").write_text(manifest)
+    manifest = folder / "manifest.json"
+    manifest.write_text(change(manifest.read_text()))
     result = make(tmp_path, "--data", "data", "--net", "squeezenet", "--out", "refused")
     assert result.returncode == 1 and says in result.stderr, result.stderr
     assert "Traceback" not in result.stderr

@@ -35,7 +35,7 @@ STAGES = {
     "sm_center": "center",
     "sm_minmax": "minmax",
 }
-RIVALS = {
+BASELINES = {
     "contrastive": "ContrastiveLossLayer",
     "triplet": "TripletLossLayer",
     "center": "CenterLossLayer",
@@ -155,16 +155,16 @@ def test_head(setting, variant, phase):
         }
 
     # the losses it is compared with
-    for name, layer in RIVALS.items():
+    for name, layer in BASELINES.items():
         assert (name in layers) == (name in stages and phase == "train")
         if name in layers:
-            rival = layers[name]
-            assert list(rival.bottom) == [feature, "label_1"] and rival.loss_weight[0] > 0
-            assert (rival.python_param.module, rival.python_param.layer) == (
+            loss = layers[name]
+            assert list(loss.bottom) == [feature, "label_1"] and loss.loss_weight[0] > 0
+            assert (loss.python_param.module, loss.python_param.layer) == (
                 f"python_layers.{name}_loss",
                 layer,
             )
-            assert [p.lr_mult for p in rival.param] == ([0] if name == "center" else [])
+            assert [p.lr_mult for p in loss.param] == ([0] if name == "center" else [])
 
     # auxiliary classifiers
     auxiliary = [f"loss{i}/{kind}" for i in (1, 2) for kind in ("classifier_fine", "loss_fine")]
@@ -176,7 +176,7 @@ def test_head(setting, variant, phase):
     # nothing dangles: what nobody reads are losses and accuracies
     read = {blob for layer in layers.values() for blob in layer.bottom}
     loose = {blob for layer in layers.values() for blob in layer.top} - read
-    metrics = tuple(f"{name}_loss" for name in ("glm", *RIVALS))
+    metrics = tuple(f"{name}_loss" for name in ("glm", *BASELINES))
     assert all(blob.startswith(("loss", "accuracy_", *metrics)) for blob in loose), loose
 
 

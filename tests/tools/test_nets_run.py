@@ -134,7 +134,7 @@ def test_two_steps_of_training(folder, variant):
     levels = 3 if "csm" in tables.STAGES[variant] else 1
     assert set(values) == {*LOSSES[:levels], *ACCURACIES[:levels]}
     assert np.isfinite([float(value) for value in values.values()]).all()
-    for stage in ("glm", *tables.RIVALS):
+    for stage in ("glm", *tables.BASELINES):
         assert (f"{stage}_loss = " in log) == (stage in tables.STAGES[variant])
     net = load("cards_squeezenet", caffe.TEST, variant)
     net.copy_from(f"snapshots/cards_squeezenet_{variant}/model_iter_2.caffemodel")
@@ -220,7 +220,7 @@ def test_some_levels_of_a_tree(folder, options, chosen):
     heads = ["fc8_fine", "fc9_coarse", "fc10_coarse"][: len(chosen)]
     assert [net.blobs[head].shape[1] for head in heads] == sizes
     of = {layer: list(net.bottom_names[layer]) for layer in net.bottom_names}
-    for head, loss, level in zip(heads, LOSSES, chosen):
+    for loss, level in zip(LOSSES, chosen):
         label = net.blobs[of[loss][1]].data.ravel()
         assert np.array_equal(label, net.blobs["label"].data[:, level].ravel())
     assert np.isfinite(net.blobs["glm_loss"].data).all()

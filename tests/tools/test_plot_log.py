@@ -92,6 +92,7 @@ def test_diagnostics_by_their_names(tmp_path, loss, levels):
         assert [list(panel.outputs.values()) for panel in panels] == [
             ["within", "between_min_sp", "between_max_sp", "between_min_not_sp"],
             *([f"{kind}_{j}" for j in range(1, levels + 1)] for kind in ("active", "skipped")),
+            ["gradient_norm"],
         ]
     assert f"run\ttrain\t{loss}.{entries[-1]}\t20\t{20 + len(entries) - 1}" in (
         plot_log.rows([read], ["run"])
@@ -164,7 +165,7 @@ def diagnostic_nets(tmp_path_factory):
 
 @pytest.mark.parametrize(
     "variant, loss, levels",
-    [("ours", "glm", 3), *((f"sm_{loss}", loss, 1) for loss in tables.RIVALS)],
+    [("ours", "glm", 3), *((f"sm_{loss}", loss, 1) for loss in tables.BASELINES)],
 )
 def test_diagnostics_of_a_real_training(diagnostic_nets, variant, loss, levels):
     """From the option of make_prototxt through `caffe train` to a picture."""
@@ -215,12 +216,180 @@ def test_log_cut_in_the_middle(tmp_path, cut):
     assert np.isin(whole.series["train", "glm_loss"][1], [0, 10, 20, 30, 40]).all()
 
 
-def test_divergence_is_said(tmp_path):
+NOT_FINITE = "nan -nan inf -nan(ind) nan(snan) 1.#QNAN -1.#IND 1.#INF -1.#INF00 1.#J 1e39".split()
+
+
+@pytest.mark.parametrize(
+    "loss, says",
+    [
+        *((value, "loss_fine (test) is not finite") for value in NOT_FINITE),
+        ("87.3365", "loss_fine (test) is 87.3365, the probability of each class is 0"),
+    ],
+)
+def test_divergence_is_recognized(tmp_path, loss, says):
+    log = tmp_path / "run.log"
+    log.write_text(steps(0, 40) + steps(40, 70, loss=lambda n: loss))
+    assert caffe_log.read(log).diverged() == (40, says)
+
+
+def test_divergence_is_reported(tmp_path):
     log = tmp_path / "run.log"
     log.write_text(steps(0, 30) + steps(30, 60, loss=lambda n: "-nan"))
     done = run("plot_log", log, "--out", tmp_path / "curves.png")
     assert done.returncode == 0
-    assert "diverged, the loss is not finite at iteration 30" in done.stdout
+    assert "run: diverged at iteration 30: loss is not finite" in done.stdout
+
+
+def test_divergence_at_the_start_asks_for_weights(tmp_path):
+    (tmp_path / "run.log").write_text(steps(0, 30, loss=lambda n: "nan"))
+    done = run("plot_log", tmp_path / "run.log", "--out", tmp_path / "curves.png")
+    assert "at iteration 0: loss" in done.stdout and "given (-weights)?" in done.stdout
+
+
+@pytest.mark.parametrize(
+    "text, iteration, says",
+    [
+        # one loss of several, while the sum is still a mean over earlier ones
+        ("    Train net output #0: glm_loss = nan (* 0.8 = nan loss)", 30, "glm_loss (train) is"),
+        # without `display`, tests alone tell it
+        ("    Test net output #1: loss_fine = nan (* 1 = nan loss)", 30, "loss_fine (test) is"),
+    ],
+)
+def test_divergence_of_one_output(tmp_path, text, iteration, says):
+    header = f"Iteration {iteration}, " + ("loss = 1" if "Train" in text else "Testing net (#0)")
+    (tmp_path / "run.log").write_text(steps(0, 30) + line(header) + line(text))
+    found = caffe_log.read(tmp_path / "run.log").diverged()
+    assert found[0] == iteration and found[1].startswith(says)
+
+
+@pytest.mark.parametrize(
+    "end, says",
+    [
+        (line("Check failed: error == cudaSuccess (2 vs. 0)  out of memory", "F1123"), "Check f"),
+        (
+            line("caffe train stopped: a Python layer raised ValueError: the features", "E1123"),
+            "caffe train stopped: a Python layer raised",
+        ),
+    ],
+)
+def test_an_end_by_an_error_is_reported(tmp_path, end, says):
+    """The GLM layer refuses nan before Caffe prints a loss that shows it."""
+    log = tmp_path / "run.log"
+    log.write_text(steps(0, 50) + end)
+    done = run("plot_log", log, "--out", tmp_path / "curves.png")
+    assert f"run: Caffe stopped: {says}" in done.stdout
+    log.write_text(steps(0, 50) + end + steps(40, 70))  # resumed
+    assert caffe_log.read(log).stopped is None
+
+
+def prefixed(prefix, text):
+    return "".join(f"{prefix}{one}\n" for one in text.splitlines())
+
+
+PLAIN = steps(0, 50)
+SHAPES = {  # as public logs have them
+    "utf-16 of PowerShell": PLAIN.replace("\n", "\r\n").encode("utf-16"),
+    "utf-16 without its mark": PLAIN.encode("utf-16-le"),
+    "utf-16, big end first": PLAIN.encode("utf-16-be"),
+    "utf-8 with a mark": PLAIN.encode("utf-8-sig"),
+    "latin-1": ("Vorwärts\n" + PLAIN).encode("latin-1"),
+    "utf-8 and latin-1": "Größe\n".encode() + "Größe\n".encode("latin-1") + PLAIN.encode(),
+    "utf-16 appended to utf-8": b"first\n" + PLAIN.encode("utf-16-le"),
+    "docker compose": prefixed("trainer-1  | ", PLAIN).encode(),
+    "docker compose in color": prefixed("\x1b[36mtrainer-1  |\x1b[0m ", PLAIN).encode(),
+    "docker compose, old names": prefixed("trainer_1 | ", PLAIN).encode(),
+    "kubernetes": prefixed("2026-11-23T14:01:02.123456789Z ", PLAIN).encode(),
+    "kubernetes on a node": prefixed("2026-11-23T14:01:02.1Z stderr F ", PLAIN).encode(),
+    "kubectl --prefix": prefixed("[pod/train-x7v/caffe] ", PLAIN).encode(),
+    "journald": prefixed("Nov 23 14:01:02 host caffe[4242]: ", PLAIN).encode(),
+    "srun -l": prefixed(" 0: ", PLAIN).encode(),
+    "Open MPI": prefixed("[1,0]<stderr>:", PLAIN).encode(),
+    "MPICH": prefixed("[0] ", PLAIN).encode(),
+    "carriage returns": PLAIN.replace("\n", "\r").encode(),
+    "a progress bar in between": re.sub("(?m)^", "\r 50%|#####     | 5/10\r", PLAIN).encode(),
+    "colors": prefixed("\x1b[32m", PLAIN.replace("\n", "\x1b[0m\n")).encode(),
+    "without glog's prefix": re.sub("(?m)^.*?\\] ", "", PLAIN).encode(),
+    "another logger": re.sub(
+        "(?m)^.*?\\] ", "1508138445  INFO: solver.cpp : line 218 : ", PLAIN
+    ).encode(),
+    "lines that lost their ends": PLAIN.replace("loss)\n", "loss)").encode(),
+    "NVIDIA's Caffe": PLAIN.replace("s/10 iters)", "s/10 iter)")
+    .replace("Iteration 0 (2.5 iter/s, 4s/10 iter)", "Iteration 0 (3.8928 s)")
+    .replace("lr = 0.001", "lr = 0.001, m = 0.9, wd = 0.0004, gs = 1")
+    .encode(),
+}
+
+
+@pytest.mark.parametrize("data", SHAPES.values(), ids=SHAPES)
+def test_logs_as_people_have_them(tmp_path, data):
+    (tmp_path / "plain.log").write_text(PLAIN)
+    (tmp_path / "run.log").write_bytes(data)
+    plain, found = (caffe_log.read(tmp_path / f"{name}.log") for name in ("plain", "run"))
+    assert found.series.keys() == plain.series.keys() and found.losses == plain.losses
+    for key, (x, y) in plain.series.items():
+        assert found.series[key][0].tolist() == x.tolist(), key
+        assert found.series[key][1].tolist() == y.tolist(), key
+
+
+def test_a_log_of_2014(tmp_path):
+    """The rate came before the loss, test outputs had no names, and the test net no number."""
+    text = ""
+    for n in (0, 20):
+        text += line(f"Iteration {n}, lr = {0.01 / (n + 1)}", "I0425", "solver.cpp:208")
+        text += line(f"Iteration {n}, loss = {n + 1}", "I0425", "solver.cpp:65")
+        text += line(f"Iteration {n}, Testing net", "I0425", "solver.cpp:106")
+        text += line(f"Test score #0: {n / 100}", "I0425", "solver.cpp:142")
+        text += line("Test score #1: 2.5", "I0425", "solver.cpp:142")
+    (tmp_path / "run.log").write_text(text)
+    log = caffe_log.read(tmp_path / "run.log")
+    assert {key: y.tolist() for key, (_, y) in log.series.items()} == {
+        ("train", "lr"): [0.01, 0.01 / 21],
+        ("train", "loss"): [1, 21],
+        ("test", "score #0"): [0, 0.2],
+        ("test", "score #1"): [2.5, 2.5],
+    }
+    assert run("plot_log", tmp_path / "run.log", "--out", tmp_path / "c.png").returncode == 0
+
+
+@pytest.mark.parametrize("names", [("[0] ", "[1] "), ("sm-1    | ", "ours-1  | "), ("0: ", "1: ")])
+def test_several_processes_in_one_file(tmp_path, names):
+    """The first is drawn, and the others are named; their iterations do not replace its."""
+    one = prefixed(names[0], PLAIN).splitlines()
+    two = prefixed(names[1], steps(0, 50, loss=lambda n: 99)).splitlines()
+    mixed = [text for pair in zip(one, [two[0]] * 20 + two) for text in pair]
+    (tmp_path / "run.log").write_text("\n".join(mixed) + "\n")
+    done = run("plot_log", tmp_path / "run.log", "--out", tmp_path / "c.png")
+    assert "loss 2 at iteration 0, 0.04878 at iteration 40" in done.stdout, done.stderr
+    assert f"also holds the iterations of {names[1].strip()}: not drawn" in done.stdout
+
+
+def test_an_output_named_like_the_sum(tmp_path):
+    """Most nets call their loss `loss`, as the log calls the solver's mean over iterations."""
+    text = "".join(
+        line(f"Iteration {n}, loss = 1")
+        + line("    Train net output #0: loss = 2 (* 1 = 2 loss)")
+        + line(f"Iteration {n}, Testing net (#0)")
+        + line("    Test net output #0: loss = 3 (* 1 = 3 loss)")
+        for n in (0, 20)
+    )
+    (tmp_path / "run.log").write_text(text)
+    log = caffe_log.read(tmp_path / "run.log")
+    assert log.series["train", "loss"][1].tolist() == [1, 1]
+    assert log.series["test", "loss"][1].tolist() == [3, 3]
+    assert [panel.title for panel in plot_log.panels([log])] == ["loss"]
+
+
+@pytest.mark.parametrize("name", ["$x_{$", "_run", "a$b$c", "tab\tname", "line\nname", "\udcff"])
+def test_names_are_drawn_as_they_are(tmp_path, name):
+    log = tmp_path / f"{name}.log"
+    log.write_text(
+        steps(0, 50)
+        .replace("accuracy_fine", "accuracy_$fine_{")
+        .replace("glm_loss", name.split()[0].encode("ascii", "replace").decode())
+    )
+    done = run("plot_log", log, "--out", tmp_path / "c.png", "--tsv", tmp_path / "c.tsv")
+    assert done.returncode == 0 and not done.stderr, done.stderr
+    assert {row.count("\t") for row in (tmp_path / "c.tsv").read_text().splitlines()} == {4}
 
 
 @pytest.mark.parametrize(
@@ -238,14 +407,18 @@ def test_names_tell_logs_apart(paths, names):
 @pytest.mark.parametrize(
     "content, says",
     [
-        (None, "there is no log"),
-        ("some text\n", "is no log of"),
-        ("\0\xff" * 99, "is no log of"),
-        ("", "is no log of"),
-        (line("Initializing solver"), "has no iterations yet"),
+        (None, "not found (current folder: "),
+        ("some text\n", "is not a log of"),
+        ("\0\xff" * 99, "is not a log of"),
+        ("", "is not a log of"),
+        (line("Initializing solver"), "has no iterations: wait until training has begun"),
+        (line("Check failed: x", "F1123"), "has no iterations (Check failed: x)"),
+        (line("Iteration 1, loss = 1e") + line(f"Iteration {'9' * 5000}, lr = 1"), "no iterations"),
+        (line("Iteration 1, Testing net (#1)"), "has no iterations"),
+        (line("Iteration 1, Testing net (#0)") + line("Iteration 1, lr = 1"), "neither losses nor"),
     ],
 )
-def test_what_is_no_log(tmp_path, content, says):
+def test_other_files_are_refused(tmp_path, content, says):
     log = tmp_path / "run.log"
     if content is not None:
         log.write_text(content, encoding="latin-1")

@@ -1,15 +1,15 @@
 """tools/train_parallel.py on CPUs: N ranks with batch B make the steps of one process with N x B.
 
-What GPUs add, NCCL in place of MPI, takes GPUs: tools/gpu_check.py.
+What GPUs add, NCCL in place of MPI, takes GPUs: tools/gpu/check.py.
 """
 
 import os
 import re
+import select
 import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -227,7 +227,7 @@ def ranks(solver):
 def test_ctrl_c_saves_and_ends_all_ranks(endless):
     process, solver = endless
     process.send_signal(signal.SIGINT)
-    _, text = process.communicate(timeout=60)
+    _, text = process.communicate()
     assert process.returncode == 0, text
     iteration = int(re.search(r"stopped before iteration (\d+), and saved", text)[1])
     assert iteration > 8
@@ -239,12 +239,13 @@ def test_ctrl_c_saves_and_ends_all_ranks(endless):
 def test_ranks_end_with_who_started_them(endless):
     """Killed, it can hand on nothing."""
     process, solver = endless
+    alive = [os.pidfd_open(number) for number in ranks(solver).values()]
+    assert len(alive) == 2
     process.kill()
-    process.communicate(timeout=60)
-    for _ in range(600):
-        if not ranks(solver):
-            break
-        time.sleep(0.1)
+    process.communicate()
+    for rank_of in alive:
+        select.select([rank_of], [], [])  # readable when the process has ended
+        os.close(rank_of)
     assert not ranks(solver)
     assert len(list(solver.parent.glob("model_iter_*.solverstate"))) > 1
 
@@ -252,7 +253,7 @@ def test_ranks_end_with_who_started_them(endless):
 def test_the_death_of_one_rank_ends_all_and_says_how_to_go_on(endless):
     process, solver = endless
     os.kill(ranks(solver)[1], signal.SIGKILL)
-    mpi, text = process.communicate(timeout=60)
+    mpi, text = process.communicate()
     assert process.returncode == 1 and "Killed (signal 9)" in mpi
     last = re.search(
         r"^error: a rank failed, see above, and with it the training: "
@@ -264,18 +265,50 @@ def test_the_death_of_one_rank_ends_all_and_says_how_to_go_on(endless):
     assert not ranks(solver)
 
 
+def parent_of(pid):
+    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+
+
+def test_the_death_of_mpis_process_manager_ends_all_and_says_how_to_go_on(endless):
+    """mpiexec alone would wait for ever, hand on no signal, and leave the ranks spinning."""
+    process, solver = endless
+    (manager,) = {parent_of(pid) for pid in ranks(solver).values()}
+    assert Path(f"/proc/{manager}/comm").read_text().strip() == rank.PROXY
+    os.kill(manager, signal.SIGKILL)
+    _, text = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert re.search(  # mpiexec may notice, and end by itself
+        r"^error: (MPI's process manager .hydra_pmi_proxy. has ended before the ranks|a rank "
+        r"failed, see above), and with it the training: --snapshot \S+ goes on from there$",
+        text,
+        re.MULTILINE,
+    ), text
+    assert not ranks(solver)
+
+
 def test_what_a_layer_says_of_a_batch_ends_the_training(tmp_path, data):
     solver = write_solver(tmp_path, data, ["glm"], 3)
+    net = tmp_path / "net.prototxt"
+    net.write_text(re.sub(r"scale: 0\.0039\d*", "scale: 1e38", net.read_text()))  # inf
+    done = parallel("--solver", solver, "--processes", 2)
+    assert done.returncode == 1
+    assert re.search(
+        r"^error: rank \d of 2: GLMLossLayer: the features of ", done.stderr, re.MULTILINE
+    ), done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_loss_that_is_not_finite_ends_the_training(tmp_path, data):
+    solver = write_solver(tmp_path, data, [], 3)
     solver.write_text(solver.read_text().replace("base_lr: 0.01", "base_lr: 1e30"))
     done = parallel("--solver", solver, "--processes", 2)
     assert done.returncode == 1
     assert re.search(
-        r"^error: rank \d of 2: GLMLossLayer: the features of .* training has "
-        r"diverged",
+        r"^error: rank \d of 2: iteration \d+: the loss is nan: was -weights forgotten",
         done.stderr,
         re.MULTILINE,
-    ), done.stderr
-    assert "Traceback" not in done.stderr
+    ), done.stderr[-2000:]
+    assert not list(tmp_path.glob("model*"))
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ import lmdb
 import numpy as np
 from caffe.proto import caffe_pb2
 
-from data_prep.hierarchy import Hierarchy
+from data_prep.label_tree import Hierarchy
 from tools.nets import head
 
 SIDE = 8
@@ -97,6 +97,13 @@ def solver(folder, data, stages, batch=4, sizes=TREE.sizes):
         f'base_lr: 0.01 lr_policy: "fixed" snapshot_prefix: "{folder}/model"\n'
     )
     return path
+
+
+def snapshot(folder, iteration, heads=1):
+    """The two files of a snapshot, as the solver of `folder` would write them."""
+    model = weights(folder / f"model_iter_{iteration}.caffemodel", heads)
+    state = caffe_pb2.SolverState(iter=iteration, learned_net=str(model))
+    (folder / f"model_iter_{iteration}.solverstate").write_bytes(state.SerializeToString())
 
 
 def weights(path, heads=2, old=False):

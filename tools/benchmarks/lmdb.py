@@ -33,7 +33,7 @@ def add_options(parser):
         "--count",
         type=positive,
         default=1500,
-        help="photographs: so many are made, or taken from the folder (default: %(default)s)",
+        help="number of photographs, made or taken from the folder (default: %(default)s)",
     )
     parser.add_argument(
         "--jobs",
@@ -98,7 +98,7 @@ def _make(folder, count):
 def _list(root, count):
     """The first photographs below a folder, in a shuffled order: reading ahead helps nobody."""
     if not root.is_dir():
-        raise UserError(f"{root} is no folder: --photos must name the folder of the photographs")
+        raise UserError(f"--photos {root}: not a folder")
     found = sorted(path for path in root.rglob("*") if path.suffix.lower() in ENDINGS)[:count]
     if len(found) < 2 * CLASSES:
         raise UserError(f"{root} has {len(found)} JPEG files: at least {2 * CLASSES} are needed")
@@ -137,11 +137,11 @@ class Build:
         process = subprocess.Popen(
             [*map(str, self._command)], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
         )
-        said = process.stderr.read().decode(errors="replace")
+        message = process.stderr.read().decode(errors="replace")
         _, status, usage = os.wait4(process.pid, 0)
         process.returncode = os.waitstatus_to_exitcode(status)
         if process.returncode:
-            raise UserError(f"build_lmdb.py failed: {said.strip().splitlines()[-1]}")
+            raise UserError(f"build_lmdb.py failed: {message.strip().splitlines()[-1]}")
         self.memory = max(self.memory, 1024 * usage.ru_maxrss)
 
 

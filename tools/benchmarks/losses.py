@@ -1,5 +1,6 @@
 """The metric losses beside the matrix products of any loss of all pairs, and others' losses."""
 
+import functools
 import json
 
 import numpy as np
@@ -18,7 +19,7 @@ OF_CLASS, SIBLINGS = 2, 4  # samples of a class; classes of a parent, parents of
 def losses_of(features, labels, classes):
     """{name: function() -> LossTerms} of every metric loss, with the parameters of the nets."""
     fine = labels[0]
-    centres = np.zeros((classes, features.shape[1]), features.dtype)
+    centers = np.zeros((classes, features.shape[1]), features.dtype)
     of_fine = {
         "contrastive": contrastive.forward,
         "triplet": triplet.forward,
@@ -32,12 +33,17 @@ def losses_of(features, labels, classes):
         ),
         **{
             name: lambda name=name, forward=forward: forward(
-                features, [fine], **tables.RIVALS[name].parameters(classes)
+                features, [fine], **tables.BASELINES[name].parameters(classes)
             )
             for name, forward in of_fine.items()
         },
-        "center": lambda: center.forward(features, [fine], centres),
+        "center": lambda: center.forward(features, [fine], centers),
     }
+
+
+def _products(features, coefficients):
+    """The two matrix products of any loss of all pairs: X X^T (n x n) and C X (n x d)."""
+    return features @ features.T, coefficients @ features
 
 
 def run(options):
@@ -73,15 +79,14 @@ def run(options):
                 features,
                 fine,
                 classes,
-                {name: rival.parameters(classes) for name, rival in tables.RIVALS.items()},
+                {name: loss.parameters(classes) for name, loss in tables.BASELINES.items()},
             )
         )
         for name, forward in losses_of(features, labels, classes).items():
-            terms = forward()
             functions = [
                 forward,
-                lambda: terms.gradient(features),
-                lambda: (features @ features.T, coefficients @ features),
+                functools.partial(forward().gradient, features),
+                functools.partial(_products, features, coefficients),
             ]
             functions += [others[name]] if others else []
             ahead, back, products, *other = (

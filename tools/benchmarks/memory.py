@@ -17,12 +17,12 @@ BATCHES = 4  # that come again and again
 
 
 def batches_of(rng, samples, dimensions, classes):
-    """[(features, labels)] of a two-level tree, rectified features around a centre per class."""
-    centres = rng.standard_normal((classes, dimensions), np.float32)
+    """[(features, labels)] of a two-level tree, rectified features around a center per class."""
+    centers = rng.standard_normal((classes, dimensions), np.float32)
     found = []
     for _ in range(BATCHES):
         fine = rng.integers(classes, size=samples)
-        features = rng.standard_normal((samples, dimensions), np.float32) + 0.3 * centres[fine]
+        features = rng.standard_normal((samples, dimensions), np.float32) + 0.3 * centers[fine]
         found.append((np.maximum(features, 0), [fine, fine // OF_PARENT]))
     return found
 
@@ -38,7 +38,7 @@ def training_pass(batches, kept):
         features, labels = next(coming)
         own, more = slice(len(features)), {}
         if memory:
-            features, labels, gram = memory.behind(features, labels)
+            features, labels, gram = memory.join(features, labels)
             more = {"anchors": own.stop, "gram": gram}
         glm.forward(features, labels, **parameters, **more).gradient(features, own=own)
         if memory:
@@ -50,7 +50,7 @@ def training_pass(batches, kept):
 
 
 def products_of(rng, features, kept):
-    """A function that does the two products of a batch's features with all that are there."""
+    """A function that computes the two products of a batch's features with all features."""
     own = len(features)
     union = np.concatenate([features, rng.standard_normal((kept, features.shape[1]), np.float32)])
     coefficients = rng.standard_normal((own, own + kept), np.float32)

@@ -1,7 +1,7 @@
-"""The model zoo's networks up to their feature layer, one column each.
+"""The model zoo's networks up to their feature layer, one function each.
 
 Names, shapes, fillers, LRN, groups and learning-rate multipliers are the originals', so that
-ImageNet weights load by name. A column reads n.data (B x 3 x side x side) and, for auxiliary
+ImageNet weights load by name. A function reads n.data (B x 3 x side x side) and, for auxiliary
 classifiers, n.label_1 (B x 1 x 1 x 1, fine class). It ends with the feature (after ReLU, where the
 large-margin loss looks) and, where the original has it, with dropout into a blob of its own, so
 that the feature stays whole.

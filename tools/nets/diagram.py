@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from tools.pycaffe import TRAIN
 
 from . import head, rules
-from .tables import RIVALS
+from .tables import BASELINES
 
-METRIC_LOSSES = (head.GLM, *RIVALS)  # names of layers, and stages
+METRIC_LOSSES = (head.GLM, *BASELINES)  # names of layers, and stages
 
 
 @dataclass(frozen=True)

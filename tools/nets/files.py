@@ -1,13 +1,16 @@
 """Every file of one (data set, network): names, text, writing."""
 
+import itertools
 import re
-from dataclasses import replace
 from pathlib import Path
 
+from data_prep.common.errors import UserError
 from data_prep.common.files import write_whole
 
 from . import deploy, head, solver, tables, text
 from .train_val import train_val
+
+MADE_BY = "tools/make_prototxt.py from the tables in tools/nets/: change it there."  # prototxt/
 
 
 def _pixels(transform):
@@ -22,38 +25,37 @@ def _pixels(transform):
     return words
 
 
-def _net_header(settings, net, folder):
-    dataset = settings[0]
-    numbers = dataset.labels or range(1, len(dataset.levels) + 1)
+def _net_header(dataset, net, folder, name, made_by):
+    whole, *others = dataset.settings(net)
     levels = ", ".join(
-        f"{head.label(number)} {name} ({classes})"
-        for number, name, classes in zip(numbers, dataset.levels, dataset.sizes)
+        f"{head.label(number)} {level} ({classes})"
+        for number, level, classes in zip(dataset.numbers, dataset.levels, dataset.sizes)
     )
-    solver_file = f"{folder}/{dataset.setting}_{net.name}_ours_solver.prototxt"
+    solver_file = f"{folder}/{name}_{net.name}_ours_solver.prototxt"
     return [
-        f"{net.title} on {dataset.title}, every variant.",
-        f"Written by {net.written_by}: change it there.",
+        f"{net.title} on {whole.title}, every variant.",
+        f"Made by {made_by}",
         f"Levels: {levels}.",
-        f"LMDBs:  {dataset.command}",
+        f"LMDBs:  {whole.command}",
         f"Train:  caffe train -solver {solver_file} -weights {net.weights}",
         "A solver's stages choose the variant:",
         "  none   the network with a new fine classifier, fc8_fine: SM",
         "  csm    + coarse classifiers on the scores of the finer ones: CSM",
         "  skip   + which also read the feature: SC-CSM (only with csm)",
         f"  glm    + the large-margin loss on the feature, {net.feature}: SM-GLM, CSM-GLM, OURS",
-        f"  {', '.join(tables.RIVALS)}: instead, the losses that the paper compares with it",
+        f"  {', '.join(tables.BASELINES)}: instead, the losses that the paper compares with it",
         *(
             f"  {stage}   with any of them: images cut to the ground-truth boxes\n"
             f"         {setting.command}"
-            for setting in settings
+            for setting in others
             for stage in setting.stages
         ),
     ]
 
 
-def _net_notes(dataset, net):
+def _net_notes(dataset, net, crop):
     images = [
-        f"Images: random {dataset.crop} x {dataset.crop} crops in training, the centre in tests;",
+        f"Images: random {crop} x {crop} crops in training, the center in tests;",
         f"{_pixels(net.transform)}.",
     ]
     if not dataset.mirror:
@@ -80,22 +82,22 @@ def _net_notes(dataset, net):
             'within_gradient: Eq. (20) as printed; "exact" is the derivative of Eq. (5).',
             "normalize: features of length 1 inside the loss; raw ones grow and it diverges.",
         ],
-        **{name: list(rival.note) for name, rival in tables.RIVALS.items()},
+        **{name: list(loss.note) for name, loss in tables.BASELINES.items()},
         "other_labels": ["Levels that this net doesn't classify; Caffe would print their values."],
         "unused_labels": ["Caffe would print the values of a label that nothing reads."],
         **net.notes,
     }
 
 
-def _deploy_header(dataset, net, proto):
+def _deploy_header(title, net, proto, made_by):
     readers = "OpenCV's dnn and other readers"
     if any(layer.type == "Python" for layer in proto.layer):
         readers = "pycaffe; others lack its Python layer"
     return [
-        f"{net.title}-OURS on {dataset.title}, trained, for {readers}.",
+        f"{net.title}-OURS on {title}, trained, for {readers}.",
         f"In: images, {_pixels(net.transform)}.",
         "Out: probabilities per level.",
-        f"Written by {net.written_by}: change it there.",
+        f"Made by {made_by}",
     ]
 
 
@@ -112,68 +114,69 @@ def file_texts(
     base_lr=None,
     glm=None,
     diagnostics=False,
+    made_by=MADE_BY,
 ):
-    """{file name: text} of a tables.Dataset with a tables.Net: net, solvers, deploy file of OURS.
+    """{file name: text} of a data.Dataset with a tables.Net: net, solvers, deploy file of OURS.
 
-    The net reads the data set in every setting; chosen are the settings' stages of the solvers.
+    The net reads the data set in every setting.
 
-    folder    where the files will lie, as `caffe train` will be told
-    chosen    stages of one setting, () or (tables.BBOX,); default: solvers of all settings
+    folder    of the files, relative to where `caffe train` will run
+    chosen    stages of the setting of the solvers, () or (data.BBOX,); default: of all settings
     name      in file names and snapshot folders, instead of the data set's
     batch, max_iter, base_lr    instead of the schedule's
     glm       parameters of the large-margin loss, instead of or besides the tables'
     diagnostics    whether the metric losses print theirs
+    made_by   the command that makes the files, for their first lines
     """
-    schedule = tables.SCHEDULES.get((dataset.name, net.name), net.schedule)
-    settings = [
-        replace(setting.for_net(net), name=name or dataset.name) for setting in dataset.settings()
-    ]
-    dataset, pair = settings[0], f"{settings[0].name}_{net.name}"
-    batch = batch or schedule.batch
-    why = dict(schedule.why)
-    if max_iter:
-        why.pop("max_iter", None)
-    if base_lr:
-        why["base_lr"] = "--base-lr; new layers take more: lr_mult in the net"
-    test_batch = solver.batch_that_divides(dataset.test, net.test_batch)
-    proto = train_val(
-        settings,
-        net,
-        batch,
-        test_batch,
-        {**tables.glm_parameters(len(dataset.sizes)), **(glm or {})},
-        diagnostics,
-    )
-    trained = deploy.deploy(proto, tables.STAGES["ours"], len(dataset.sizes), dataset.crop)
+    settings, name = dataset.settings(net), name or dataset.name
+    crop, pair = settings[0].crop, f"{name}_{net.name}"
+    run = solver.run_of(dataset, net, batch=batch, max_iter=max_iter, base_lr=base_lr)
+    glm = {**tables.glm_parameters(len(dataset.sizes)), **(glm or {})}
+    proto = train_val(pair, dataset, net, run, glm, diagnostics)
+    trained = deploy.deploy(proto, tables.STAGES["ours"], len(dataset.sizes), crop)
     return {
         f"{pair}_train_val.prototxt": text.net_text(
-            proto, _net_header(settings, net, folder), _net_notes(dataset, net)
+            proto,
+            _net_header(dataset, net, folder, name, made_by),
+            _net_notes(dataset, net, crop),
         ),
         **{
-            f"{setting.setting}_{net.name}_{variant}_solver.prototxt": solver.solver_text(
-                setting,
-                net,
-                variant,
-                folder,
-                batch=batch,
-                test_batch=test_batch,
-                base_lr=base_lr or schedule.base_lr,
-                max_iter=max_iter or solver.iterations(schedule, dataset.train, batch),
-                why=why,
+            f"{setting.named(name)}_{net.name}_{variant}_solver.prototxt": solver.solver_text(
+                dataset, setting, net, variant, run, folder=folder, name=name, made_by=made_by
             )
             for setting in settings
             if chosen in (None, setting.stages)
             for variant in variants
         },
         f"{pair}_deploy.prototxt": text.net_text(
-            trained, _deploy_header(dataset, net, trained), {}
+            trained, _deploy_header(settings[0].title, net, trained, made_by), {}
         ),
     }
 
 
 def write(texts):
-    """Write {path: text}, and make the folders of the snapshots that the solvers name."""
+    """Write {path: text}, and make the folders of the snapshots that the solvers name.
+
+    UserError, before anything is written, where that would replace a file written by hand.
+    """
+    for path in texts:
+        if Path(path).exists() and not _generated(path):
+            raise UserError(f"{path} exists, and no tool here wrote it: choose another --out")
     for path, content in texts.items():
         write_whole(path, content)
         for prefix in re.findall(r'(?m)^snapshot_prefix: "(.*)/', content):
             Path(prefix).mkdir(parents=True, exist_ok=True)  # Caffe doesn't
+
+
+# Beginnings of a line in the header of a generated prototxt, of today's and earlier versions.
+OURS = ("# Made by tools/", "# Written by tools/")
+
+
+def _generated(path):
+    """Whether a prototxt says, at its start, that make_prototxt or graft wrote it."""
+    try:
+        lines = Path(path).read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError):
+        return False
+    comments = itertools.takewhile(lambda line: line.startswith("#"), lines)
+    return any(line.startswith(OURS) for line in comments)

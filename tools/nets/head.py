@@ -6,7 +6,7 @@ Blobs, for a batch of B and h levels of C(1) .. C(h) classes, fine to coarse:
     fc8_fine, fc9_coarse, fc10_coarse  B x C(j), class scores before softmax
     loss_*, accuracy_*, glm_loss       one number each
 Stages: csm (coarse classifiers), skip (they also read the feature), glm (large-margin loss), and
-one for each metric loss of tables.RIVALS.
+one for each metric loss of tables.BASELINES.
 """
 
 import json
@@ -14,7 +14,7 @@ import json
 from tools.pycaffe import TEST, TRAIN
 
 from .backbones import NEW, constant
-from .tables import GLM_WEIGHT, RIVALS
+from .tables import BASELINES, GLM_WEIGHT
 
 CSM, SKIP, GLM = "csm", "skip", "glm"
 
@@ -159,16 +159,16 @@ def add_head(
         _add_loss(net, level, targets[level - 1], dict(stage=[CSM]))
 
     _add_metric_loss(net, GLM, "GLMLossLayer", GLM_WEIGHT, [feature, *targets], glm, diagnostics)
-    for rival in RIVALS.values():
+    for loss in BASELINES.values():
         _add_metric_loss(
             net,
-            rival.name,
-            rival.layer,
-            rival.weight,
+            loss.name,
+            loss.layer,
+            loss.weight,
             [feature, targets[0]],
-            rival.parameters(sizes[0]),
+            loss.parameters(sizes[0]),
             diagnostics,
-            rival.param,
+            loss.param,
         )
     if len(sizes) > 1:
         net.layer.add(

@@ -1,13 +1,16 @@
 """Command-line options about nets, and their values."""
 
-import json
 import re
+import shlex
+import sys
 from pathlib import Path
 
 from data_prep.common.errors import UserError
+from data_prep.common.text import parse_json
 from python_layers import glm_loss
 
-from .tables import BBOX, DATASETS, STAGES
+from .data import BBOX
+from .tables import DATASETS, STAGES
 
 
 def positive(kind, name):
@@ -33,17 +36,22 @@ def file_name(text, option):
 
 
 def add_data_options(group):
-    """Add to an argparse group what names a data set."""
+    """Add the options that name a data set to an argparse group."""
     source = group.add_mutually_exclusive_group()
-    source.add_argument("--dataset", choices=list(DATASETS), help="with its official counts")
     source.add_argument(
-        "--data", type=Path, metavar="FOLDER", help="a data set that data_prep/build_lmdb.py made"
+        "--dataset", choices=list(DATASETS), help="a data set of the paper, or the cards"
+    )
+    source.add_argument(
+        "--data",
+        type=Path,
+        metavar="FOLDER",
+        help="folder of a data set that data_prep/build_lmdb.py built",
     )
     group.add_argument(
         "--bbox",
         action="store_true",
-        help="solvers for the images cut to their "
-        "ground-truth boxes (a folder of --data has them or not)",
+        help="write solvers for images cut to their ground-truth boxes (only with --dataset: "
+        "images of --data are cut when they are built)",
     )
 
 
@@ -57,22 +65,37 @@ def check_boxes(parser, options):
 
 
 def add_run_options(group):
-    """Add to an argparse group what shapes the files of one (data set, network)."""
+    """Add the options for the files of one (data set, network) to an argparse group."""
     group.add_argument(
-        "--out", type=Path, metavar="FOLDER", help="of the files, relative to the repository's root"
+        "--out",
+        type=Path,
+        metavar="FOLDER",
+        help="folder for the files, relative to the repository's root",
     )
     group.add_argument(
-        "--variant", choices=list(STAGES), action="append", help="repeatable (default: all)"
+        "--variant",
+        choices=list(STAGES),
+        action="append",
+        help="write this solver; may be repeated (default: all)",
     )
     group.add_argument(
         "--name",
-        help="the data set's in file names and snapshot folders, to keep "
-        "experiments apart (default: its own)",
+        help="name in file names and snapshot folders, to keep experiments apart (default: the "
+        "data set's)",
     )
     number, rate = positive(int, "number above 0"), positive(float, "number above 0")
-    group.add_argument("--train-batch", type=number, metavar="N", help="images per iteration")
-    group.add_argument("--max-iter", type=number, metavar="N", help="iterations")
-    group.add_argument("--base-lr", type=rate, metavar="RATE", help="learning rate")
+    group.add_argument(
+        "--train-batch",
+        type=number,
+        metavar="N",
+        help="images per iteration (default: the tables')",
+    )
+    group.add_argument(
+        "--max-iter", type=number, metavar="N", help="iterations (default: the tables')"
+    )
+    group.add_argument(
+        "--base-lr", type=rate, metavar="RATE", help="learning rate (default: the tables')"
+    )
     group.add_argument(
         "--glm-json",
         metavar="JSON",
@@ -82,13 +105,25 @@ def add_run_options(group):
     group.add_argument(
         "--diagnostics",
         action="store_true",
-        help="let the metric losses print "
-        "their diagnostics at each display; tools/plot_log.py draws them",
+        help="the metric losses print their diagnostics at each display, for tools/plot_log.py",
     )
 
 
+def command_line():
+    """The command that runs, as it can be typed in the repository's root.
+
+    UserError where it is not UTF-8, as prototxts have to be.
+    """
+    text = shlex.join([f"tools/{Path(sys.argv[0]).name}", *sys.argv[1:]])
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise UserError(f"{text!r}: an argument is not UTF-8, which prototxts need") from None
+    return text
+
+
 def run_values(options, dataset):
-    """These options as keyword arguments of files.file_texts; UserError where they can't be."""
+    """These options as keyword arguments of files.file_texts; UserError for wrong values."""
     return dict(
         variants=options.variant or tuple(STAGES),
         name=file_name(dataset.name if options.name is None else options.name, "--name"),
@@ -98,14 +133,18 @@ def run_values(options, dataset):
         base_lr=options.base_lr,
         diagnostics=options.diagnostics,
         glm=glm_parameters(options.glm_json, len(dataset.sizes)),
+        made_by=command_line(),
     )
 
 
 def glm_parameters(text, levels):
-    """Parameters of the large-margin loss that a user gave, {} for none; UserError where the layer
-    itself would refuse them for so many levels."""
+    """Parameters of the large-margin loss in a user's JSON text, {} for an empty one.
+
+    levels: of the label tree. UserError where the layer would refuse them.
+    """
+    values = parse_json(text, "--glm-json") if text.strip() else {}
     try:
         glm_loss.settings(text, levels, "--glm-json")
     except ValueError as error:
         raise UserError(str(error)) from None
-    return json.loads(text) if text.strip() else {}
+    return values

@@ -1,24 +1,78 @@
 """Solver files: the run of one variant, every value that is not obvious with its reason."""
 
+from dataclasses import dataclass
+
 from . import head, text
-from .tables import GLM_WEIGHT, RIVALS, STAGES, TITLES
+from .tables import BASELINES, GLM_WEIGHT, SCHEDULES, STAGES, TITLES
 
 TESTS = 5  # per run, at most
 
 
-def batch_that_divides(images, at_most):
-    """Largest batch size <= at_most that divides the number of images: each is then tested once."""
-    return max(size for size in range(1, at_most + 1) if images % size == 0)
+@dataclass(frozen=True)
+class Run:
+    """One training.
+
+    batch, test_batch  images per iteration, and per batch of a test
+    max_iter, base_lr  iterations and learning rate
+    why                {solver field: reason} instead of the reasons given here
+    """
+
+    batch: int
+    test_batch: int
+    max_iter: int
+    base_lr: float
+    why: dict
+
+
+def run_of(dataset, net, *, batch=None, max_iter=None, base_lr=None):
+    """Run of a data.Dataset with a tables.Net; values that are given replace the schedule's."""
+    schedule = SCHEDULES.get((dataset.name, net.name), net.schedule)
+    why = dict(schedule.why)
+    if max_iter:
+        why.pop("max_iter", None)
+    if base_lr:
+        why["base_lr"] = "--base-lr; new layers take more: lr_mult in the net"
+    batch = batch or schedule.batch
+    return Run(
+        batch,
+        test_batch(dataset.test, net.test_batch),
+        max_iter or iterations(schedule, dataset.train, batch),
+        base_lr or schedule.base_lr,
+        why,
+    )
+
+
+def test_batch(images, at_most):
+    """Images per batch of a test: of the sizes from at_most / 2 to at_most, the one with which the
+    batches that cover all images hold the fewest twice.
+
+    A size that divides their number may be 2, or 1, which wastes a GPU.
+    """
+    if images <= at_most:
+        return images
+    return min(range(-(-at_most // 2), at_most + 1), key=lambda size: (-images % size, -size))
+
+
+def _test_iter(images, batch):
+    """(test_iter, what it covers). After the last image Caffe continues with the first."""
+    count = -(-images // batch)
+    twice = count * batch - images
+    if not twice:
+        return count, f"x {batch} per batch = {images} test images, each once"
+    return (
+        count,
+        f"x {batch} per batch = {count * batch}: {images} test images, {twice} of them twice",
+    )
 
 
 def iterations(schedule, images, batch):
-    """max_iter of a schedule for so many training images: two digits, then zeros."""
+    """max_iter of a schedule for a number of training images: two digits, then zeros."""
     exact = round(schedule.epochs * images / batch)
-    return schedule.iterations or round(exact, 2 - len(str(exact))) or 1
+    return round(exact, 2 - len(str(exact))) or 1
 
 
 def _stage_notes(dataset, net, variant, solver_of):
-    """Comment lines: what this variant's stages add to the plain network, and the setting's."""
+    """Comment lines: what this variant's stages add to the plain network."""
     coarse = [
         f"{head.scores(level)} ({dataset.sizes[level - 1]} x {name})"
         for level, name in enumerate(dataset.levels, 1)
@@ -49,83 +103,84 @@ def _stage_notes(dataset, net, variant, solver_of):
         f"{GLM_WEIGHT} x the generalized large-margin loss on {net.feature}, in training:",
         "Eqs. (2)-(18)",
     ]
-    says = dict(
+    notes = dict(
         csm=csm,
         skip=skip,
         glm=glm,
         **{
-            name: [f"{rival.weight:g} x the {name} loss on {net.feature}, in training"]
-            for name, rival in RIVALS.items()
+            name: [f"{loss.weight:g} x the {name} loss on {net.feature}, in training"]
+            for name, loss in BASELINES.items()
         },
     )
     width = max(5, *map(len, STAGES[variant]))
     return [f"What {TITLES[variant]} adds to SM ({solver_of('sm')}):"] + [
         f"  {'' if number else stage:{width}s} {line}"
         for stage in STAGES[variant]
-        for number, line in enumerate(says[stage])
+        for number, line in enumerate(notes[stage])
     ]
 
 
-def solver_text(dataset, net, variant, folder, *, batch, test_batch, base_lr, max_iter, why):
-    """Text of <data set>[_bbox]_<net>_<variant>_solver.prototxt.
+def solver_text(dataset, setting, net, variant, run, *, folder, name, made_by):
+    """Text of <name>[_bbox]_<net>_<variant>_solver.prototxt.
 
-    dataset: in one setting, as Dataset.for_net gives it. folder: where the file will lie, relative
-    to where Caffe runs. why: {field: reason} instead of ours.
+    dataset, setting, net  data.Dataset, one of its data.Settings, tables.Net
+    folder   of the file, relative to where Caffe runs
+    name     of the data set in file names and snapshot folders
+    made_by  the command that makes the file
     """
-    pair = f"{dataset.setting}_{net.name}"
+    pair = f"{setting.named(name)}_{net.name}"
 
-    def solver_of(name):
-        return f"{folder}/{pair}_{name}_solver.prototxt"
+    def solver_of(variant):
+        return f"{folder}/{pair}_{variant}_solver.prototxt"
 
-    stages = STAGES[variant] + dataset.stages
+    stages = STAGES[variant] + setting.stages
     state = "{ " + "".join(f'stage: "{stage}" ' for stage in stages) + "}"
     states = ("train_state", "test_state") if stages else ()
-    tests = max(count for count in range(1, TESTS + 1) if max_iter % count == 0)
+    tests = max(count for count in range(1, TESTS + 1) if run.max_iter % count == 0)
+    epochs = run.max_iter * run.batch / dataset.train
     rows = [
-        ("net", f"{folder}/{dataset.name}_{net.name}_train_val.prototxt", None),
+        ("net", f"{folder}/{name}_{net.name}_train_val.prototxt", None),
         *((field, state, None) for field in states),
-        (
-            "test_iter",
-            dataset.test // test_batch,
-            f"x {test_batch} per batch = {dataset.test} test images: each exactly once",
-        ),
-        (
-            "test_interval",
-            max_iter // tests,
-            "each test takes time and teaches nothing; the last is at the end",
-        ),
+        ("test_iter", *_test_iter(dataset.test, run.test_batch)),
+        ("test_interval", run.max_iter // tests, f"at most {TESTS} tests per run, one at its end"),
         ("test_initialization", False, "an untrained head is at chance"),
-        ("base_lr", base_lr, "as Caffe's fine-tuning example (flickr style); new layers take 10 x"),
+        (
+            "base_lr",
+            run.base_lr,
+            "as Caffe's fine-tuning example (flickr style); new layers take 10 x",
+        ),
         *(
-            (field, value(max_iter) if callable(value) else value, reason)
+            (field, value(run.max_iter) if callable(value) else value, reason)
             for field, value, reason in net.policy
         ),
         ("momentum", 0.9, f"this and the next: {net.origin}"),
         ("weight_decay", net.weight_decay, None),
         (
             "max_iter",
-            max_iter,
-            f"x {batch} per batch = {max_iter * batch / dataset.train:.3g} times the {dataset.train} "
-            "training images; the paper says neither",
+            run.max_iter,
+            f"x {run.batch} per batch = {epochs:.3g} times the {dataset.train} training images; "
+            "the paper gives neither",
         ),
         ("display", 20, None),
         ("average_loss", 20, "the loss of one batch is noise"),
-        ("snapshot", max_iter // tests, "with each test; -snapshot ....solverstate resumes"),
+        ("snapshot", run.max_iter // tests, "with each test; -snapshot ....solverstate resumes"),
         ("snapshot_prefix", f"snapshots/{pair}_{variant}/model", None),
         ("random_seed", 1, "the same new layers, crops and dropout in every run"),
     ]
     header = text.comment(
-        f"{TITLES[variant]}: {net.title} on {dataset.title}.",
-        f"Written by {net.written_by}: change it there.",
-        f"  {dataset.command}",
+        f"{TITLES[variant]}: {net.title} on {setting.title}.",
+        f"Made by {made_by}",
+        f"  {setting.command}",
         f"  caffe train -solver {solver_of(variant)} -weights {net.weights}",
         *_stage_notes(dataset, net, variant, solver_of),
-        *(f"Stage {stage}: the images of {dataset.folder}." for stage in dataset.stages),
-        "No solver_mode: it runs on the CPU, or on a GPU with `-gpu 0`. Caffe wants the folder of",
-        "snapshot_prefix to exist: `make setup` and tools/make_prototxt.py make it.",
+        *(f"Stage {stage}: the images of {setting.folder}." for stage in setting.stages),
+        "No solver_mode: it runs on the CPU, or on a GPU with `-gpu 0`. Caffe needs the folder of",
+        "snapshot_prefix: `make setup` and tools/make_prototxt.py make it.",
     )
     return (
         header
         + "\n"
-        + text.rows_text((field, value, why.get(field, reason)) for field, value, reason in rows)
+        + text.rows_text(
+            (field, value, run.why.get(field, reason)) for field, value, reason in rows
+        )
     )

@@ -1,116 +1,60 @@
 """The numbers behind prototxt/: data sets, variants, networks."""
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from data_prep.color import IMAGENET_BGR_MEAN
 from tools.pycaffe import NetSpec, layers as L
 
 from . import backbones
+from .data import Level, Official
 
-BBOX = "bbox"  # stage, and suffix of names: images cut to the ground-truth boxes
 
-
-@dataclass(frozen=True)
-class Dataset:
-    """A data set as `caffe train` sees it. Levels run from fine to coarse; counts are images."""
-
-    name: str
-    title: str
-    levels: tuple  # names of the levels that are classified
-    sizes: tuple  # classes per level
-    train: int
-    test: int
-    command: str  # that makes its LMDBs
-    size: int = 256  # side of the images that this command stores if it isn't told
-    boxes: bool = False  # can the images be cut to ground-truth boxes?
-    mirror: bool = True  # is the mirror image of an image of this class one too?
-    crop: int = 0  # side of the input of networks that take any size; 0: the network's own
-    folder: str = ""  # of the LMDBs; empty: in data/, see for_net
-    labels: tuple = ()  # numbers of the levels in the label LMDB, 1 = finest; empty: 1, 2, ...
-    depth: int = 0  # levels in the label LMDB; 0: those of levels
-    stages: tuple = ()  # that choose these images in a net which can read others too
-
-    @property
-    def setting(self):
-        """Name of the data set with that of the setting: cub, cub_bbox."""
-        return "_".join((self.name, *self.stages))
-
-    def settings(self):
-        """The paper's settings: the whole images and, with boxes, the images cut to them."""
-        if not self.boxes:
-            return (self,)
-        return (
-            self,
-            replace(
-                self,
-                title=f"{self.title}, cut to the ground-truth boxes",
-                command=f"{self.command} --bbox",
-                stages=(BBOX,),
-            ),
-        )
-
-    def for_net(self, net):
-        """This data set as the Net reads it: folder, crop, the command that makes the folder."""
-        size = self.size if self.folder or net.any_size else max(self.size, net.stored)
-        known = f"data/{self.setting}" + (f"_{size}" if size != self.size else "")
-        command = self.command
-        if size != self.size:
-            command += f" --size {size} --out {known}"
-        small = net.any_size and self.crop and size < net.crop
-        return replace(
-            self,
-            size=size,
-            command=command,
-            folder=self.folder or known,
-            crop=self.crop if small else net.crop,
-        )
+def _tree(**classes):
+    """Levels from {name: number of classes}, fine to coarse."""
+    return tuple(Level(name, count) for name, count in classes.items())
 
 
 DATASETS = {
     d.name: d
     for d in [
-        Dataset(
-            "cars",
-            "Stanford Cars",
-            ("model", "body_type"),
-            (196, 9),
-            8144,
-            8041,
-            command="data_prep/build_lmdb.py cars --root /data/stanford_cars",
+        Official(
+            name="cars",
+            title="Stanford Cars",
+            tree=_tree(model=196, body_type=9),
+            train=8144,
+            test=8041,
             boxes=True,
+            command="data_prep/build_lmdb.py cars --root /data/stanford_cars",
         ),
-        Dataset(
-            "aircraft",
-            "FGVC-Aircraft",
-            ("variant", "family", "manufacturer"),
-            (100, 70, 30),
-            6667,
-            3333,
+        Official(
+            name="aircraft",
+            title="FGVC-Aircraft",
+            tree=_tree(variant=100, family=70, manufacturer=30),
+            train=6667,
+            test=3333,
             boxes=True,
             command="data_prep/build_lmdb.py aircraft --root /data/fgvc-aircraft-2013b",
         ),
-        Dataset(
-            "cub",
-            "CUB-200-2011",
-            ("species", "family", "order"),
-            (200, 40, 13),
-            5994,
-            5794,
-            command="data_prep/build_lmdb.py cub --root /data/CUB_200_2011",
+        Official(
+            name="cub",
+            title="CUB-200-2011",
+            tree=_tree(species=200, family=40, order=13),
+            train=5994,
+            test=5794,
             boxes=True,
+            command="data_prep/build_lmdb.py cub --root /data/CUB_200_2011",
         ),
-        # A card fills its image, so a net must see nearly all of it: networks whose input has a fixed
-        # size read a larger build than SqueezeNet, which is the demo's and quick.
-        Dataset(
-            "cards",
-            "playing cards",
-            ("card", "suit", "colour"),
-            (52, 4, 2),
-            1487,
-            572,
+        # A card fills its image, so a net must see nearly all of it. Networks whose input has a
+        # fixed size read a larger build than SqueezeNet, which is the demo's and quick.
+        Official(
+            name="cards",
+            title="playing cards",
+            tree=_tree(card=52, suit=4, colour=2),
+            train=1487,
+            test=572,
             command="data_prep/build_lmdb.py cards",
-            size=160,
-            crop=144,
+            side=160,
+            small_crop=144,
             mirror=False,
         ),
     ]
@@ -120,11 +64,11 @@ GLM_WEIGHT = 0.8  # lambda of Eq. (2); the paper's choice
 
 
 @dataclass(frozen=True)
-class Rival:
-    """A metric loss that the paper compares with GLM: softmax and this, of the fine labels.
+class BaselineLoss:
+    """A metric loss that the paper compares with GLM, beside softmax, on the fine labels.
 
     Its stage is its name, its variant sm_<name>. The paper gives neither weights nor parameters:
-    these are the losses' own authors', or what note says.
+    they are those of the loss's authors, or as the note explains.
     """
 
     name: str
@@ -136,10 +80,10 @@ class Rival:
     param: tuple = ()  # ParamSpecs of the layer's own blobs
 
 
-RIVALS = {
+BASELINES = {
     r.name: r
     for r in [
-        Rival(
+        BaselineLoss(
             "contrastive",
             "SM-contrastive",
             "ContrastiveLossLayer",
@@ -147,7 +91,7 @@ RIVALS = {
             lambda classes: dict(margin=1, normalize=True),
             ("All pairs of the batch. Weight: DeepID2's (Sun et al. 2014).",),
         ),
-        Rival(
+        BaselineLoss(
             "triplet",
             "SM-triplet",
             "TripletLossLayer",
@@ -155,7 +99,7 @@ RIVALS = {
             lambda classes: dict(margin=0.2, mining="semihard", normalize=True),
             ("Margin, mining and features of length 1: FaceNet's (Schroff et al. 2015).",),
         ),
-        Rival(
+        BaselineLoss(
             "center",
             "SM-center loss",
             "CenterLossLayer",
@@ -163,12 +107,12 @@ RIVALS = {
             lambda classes: dict(num_classes=classes, alpha=0.5),
             (
                 "alpha: Wen et al. 2016. Their weight, 0.003, pulls features as long as these into",
-                "zero, where the centres start (SqueezeNet on cards: 26 % right instead of 67 %).",
-                "The layer moves its centres itself: the solver must not (lr_mult 0).",
+                "zero, where the centers start (SqueezeNet on cards: 26 % right instead of 67 %).",
+                "The layer moves its centers itself: the solver must not (lr_mult 0).",
             ),
             param=(dict(lr_mult=0, decay_mult=0),),
         ),
-        Rival(
+        BaselineLoss(
             "minmax",
             "SM-min-max",
             "MinMaxLossLayer",
@@ -187,7 +131,7 @@ STAGES = {
     "csm_glm": ("csm", "glm"),
     "sc_csm": ("csm", "skip"),
     "ours": ("csm", "skip", "glm"),
-    **{f"sm_{name}": (name,) for name in RIVALS},
+    **{f"sm_{name}": (name,) for name in BASELINES},
 }
 TITLES = {
     "sm": "SM (plain softmax)",
@@ -196,26 +140,28 @@ TITLES = {
     "csm_glm": "CSM-GLM",
     "sc_csm": "SC-CSM",
     "ours": "OURS",
-    **{f"sm_{name}": rival.title for name, rival in RIVALS.items()},
+    **{f"sm_{name}": loss.title for name, loss in BASELINES.items()},
 }
 
 
 def glm_parameters(levels):
-    """Parameters of the large-margin loss (python_layers/glm_loss.py) for a tree of so many levels.
+    """Parameters of the large-margin loss (python_layers/glm_loss.py) for a number of levels.
 
-    Margins of one are the paper's; normalize is not, but raw features diverge.
+    Margins of one are the paper's. normalize is not, but training on raw features diverges.
     """
     return dict(k=1, margins=[1] * levels, within_gradient="paper", normalize=True)
 
 
 @dataclass(frozen=True)
 class Schedule:
-    """Solver values of a fine-tuning run. why: {solver field: reason} where ours does not hold."""
+    """How long a net is trained, and how fast: images per iteration, epochs, learning rate.
+
+    why: {solver field: reason} where the reason that solver.py gives does not hold.
+    """
 
     batch: int
     epochs: float
     base_lr: float = 0.001
-    iterations: int = 0  # 0: from epochs
     why: dict = field(default_factory=dict)
 
 
@@ -225,31 +171,39 @@ class Net:
 
     name: str
     title: str
-    column: object  # function(NetSpec, fine classes) of backbones.py
     crop: int  # side of the square input
     feature: str  # blob the metric loss looks at
-    dropped: str  # the same after dropout, what the head classifies; feature: there is no dropout
+    dropped: str  # the same after dropout, read by the head; the feature if the net has no dropout
     weights: str
     filler: dict  # of the head's weights: the original classifier's; VGG-16 has none: AlexNet's
     weight_decay: float
     origin: str  # of momentum, weight decay and dropout
     policy: tuple  # of the learning rate: rows (field, value or function of max_iter, reason)
     schedule: Schedule
-    test_batch: int  # at most; the exact one divides the number of test images
+    test_batch: int  # images per test batch, at most; solver.test_batch chooses
     pooled: bool  # the feature is a C x 1 x 1 map, not a vector
     any_size: bool = False  # of the input
     stored: int = 256  # side of the images that crops are taken from
     transform: dict = field(default_factory=lambda: dict(mean_value=IMAGENET_BGR_MEAN))
     fine_param: list = field(default_factory=lambda: backbones.NEW)  # ParamSpecs of fc8_fine
     notes: dict = field(default_factory=dict)  # {layer: lines above it}
-    written_by: str = "tools/make_prototxt.py"
 
     def layers(self, classes, crop):
-        """[LayerParameter] of the backbone, without the inputs that its column reads."""
+        """[LayerParameter] of the backbone for a number of fine classes and a side of the input."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True, kw_only=True)
+class ZooNet(Net):
+    """A network of the model zoo. backbone: function(NetSpec, fine classes) of backbones.py."""
+
+    backbone: object
+
+    def layers(self, classes, crop):
         spec = NetSpec()
         spec.data = L.Input(shape=dict(dim=[1, 3, crop, crop]))
         spec.label_1 = L.Input(shape=dict(dim=[1, 1, 1, 1]))
-        self.column(spec, classes)
+        self.backbone(spec, classes)
         return [layer for layer in spec.to_proto().layer if layer.type != "Input"]
 
 
@@ -288,32 +242,32 @@ _BILINEAR = {
 NETS = {
     n.name: n
     for n in [
-        Net(
+        ZooNet(
             "alexnet",
             "AlexNet",
-            backbones.alexnet,
             227,
             "fc7",
             "drop7",
             "weights/bvlc_alexnet.caffemodel",
             backbones.gaussian(0.01),
             0.0005,
+            backbone=backbones.alexnet,
             origin="BVLC AlexNet's solver",
             policy=_step("as BVLC AlexNet's solver"),
             schedule=Schedule(batch=128, epochs=100),
             test_batch=50,
             pooled=False,
         ),
-        Net(
+        ZooNet(
             "googlenet",
             "GoogLeNet",
-            backbones.googlenet,
             224,
             "pool5/7x7_s1",
             "pool5/drop_7x7_s1",
             "weights/bvlc_googlenet.caffemodel",
             backbones.XAVIER,
             0.0002,
+            backbone=backbones.googlenet,
             origin="BVLC GoogLeNet's quick solver",
             policy=_poly(0.5, "as BVLC GoogLeNet's quick solver: down to 0 at max_iter"),
             schedule=Schedule(batch=32, epochs=60),
@@ -321,32 +275,32 @@ NETS = {
             pooled=True,
             notes={"loss1/ave_pool": _AUXILIARY, "loss2/ave_pool": _AUXILIARY},
         ),
-        Net(
+        ZooNet(
             "vgg16",
             "VGG-16",
-            backbones.vgg16,
             224,
             "fc7",
             "drop7",
             "weights/VGG_ILSVRC_16_layers.caffemodel",
             backbones.gaussian(0.01),
             0.0005,
+            backbone=backbones.vgg16,
             origin="Simonyan & Zisserman 2015, 3.1",
             policy=_step("tenths, as Simonyan & Zisserman 2015, 3.1"),
             schedule=Schedule(batch=32, epochs=60),
             test_batch=50,
             pooled=False,
         ),
-        Net(
+        ZooNet(
             "bcnn",
             "Bilinear CNN [D,D]",
-            backbones.bcnn,
             448,
             "bilinear",
             "bilinear",
             "weights/VGG_ILSVRC_16_layers.caffemodel",
             backbones.gaussian(0.0001),  # Gao et al. 2016
             0.0005,
+            backbone=backbones.bcnn,
             origin="VGG-16's (Simonyan & Zisserman 2015, 3.1)",
             policy=_step("Gao et al. 2016 lower the classifier's rate in steps"),
             schedule=Schedule(
@@ -360,16 +314,16 @@ NETS = {
             fine_param=backbones.OF_UNIT_LENGTH,
             notes=_BILINEAR,
         ),
-        Net(
+        ZooNet(
             "squeezenet",
             "SqueezeNet v1.1",
-            backbones.squeezenet,
             227,
             "pool9",
             "drop9",
             "weights/squeezenet_v1.1.caffemodel",
             backbones.gaussian(0.01),
             0.0002,
+            backbone=backbones.squeezenet,
             origin="SqueezeNet's solver",
             policy=_poly(1.0, "as SqueezeNet's solver: linearly to 0"),
             schedule=Schedule(batch=64, epochs=60),
@@ -384,8 +338,7 @@ NETS = {
 SCHEDULES = {
     ("cards", "squeezenet"): Schedule(
         batch=32,
-        epochs=0,
-        iterations=400,
+        epochs=8.6,
         base_lr=0.0003,
         why=dict(
             base_lr="white cards make long features (squared length 12000): OURS diverges at 0.005",
@@ -394,7 +347,7 @@ SCHEDULES = {
     ),
 }
 
-# What is committed: (data set, net), in both settings where the data set has boxes.
+# Pairs (data set, net) of prototxt/, each in all settings of the data set.
 GRID = [
     *(
         (dataset, net)
@@ -407,11 +360,10 @@ GRID = [
 
 
 def build_commands():
-    """{folder: command that makes it} of every data set, network and setting of the tables."""
-    read = [
-        setting.for_net(net)
+    """{folder: command that builds it} of every data set, network and setting of the tables."""
+    return {
+        setting.folder: setting.command
         for dataset in DATASETS.values()
         for net in NETS.values()
-        for setting in dataset.settings()
-    ]
-    return {dataset.folder: dataset.command for dataset in read}
+        for setting in dataset.settings(net)
+    }

@@ -5,10 +5,10 @@ from tools.pycaffe import TEST, TRAIN, caffe_pb2
 from . import head
 
 
-def _add_data(proto, dataset, net, phase, split, batch, rule):
+def _add_data(proto, dataset, setting, net, phase, split, batch, rule):
     """Two Data layers in step: data B x 3 x crop x crop, label B x h x 1 x 1."""
     mirror = dict(mirror=True) if phase == TRAIN and dataset.mirror else {}
-    transform = dict(crop_size=dataset.crop, **net.transform, **mirror)
+    transform = dict(crop_size=setting.crop, **net.transform, **mirror)
     for top, kind, more in (
         ("data", "images", dict(transform_param=transform)),
         ("label", "labels", {}),
@@ -19,7 +19,7 @@ def _add_data(proto, dataset, net, phase, split, batch, rule):
             top=[top],
             include=[dict(phase=phase, **rule)],
             data_param=dict(
-                source=f"{dataset.folder}/{split}_{kind}",
+                source=f"{setting.folder}/{split}_{kind}",
                 batch_size=batch,
                 backend=caffe_pb2.DataParameter.LMDB,
             ),
@@ -37,19 +37,20 @@ def _rule(settings, chosen):
     }
 
 
-def train_val(settings, net, train_batch, test_batch, glm, diagnostics=False):
-    """NetParameter of a data set with a network, for all variants.
+def train_val(name, dataset, net, run, glm, diagnostics=False):
+    """NetParameter of a data.Dataset in every setting with a tables.Net, for all variants.
 
-    settings: the data set in each setting, as Dataset.for_net gives it. glm: parameters of the
-    large-margin loss. diagnostics: whether the metric losses print theirs.
+    name: of the net. run: solver.Run. glm: parameters of the large-margin loss. diagnostics:
+    whether the metric losses print theirs.
     """
-    dataset = settings[0]
-    proto = caffe_pb2.NetParameter(name=f"{dataset.name}_{net.name}")
-    for phase, split, batch in ((TRAIN, "train", train_batch), (TEST, "test", test_batch)):
+    settings = dataset.settings(net)
+    proto = caffe_pb2.NetParameter(name=name)
+    for phase, split, batch in ((TRAIN, "train", run.batch), (TEST, "test", run.test_batch)):
         for setting in settings:
-            _add_data(proto, setting, net, phase, split, batch, _rule(settings, setting))
-    head.add_slice(proto, dataset.depth or len(dataset.sizes), dataset.labels)
-    proto.layer.extend(net.layers(dataset.sizes[0], dataset.crop))
+            rule = _rule(settings, setting)
+            _add_data(proto, dataset, setting, net, phase, split, batch, rule)
+    head.add_slice(proto, len(dataset.tree), dataset.numbers)
+    proto.layer.extend(net.layers(dataset.sizes[0], settings[0].crop))
     head.add_head(
         proto,
         net.feature,
@@ -58,7 +59,7 @@ def train_val(settings, net, train_batch, test_batch, glm, diagnostics=False):
         net.filler,
         glm,
         net.pooled,
-        labels=dataset.labels,
+        labels=dataset.numbers,
         fine_param=net.fine_param,
         diagnostics=diagnostics,
     )

@@ -1,18 +1,21 @@
 """Start the ranks of a training on this machine, and say what became of them."""
 
-import ctypes
 import os
 import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 from data_prep.common import files
 from data_prep.common.errors import UserError
-from tools import solver_net
+from tools import snapshots, solver_net
+from tools.parallel import parents, rank
 
 INSTALL = "`make setup` installs it"
+LOOK = 1  # seconds between two looks at mpiexec's children
+GRACE = 10  # seconds in which mpiexec may end after them
 
 
 def check(args):
@@ -21,6 +24,7 @@ def check(args):
     solver_net.read_net(solver)
     if args.snapshot:
         files.existing(args.snapshot, "snapshot")
+        snapshots.check_resumable(args.snapshot)
     for path in args.weights.split(",") if args.weights else []:
         files.existing(path.strip(), "weights")
     if args.gpus:
@@ -51,24 +55,56 @@ def run(args, script):
     environment.setdefault(
         "OPENBLAS_NUM_THREADS", str(max(1, len(os.sched_getaffinity(0)) // count))
     )
+    with tempfile.TemporaryDirectory() as folder:
+        errors = Path(folder, "errors")
+        status = _run_ranks(count, script, environment | {rank.ERRORS: str(errors)})
+        if errors.exists():
+            sys.stderr.write(errors.read_text(encoding="utf-8"))
+    if status is None:
+        raise UserError(
+            "MPI's process manager (hydra_pmi_proxy) has ended before the ranks, and with it the "
+            f"training{_going_on(solver)}"
+        )
+    if status:
+        raise UserError(f"a rank failed, see above, and with it the training{_going_on(solver)}")
+
+
+def _run_ranks(count, script, environment):
+    """Start the ranks and wait for them: mpiexec's exit status, or None as _wait."""
     ranks = subprocess.Popen(
         [_mpiexec(), "-n", str(count), sys.executable, str(script), *sys.argv[1:]],
         env=environment,
         stdin=subprocess.DEVNULL,
         start_new_session=True,
-        preexec_fn=_stop_with_parent,
+        # when this process has been killed
+        preexec_fn=lambda: parents.signal_at_parents_end(signal.SIGINT),
     )
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: ranks.send_signal(signal.SIGINT))
-    status = ranks.wait()
-    if status:
-        raise UserError(f"a rank failed, see above, and with it the training{_going_on(solver)}")
+    return _wait(ranks)
 
 
-def _stop_with_parent():
-    """Linux sends this process Ctrl-C's signal when its parent has been killed."""
-    PR_SET_PDEATHSIG = 1
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGINT)
+def _wait(mpiexec):
+    """The exit status of mpiexec, or None where the process manager that it waits for has ended.
+
+    MPICH's mpiexec starts hydra_pmi_proxy, which starts the ranks. Without the proxy, mpiexec waits
+    for ever and hands on no signal, so it is killed here; the ranks end by themselves (rank.py).
+    """
+    managed = False
+    while True:
+        try:
+            return mpiexec.wait(timeout=LOOK)
+        except subprocess.TimeoutExpired:
+            running = bool(parents.children(mpiexec.pid))
+        if managed and not running:
+            break
+        managed = managed or running
+    try:
+        return mpiexec.wait(timeout=GRACE)
+    except subprocess.TimeoutExpired:
+        mpiexec.kill()
+        mpiexec.wait()
+        return None
 
 
 def _mpiexec():
@@ -81,9 +117,6 @@ def _mpiexec():
 
 
 def _going_on(solver):
-    """How to go on from the newest state, if there is one."""
-    try:
-        state = solver_net.newest_snapshot(solver).with_suffix(".solverstate")
-    except UserError:
-        return ""
-    return f": --snapshot {state} goes on from there" if state.is_file() else ""
+    """How to go on from the newest whole snapshot, if there is one."""
+    snapshot = snapshots.newest(solver)
+    return f": --snapshot {snapshot.state} goes on from there" if snapshot else ""

@@ -9,13 +9,19 @@ from data_prep.common import prototxt
 from data_prep.common.errors import UserError
 from python_layers import communicator
 from tools import solver_net
+from tools.parallel import parents
 
 # How MPICH and its relatives, others by PMIx, and Open MPI tell a process which rank it is.
 RANK_VARIABLES = ("PMI_RANK", "PMIX_RANK", "OMPI_COMM_WORLD_RANK")
+PROXY = "hydra_pmi_proxy"  # the parent of MPICH's ranks
 
 
 def is_rank():
     return any(name in os.environ for name in RANK_VARIABLES)
+
+
+# Names, in the environment of a rank, the file for the sentences of ranks that fail.
+ERRORS = "TRAIN_PARALLEL_ERRORS"
 
 
 class Stopped(Exception):
@@ -27,6 +33,9 @@ def run(args):
 
     args: solver, weights, snapshot, gpus as tools/train_parallel.py has them.
     """
+    if parents.name_of_parent() == PROXY:
+        # It can neither be asked to end nor end by itself where it waits for other ranks.
+        parents.signal_at_parents_end(signal.SIGKILL)
     # MPICH would copy from one rank's memory to another's, which containers forbid.
     os.environ.setdefault("MPIR_CVAR_CH4_CMA_ENABLE", "0")
     from mpi4py import MPI
@@ -35,12 +44,26 @@ def run(args):
     try:
         _train(args, comm)
     except Exception as error:
-        expected = isinstance(error, (UserError, ValueError, OSError))
-        if not expected:
-            traceback.print_exc()
+        from tools.pycaffe import caffe
+
+        expected = isinstance(error, (UserError, ValueError, OSError, caffe.Error))
+        text = "" if expected else traceback.format_exc()
         message = str(error) if expected else "this is a fault of the program, see above"
-        print(f"error: rank {comm.rank} of {comm.size}: {message}", file=sys.stderr, flush=True)
+        _report(f"{text}error: rank {comm.rank} of {comm.size}: {message}\n")
         comm.Abort(1)
+
+
+def _report(text):
+    """Pass on why this rank ends. The launcher prints the file that it names, since MPI's process
+    manager may drop what a rank prints just before it aborts.
+    """
+    path = os.environ.get(ERRORS)
+    if path:
+        with open(path, "a", encoding="utf-8") as file:
+            file.write(text)
+    else:  # started by another mpiexec
+        sys.stderr.write(text)
+        sys.stderr.flush()
 
 
 def own_gpu(gpus, place):

@@ -1,13 +1,12 @@
 """Nets with images of noise, in the CPU's or the GPU's mode, and whether the modes agree."""
 
 import math
-import tempfile
 
 import numpy as np
-from google.protobuf import text_format
 
+from data_prep.common import prototxt
 from tools import solver_net
-from tools.benchmarks.step import labels_of, training_net
+from tools.training_net import labels_of, training_net
 
 # Of a gradient, as a share of its length. Sums in another order make another input the largest of a
 # pool here and there: between two CPU libraries 0.005 in GoogLeNet's first layer. A wrong layer
@@ -16,19 +15,17 @@ TOLERANCE = 0.02
 
 
 def random_net(proto, gpu, fine, sizes):
-    """caffe.Net of a NetParameter with the inputs data and label, filled, always alike.
+    """caffe.Net of a NetParameter with the inputs data and label, with the same values each time.
 
-    fine: the images' classes;  sizes: classes per level, as step.training_net gives them.
+    fine: the images' classes;  sizes: classes per level, as training_net gives them.
     Weights have the variance 2 / fan-in, so that activations neither vanish nor grow with depth:
     the prototxts' own fillers make most layers' values too small to compare.
     """
     from tools.pycaffe import caffe
 
     caffe.set_mode_gpu() if gpu else caffe.set_mode_cpu()
-    with tempfile.NamedTemporaryFile("w", suffix=".prototxt") as file:
-        file.write(text_format.MessageToString(proto))
-        file.flush()
-        net = caffe.Net(file.name, caffe.TRAIN)
+    with prototxt.as_file(proto) as path:
+        net = caffe.Net(path, caffe.TRAIN)
     rng = np.random.default_rng(0)
     for blobs in net.params.values():
         for blob in blobs:
@@ -54,7 +51,7 @@ def without_dropout(proto):
 def outcome(solver, batch, gpu):
     """{name: array} of a solver's net after one pass: its losses and all gradients of weights."""
     proto, sizes = training_net(solver_net.read_solver(solver), batch)
-    # Two siblings, one of them twice, and a stranger: no set of the GLM loss is empty.
+    # Two siblings, one of them twice, and a class of another parent: GLM has no empty set.
     fine = np.resize([0, 1, sizes[0] - 1], batch)
     net = random_net(without_dropout(proto), gpu, fine, sizes)
     values = {name: value.copy() for name, value in net.forward().items()}

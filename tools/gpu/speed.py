@@ -8,7 +8,7 @@ import time
 import numpy as np
 
 from tools import solver_net
-from tools.benchmarks.step import training_net
+from tools.training_net import training_net
 
 from .nets import random_net
 from .torch_net import TorchNet
@@ -34,7 +34,7 @@ def seconds_per_step(step, wait, seconds):
 
 
 def use_tf32(wanted):
-    """For this process, before it uses Caffe; float32 throughout without it."""
+    """Set the precision of this process, before it uses Caffe; without TF32, float32 throughout."""
     os.environ["CAFFE_TF32"] = "1" if wanted else "0"
 
 
@@ -95,8 +95,8 @@ def measure(engine, solver, batch, tf32, gpu, seconds):
 
 
 def share(solver, without, batch, gpu, rounds, seconds):
-    """What part of a step the layers take that `solver` has and `without`, a solver of the same
-    net, hasn't: (share, seconds of a step). Measured in turn, medians."""
+    """(share, seconds of a step): the part of a step that the layers take which `solver` has and
+    `without`, a solver of the same net, lacks. Measured in turn, medians."""
     use_tf32(False)
     steps = [caffe_step(path, batch, gpu) for path in (solver, without)]
     times = np.array([[seconds_per_step(*step, seconds) for step in steps] for _ in range(rounds)])

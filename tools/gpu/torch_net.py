@@ -19,7 +19,7 @@ class TorchNet:
         unknown = sorted({layer.type for layer in self._layers} - set(LAYERS))
         if unknown:
             raise UserError(
-                f"net {proto.name} has layers that have no twin in PyTorch here: "
+                f"net {proto.name} has layers that have no counterpart in PyTorch here: "
                 + ", ".join(unknown)
             )
         import torch
@@ -68,7 +68,9 @@ def _lrn(layer, bottoms, weights):
 
     p = layer.lrn_param
     if p.norm_region != p.ACROSS_CHANNELS:
-        raise UserError(f"layer {layer.name} normalises within channels, which has no twin here")
+        raise UserError(
+            f"layer {layer.name} normalizes within channels, which has no counterpart here"
+        )
     return F.local_response_norm(bottoms[0], p.local_size, p.alpha, p.beta, p.k)
 
 

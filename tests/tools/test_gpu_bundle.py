@@ -1,5 +1,5 @@
-"""tools/bundle.py: how the parts are packed, which libraries a machine has to have itself, and the
-script that finds NVIDIA's."""
+"""tools/gpu/bundle.py: how the parts are packed, which libraries stay behind, and the script that
+finds NVIDIA's on the machine."""
 
 import shutil
 import subprocess
@@ -9,11 +9,12 @@ from pathlib import Path
 import pytest
 from commands import assert_error, run
 
-from tools import bundle
+from data_prep.common.errors import UserError
+from tools.gpu import bundle
 
 
 def test_a_prefix_without_cuda_is_refused(tmp_path):
-    done = run("bundle", "--prefix", tmp_path, "--out", tmp_path / "out" / "b.tar.xz")
+    done = run("gpu/bundle", "--prefix", tmp_path, "--out", tmp_path / "out" / "b.tar.xz")
     assert_error(done, f"{tmp_path} holds no Caffe for CUDA")
     assert not (tmp_path / "out").exists()
 
@@ -25,7 +26,6 @@ def test_parts_make_the_folder_again(tmp_path, monkeypatch):
     folder.mkdir()
     content = bytes(range(256)) * 20
     (folder / "file").write_bytes(content[::7] + content[::-3])
-    (tmp_path / "b.tar.xz.07").write_text("of an older bundle")
     parts = bundle.pack(folder, tmp_path / "b.tar.xz")
     assert [part.name for part in parts] == [f"b.tar.xz.{i:02}" for i in range(len(parts))]
     assert all(part.stat().st_size <= 1000 for part in parts)
@@ -33,6 +33,15 @@ def test_parts_make_the_folder_again(tmp_path, monkeypatch):
     there.mkdir()
     subprocess.run("cat ../b.tar.xz.* | tar xJ", shell=True, cwd=there, check=True)
     assert (there / "gpu_check/file").read_bytes() == (folder / "file").read_bytes()
+
+
+def test_parts_that_exist_stay(tmp_path):
+    """They may be of an older bundle, or something else; a name like a pattern is only a name."""
+    (tmp_path / "b.tar.xz.07").write_text("mine")
+    with pytest.raises(UserError, match="b.tar.xz.07 exists"):
+        bundle.pack(tmp_path, tmp_path / "b.tar.xz")
+    bundle.check_free(tmp_path / "*")
+    assert [path.name for path in tmp_path.iterdir()] == ["b.tar.xz.07"]
 
 
 def test_libraries_of_a_program():

@@ -1,19 +1,19 @@
-"""The results of tools/gpu_check.py as a file and as the tables of a README."""
+"""The results of tools/gpu/check.py as a file and as the tables of a README."""
 
 import json
+
+from data_prep.common.errors import UserError
+from data_prep.common.text import read_json
 
 
 def dumps(facts, results):
     return json.dumps({"machine": facts, "results": results}, indent=1) + "\n"
 
 
-def tables(text):
-    """Markdown of a results file: the machine, the checks, images per second.
-
-    Raises ValueError if the text is none.
-    """
+def tables(path):
+    """Markdown of a results file: the machine, the checks, images per second. Raises UserError."""
+    content = read_json(path, "the results file")
     try:
-        content = json.loads(text)
         facts, results = content["machine"], content["results"]
         lines = [_machine(facts), "", "| check | verdict | seconds | |", "|---|---|---:|---|"]
         lines += [
@@ -29,8 +29,8 @@ def tables(text):
                 "|---|---:|---:|---:|---:|---:|---:|---:|",
             ]
             lines += [_speed(name, rates) for name, rates in speed.items()]
-    except (KeyError, TypeError, AttributeError, json.JSONDecodeError) as error:
-        raise ValueError(f"it is no results file of tools/gpu_check.py ({error})") from None
+    except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
+        raise UserError(f"{path} is not a results file of tools/gpu/check.py ({error})") from None
     return "\n".join(lines) + "\n"
 
 

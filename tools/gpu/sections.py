@@ -1,11 +1,11 @@
-"""What tools/gpu_check.py runs, in its order: each function checks one thing, in a process of its
+"""What tools/gpu/check.py runs, in its order: each function checks one thing, in a process of its
 own, and returns (is it well, a sentence, the numbers behind it)."""
 
 import importlib.util
 import tempfile
 from pathlib import Path
 
-from . import nets, speed, suites, training
+from tools.gpu import nets, speed, suites, training
 
 NETS = "prototxt"
 DEVICE_TESTS = "tests/python_layers/test_gpu.py"
@@ -19,7 +19,7 @@ CURVE_TOLERANCE = 0.01
 
 
 class Skipped(Exception):
-    """What is needed is not there; the message says what."""
+    """Something that the check needs is missing; the message names it."""
 
 
 def caffe_tests(gpu):

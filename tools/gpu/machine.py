@@ -1,4 +1,4 @@
-"""What a check ran on: the GPUs, by the driver's own interface, and versions."""
+"""The machine of a check: its GPUs, by the driver's own interface, and versions."""
 
 import ctypes
 import datetime
@@ -43,7 +43,7 @@ def gpus():
 
 
 def facts():
-    """What the results file says of the machine; {} entries that can't be found are left out."""
+    """The machine, for the results file; versions that are not found are left out."""
     versions = {}
     for package in PACKAGES:
         try:

@@ -1,14 +1,14 @@
 #!/usr/bin/env python3
-"""Everything of this project that only a GPU can show, checked in one command (under 8 minutes).
+"""Run every check of this project that needs a GPU (under 8 minutes).
 
-Each check has a line with its verdict; their numbers, and what they ran on, go to a results file,
-of which --table makes the tables of a README. Without a GPU it says so, does nothing and ends with
-status 0; it ends with status 1 if a check failed.
+Prints a line with the verdict of each check, and writes their numbers and the machine's facts to a
+results file, which --table prints as Markdown. Without a GPU it says so and checks nothing, with
+status 0. The status is 1 if a check failed.
 
 Examples:
-    tools/gpu_check.py
-    tools/gpu_check.py --only nets,losses
-    tools/gpu_check.py --table results/gpu_check.json
+    tools/gpu/check.py
+    tools/gpu/check.py --only nets,losses
+    tools/gpu/check.py --table results/gpu_check.json
 """
 
 import argparse
@@ -22,7 +22,7 @@ from data_prep.common import files
 from data_prep.common.command import command
 from data_prep.common.errors import UserError
 from tools import caffe_program
-from tools.gpu_checks import machine, report, sections
+from tools.gpu import machine, report, sections
 
 OUT = "results/gpu_check.json"
 
@@ -48,7 +48,7 @@ def check(name):
         verdict, summary = "skipped", str(reason)
     except BrokenProcessPool:
         verdict, summary = "FAILED", "its process ended before it had a result, see above"
-    except Exception as error:  # of a check, which is what it is there to find
+    except Exception as error:  # a check finds faults of any kind
         verdict, summary = "FAILED", f"{type(error).__name__}: {error}"
     return dict(verdict=verdict, seconds=time.monotonic() - start, summary=summary, values=values)
 
@@ -58,18 +58,9 @@ def names(text):
     for name in chosen:
         if name not in sections.SECTIONS:
             raise argparse.ArgumentTypeError(
-                f"there is no check {name!r}; there are " + ", ".join(sections.SECTIONS)
+                f"unknown check {name!r}; the checks are " + ", ".join(sections.SECTIONS)
             )
     return chosen
-
-
-def print_table(path):
-    try:
-        print(
-            report.tables(files.existing(path, "results file").read_text(encoding="utf-8")), end=""
-        )
-    except (ValueError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: {error}") from None
 
 
 def main():
@@ -91,7 +82,8 @@ def main():
     )
     args = parser.parse_args()
     if args.table:
-        return print_table(args.table)
+        print(report.tables(args.table), end="")
+        return 0
     if args.list:
         for name in args.only:
             print(f"{name:12} {' '.join(sections.SECTIONS[name].__doc__.split())}")

@@ -10,8 +10,8 @@ import numpy as np
 from google.protobuf import text_format
 
 from tools import caffe_log, solver_net
-from tools.benchmarks.step import labels_of
 from tools.nets import rules
+from tools.training_net import labels_of
 
 from .nets import without_dropout
 

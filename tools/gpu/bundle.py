@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Pack what `tools/gpu_check.py` needs on a GPU machine that has neither network nor Debian's
+"""Pack what `tools/gpu/check.py` needs on a GPU machine that has neither network nor Debian's
 libraries: this repository's files, Caffe's CUDA build with its test program, their libraries, and
 this Python with its packages. NVIDIA's own libraries stay behind (1.5 GB): the machine's are used,
 from `pip install`ed packages such as PyTorch's or from the system.
@@ -7,14 +7,15 @@ from `pip install`ed packages such as PyTorch's or from the system.
 There, with the parts in one folder (glibc 2.36 or newer, x86-64):
     cat gpu_check.tar.xz.* | tar xJ
     gpu_check/run                             # the checks
-    gpu_check/run tools/gpu_check.py --list   # or any command of the repository
+    gpu_check/run tools/gpu/check.py --list   # or any command of the repository
 
 Examples:
     pip install --target /tmp/cupy -r docker/requirements-cupy.txt
-    tools/bundle.py --prefix ~/.local/caffe-cuda13 --add /tmp/cupy --out /tmp/gpu_check.tar.xz
+    tools/gpu/bundle.py --prefix ~/.local/caffe-cuda13 --add /tmp/cupy --out /tmp/gpu_check.tar.xz
 """
 
 import argparse
+import glob
 import re
 import shutil
 import subprocess
@@ -27,7 +28,7 @@ from data_prep.common import files
 from data_prep.common.command import command
 from data_prep.common.errors import UserError
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 PART = 60_000_000  # bytes, so that each part passes where files may have 60 MB
 # Packages of .venv that no check imports.
 LEFT_OUT = (
@@ -91,7 +92,7 @@ export PYTHONPATH="$here/repository:$here/packages:$here/caffe/python"
 export PATH="$here/caffe/bin:$here/python/bin:$PATH"
 export CAFFE_TESTS="$here/caffe/test.testbin:$here/caffe"
 cd "$here/repository" || exit 1
-[ $# -gt 0 ] || set -- tools/gpu_check.py
+[ $# -gt 0 ] || set -- tools/gpu/check.py
 exec python3 "$@"
 """
 
@@ -124,8 +125,7 @@ def collect(prefix, added, into):
     caffe, test = into / "caffe", work / "build" / "test" / "test.testbin"
     if not test.is_file():
         raise UserError(
-            f"{test} is not there: `docker/build_caffe.sh --cuda 13 --prefix {prefix} "
-            "--test` makes it"
+            f"{test} not found: `docker/build_caffe.sh --cuda 13 --prefix {prefix} --test` makes it"
         )
     for name in ("bin/caffe", "lib/libcaffe.so.1.0.0", "python/caffe", "BUILD", "cuda/include"):
         copy(prefix / name, caffe / name)
@@ -174,10 +174,24 @@ def collect(prefix, added, into):
         copy(ROOT / name, into / "repository" / name)
 
 
+def check_free(out):
+    """UserError where a file has the name of a part: it may be of an older bundle, or not."""
+    there = sorted(out.parent.glob(f"{glob.escape(out.name)}.[0-9][0-9]"))
+    if there:
+        raise UserError(
+            f"{there[0]} exists: remove {len(there)} such file(s), or choose another --out"
+        )
+
+
 def pack(folder, out):
-    """The folder as an archive in parts; returns their paths."""
-    for old in out.parent.glob(f"{out.name}.[0-9][0-9]"):
-        old.unlink()
+    """The folder as an archive in parts, written beside and renamed; returns their paths."""
+    check_free(out)
+    with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as beside:
+        parts = _split(folder, Path(beside, out.name))
+        return [part.rename(out.parent / part.name) for part in parts]
+
+
+def _split(folder, out):
     tar = subprocess.Popen(
         ["tar", "-C", folder.parent, "--owner=0", "--group=0", "-c", folder.name],
         stdout=subprocess.PIPE,
@@ -186,8 +200,8 @@ def pack(folder, out):
     tar.stdout.close()
     subprocess.run(["split", "-b", str(PART), "-d", "-", f"{out}."], stdin=xz.stdout, check=True)
     if tar.wait() or xz.wait():
-        raise UserError(f"tar or xz failed, see above: {out}.* are not whole")
-    return sorted(out.parent.glob(f"{out.name}.[0-9][0-9]"))
+        raise UserError("tar or xz failed, see above")
+    return sorted(out.parent.iterdir())
 
 
 def main():
@@ -224,8 +238,9 @@ def main():
         )
     for folder in args.add:
         if not folder.is_dir():
-            raise UserError(f"--add {folder}: there is no such folder")
+            raise UserError(f"--add {folder}: not a folder")
     files.make_way(args.out)
+    check_free(args.out)
     with tempfile.TemporaryDirectory() as folder:
         whole = Path(folder) / "gpu_check"
         whole.mkdir()

@@ -1,0 +1,121 @@
+"""What a data set is, and what a net reads of it."""
+
+from dataclasses import dataclass
+
+BBOX = "bbox"  # stage, and suffix of names: images cut to the ground-truth boxes
+
+
+@dataclass(frozen=True)
+class Level:
+    """A level of a label tree. classified: do nets have a classifier of it?"""
+
+    name: str
+    classes: int
+    classified: bool = True
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What a net reads of a data set: its images as they are, or cut to their boxes.
+
+    title    of the data set with the setting
+    folder   of the LMDBs
+    command  that builds the folder
+    crop     side of the net's input, in pixels
+    stages   that choose this setting of a net that can read several
+    """
+
+    title: str
+    folder: str
+    command: str
+    crop: int
+    stages: tuple = ()
+
+    def named(self, name):
+        """The name, of a data set or run, with that of the setting: cub, cub_bbox."""
+        return "_".join((name, *self.stages))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Dataset:
+    """Facts of a data set.
+
+    tree         Levels of the label LMDB, fine to coarse
+    train, test  numbers of images
+    mirror       is the mirror image of an image of a class one of that class?
+    small_crop   side of the input of nets that take any size, where the images are smaller than the
+                 net's own input; None: there is no such side
+    """
+
+    name: str
+    title: str
+    tree: tuple
+    train: int
+    test: int
+    mirror: bool = True
+    small_crop: int | None = None
+
+    @property
+    def levels(self):
+        """Names of the classified levels, fine to coarse."""
+        return tuple(level.name for level in self.tree if level.classified)
+
+    @property
+    def sizes(self):
+        """Classes of the classified levels."""
+        return tuple(level.classes for level in self.tree if level.classified)
+
+    @property
+    def numbers(self):
+        """Positions of the classified levels in the label LMDB, 1 = finest."""
+        return tuple(n for n, level in enumerate(self.tree, 1) if level.classified)
+
+    def settings(self, net):
+        """The Settings in which the Net can read this data set."""
+        raise NotImplementedError
+
+    def _crop(self, net, side):
+        """Side of the input of a Net that reads stored images of this side."""
+        small = net.any_size and self.small_crop and side < net.crop
+        return self.small_crop if small else net.crop
+
+
+@dataclass(frozen=True, kw_only=True)
+class Official(Dataset):
+    """A data set with official splits, whose folder depends on the net.
+
+    command  that builds it
+    side     of the images that this command stores by default
+    boxes    do the images have ground-truth boxes? If so, there are the paper's two settings.
+    """
+
+    command: str
+    side: int = 256
+    boxes: bool = False
+
+    def settings(self, net):
+        whole = self._setting(net, self.title, self.command, ())
+        if not self.boxes:
+            return (whole,)
+        title = f"{self.title}, cut to the ground-truth boxes"
+        return whole, self._setting(net, title, f"{self.command} --bbox", (BBOX,))
+
+    def _setting(self, net, title, command, stages):
+        side = self.side if net.any_size else max(self.side, net.stored)
+        folder = "_".join(("data/" + self.name, *stages))
+        if side != self.side:
+            folder += f"_{side}"
+            command += f" --size {side} --out {folder}"
+        return Setting(title, folder, command, self._crop(net, side), stages)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Built(Dataset):
+    """A data set in a folder that data_prep/build_lmdb.py made. side: of its images."""
+
+    folder: str
+    side: int
+
+    def settings(self, net):
+        command = f"data_prep/build_lmdb.py ... --out {self.folder}"
+        return (Setting(self.title, self.folder, command, self._crop(net, self.side)),)

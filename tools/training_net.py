@@ -1,0 +1,52 @@
+"""A solver's net in training, with inputs that a program fills instead of LMDBs."""
+
+import numpy as np
+
+from data_prep.common.errors import UserError
+from tools import solver_net
+from tools.nets import head, rules
+
+
+def training_net(solver, batch):
+    """(NetParameter, [classes per level]) of a solver's training state, with Input layers for data.
+
+    The inputs are `data`, batch x 3 x crop x crop, and `label`, batch x levels x 1 x 1. A level
+    without a classifier in this state counts a third of the classes of the one below. Raises
+    UserError for a net without these two Data layers or without a classifier.
+    """
+    from tools.pycaffe import caffe
+
+    net = rules.select(solver_net.read_net(solver), caffe.TRAIN, solver.train_state.stage)
+    data = {layer.top[0]: layer for layer in net.layer if layer.type == "Data"}
+    levels = [len(layer.top) for layer in net.layer if layer.type == "Slice"]
+    if set(data) != {"data", "label"} or not data["data"].transform_param.crop_size or not levels:
+        raise UserError(
+            f"net {solver.net} doesn't train on images of one crop_size and their "
+            "label per level, from Data layers with the tops data and label"
+        )
+    side = data["data"].transform_param.crop_size
+    for top, shape in (("data", (3, side, side)), ("label", (levels[0], 1, 1))):
+        data[top].Clear()
+        data[top].name, data[top].type = top, "Input"
+        data[top].top.append(top)
+        data[top].input_param.shape.add().dim.extend((batch, *shape))
+    for layer in net.layer:
+        del layer.include[:]  # the stages have been applied
+    classes = {layer.name: layer.inner_product_param.num_output for layer in net.layer}
+    if head.scores(1) not in classes:
+        raise UserError(f"net {solver.net} has no classifier {head.scores(1)}")
+    sizes = []
+    for level in range(1, levels[0] + 1):
+        sizes.append(classes.get(head.scores(level)) or max(1, sizes[-1] // 3))
+    return net, sizes
+
+
+def labels_of(fine, sizes):
+    """Labels, n x levels, of n fine classes in a tree whose neighboring classes share a parent.
+
+    sizes: classes per level, fine to coarse.
+    """
+    labels = [fine]
+    for below, size in zip(sizes, sizes[1:]):
+        labels.append(labels[-1] * size // below)
+    return np.stack(labels, axis=1)
