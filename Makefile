@@ -9,7 +9,7 @@ SHELL := /bin/bash
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 unexport PYTHONPATH PYTHONHOME
 
-.PHONY: help setup check lint test test-caffe test-gpu test-systems test-load demo image image-cpu \
+.PHONY: help setup check lint test test-fuzz test-caffe test-gpu test-systems test-load demo image image-cpu \
     test-image clean
 
 help:  ## this list
@@ -30,6 +30,11 @@ lint: setup  ## layout and lint rules of the Python files (pyproject.toml)
 
 test: setup  ## the tests
 	@.venv/bin/python -m pytest
+
+FUZZ ?= 50
+test-fuzz: setup  ## the seeded fuzzers, FUZZ (50) times as many cases as in `make test` (an hour)
+	@FUZZ=$(FUZZ) .venv/bin/python -m pytest tests/fuzz tests/tools/test_graft_fuzz.py \
+	    tests/python_layers/test_fuzz.py
 
 test-caffe: setup  ## Caffe's own C++ and Python tests (10 minutes the first time)
 	@docker/build_caffe.sh $${CAFFE_SOURCE:+--source "$$CAFFE_SOURCE"} --test

@@ -6,14 +6,15 @@ import shutil
 import cv2
 import numpy as np
 import pytest
-from archive import ROOT, refused, run
+import real_data
+from archive import refused, run
 
 from data_prep import build_lmdb, lmdb_io
 from data_prep.common.errors import UserError
 from data_prep.label_tree import TABLES, Hierarchy
 from data_prep.verify_lmdb import verify
 
-SHARED = ROOT.parent / "shared/data/fgvc_aircraft/data"
+SHARED = real_data.FOLDER / "fgvc_aircraft/data"
 TREE = Hierarchy.read(TABLES / "aircraft.tsv")
 LEVELS = {"variant": "variants", "family": "families", "manufacturer": "manufacturers"}
 VARIANTS = {  # split: {image: variant}

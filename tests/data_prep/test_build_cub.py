@@ -9,12 +9,13 @@ import archive
 import cv2
 import numpy as np
 import pytest
-from archive import CLASSES, ROOT, refused, run
+import real_data
+from archive import CLASSES, refused, run
 
 from data_prep import lmdb_io
 from data_prep.label_tree import Hierarchy
 
-SHARED = ROOT.parent / "shared/data/CUB_200_2011"
+SHARED = real_data.FOLDER / "CUB_200_2011"
 HALF = len(CLASSES) * archive.PER_CLASS // 2
 
 

@@ -6,7 +6,8 @@ import shutil
 import cv2
 import numpy as np
 import pytest
-from archive import ROOT, refused, run
+import real_data
+from archive import refused, run
 from scipy.io import loadmat, savemat
 
 from data_prep import build_lmdb, lmdb_io
@@ -14,7 +15,7 @@ from data_prep.common.errors import UserError
 from data_prep.label_tree import TABLES, Hierarchy
 from data_prep.verify_lmdb import verify
 
-SHARED = ROOT.parent / "shared/data/stanford_cars"
+SHARED = real_data.FOLDER / "stanford_cars"
 TREE = Hierarchy.read(TABLES / "cars.tsv")
 TRAIN, TEST = "cars_train_annos.mat", "cars_test_annos_withlabels.mat"
 CLASSES = {"train": (1, 2, 2, 196), "test": (2, 196)}  # of the images 00001.jpg, 00002.jpg, ...

@@ -5,13 +5,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from archive import ROOT, refused, run
+import real_data
+from archive import refused, run
 
 from data_prep import hierarchy
 from data_prep.common.errors import UserError
 from data_prep.label_tree import TABLES, Hierarchy, find_problems, read_rows
 
-SHARED = ROOT.parent / "shared/data/hierarchies/cub.tsv"
+SHARED = real_data.FOLDER / "hierarchies/cub.tsv"
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,8 @@ import sys
 import archive
 import numpy as np
 import pytest
-from archive import ROOT, refused, run
+import real_data
+from archive import refused, run
 
 from data_prep import batches, constraints, order
 from data_prep.common.errors import UserError
@@ -17,8 +18,8 @@ from data_prep.lmdb_io import items, parse_datum
 from data_prep.records import read_listing
 from python_layers import glm
 
-AIRCRAFT = ROOT.parent / "shared/data/fgvc_aircraft/data/images_variant_trainval.txt"
-CARS = ROOT.parent / "shared/data/stanford_cars/devkit/cars_train_annos.mat"
+AIRCRAFT = real_data.FOLDER / "fgvc_aircraft/data/images_variant_trainval.txt"
+CARS = real_data.FOLDER / "stanford_cars/devkit/cars_train_annos.mat"
 
 
 def tree(*group_sizes):

@@ -28,6 +28,9 @@ def table():
     return [(group, need, names.split("|"), reason) for group, need, names, reason in rows]
 
 
+SET_UP = ("caffe", "python", "demo", "pictures", "tests")  # the groups that set-up takes
+
+
 def names(*groups):
     return {row[2][0] for row in table() if row[0] in groups}
 
@@ -105,7 +108,7 @@ def known_on(release):
 def test_each_release_gets_its_own_names(machine, release):
     done = machine(known=known_on(release))
     assert done.returncode == 0, done.stderr
-    expected = names("caffe", "python", "demo", "pictures", "tests") - set(DECKS.values()) | {DECKS[release]}
+    expected = names(*SET_UP) - set(DECKS.values()) | {DECKS[release]}
     assert done.installed == expected
     assert done.calls.count(" install ") == 1 and "going on without" not in done.stdout
 
@@ -116,7 +119,10 @@ def test_what_only_the_demo_or_a_test_needs_does_not_end_set_up(machine, group):
     absent, broken = sorted(names(group))[:2]
     done = machine(known=known_on("13") - {absent}, broken=[broken])
     assert done.returncode == 0, done.stderr
-    assert done.installed == names("caffe", "python", "demo", "pictures", "tests") - {absent, broken}
+    assert done.installed == names(*SET_UP) - {
+        absent,
+        broken,
+    }
     lines = done.stdout.split("going on without these")[1].splitlines()[1:]
     for package in (absent, broken):
         (line,) = [line for line in lines if f"  {package} " in line or f"  {package} or" in line]

@@ -1,4 +1,4 @@
-"""How many cases a fuzz test tries, and random damage for them."""
+"""How many cases a fuzz test tries."""
 
 import os
 

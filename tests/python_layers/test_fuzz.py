@@ -1,11 +1,10 @@
-"""A short, seeded run of fuzz.py; LAYER_FUZZ_CASES gives the number of cases of a longer one."""
-
-import os
+"""A short, seeded run of fuzz.py; FUZZ (cases.py) makes it longer."""
 
 import pytest
+from cases import count
 from fuzz import fuzz_batches, fuzz_parameters
 
-CASES = int(os.environ.get("LAYER_FUZZ_CASES", 600))
+CASES = count(600)
 
 
 def test_param_strs(tmp_path):

@@ -12,6 +12,7 @@ import cv2
 import matplotlib
 import numpy as np
 import pytest
+import real_data
 from caffe import layers as L, params as P
 from caffe.proto import caffe_pb2
 from commands import ROOT, assert_error, run
@@ -20,7 +21,7 @@ from data_prep.color import IMAGENET_BGR_MEAN
 from data_prep.common.errors import UserError
 from tools import convert_squeezenet
 
-BIRDS = ROOT.parent / "shared" / "data" / "CUB_200_2011" / "images"
+BIRDS = real_data.FOLDER / "CUB_200_2011/images"
 SIDE = 227  # pixels, the net's input
 
 

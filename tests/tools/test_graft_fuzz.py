@@ -2,7 +2,7 @@
 
 Small nets of every format are changed at random: tokens are deleted, repeated, swapped and replaced
 by others, layers are moved, bytes are overwritten. The seed of a failure is in its message. The
-number of nets is GRAFT_FUZZ (default: 150, a few seconds).
+number of nets is 150 times FUZZ (cases.py).
 """
 
 import os
@@ -14,6 +14,7 @@ from pathlib import Path
 import caffe
 import nets_data
 import pytest
+from cases import count
 from graft_nets import (
     AUXILIARY,
     CLASSIFIER,
@@ -35,7 +36,7 @@ from test_graft_foreign import DIGITS, SQUEEZED, TRANSLATED, by_stage
 
 from tools.nets import foreign, tables
 
-COUNT = int(os.environ.get("GRAFT_FUZZ", "150"))
+COUNT = count(150)
 BODY = CONV + FC + CLASSIFIER
 NETS = [
     MINI,

@@ -13,6 +13,7 @@ from pathlib import Path
 import caffe
 import numpy as np
 import pytest
+import real_data
 from caffe.proto import caffe_pb2
 from google.protobuf import text_format
 
@@ -21,7 +22,7 @@ from tools.nets import rules, tables
 ROOT = Path(__file__).resolve().parents[2]
 PREFIX = Path(caffe.__file__).resolve().parents[2]  # where Caffe is installed
 MODELS = PREFIX.with_name(PREFIX.name + ".build") / "source/models"  # BVLC's own, if still there
-WEIGHTS = ROOT / "../shared/data/weights/bvlc_googlenet.caffemodel"
+WEIGHTS = real_data.FOLDER / "weights/bvlc_googlenet.caffemodel"
 
 # layer: shape of its blob for one image, shape of its weights (None: it has none)
 ALEXNET = {
@@ -274,7 +275,7 @@ def test_only_new_layers_start_random(name):
     assert len(auxiliary) == (6 if name == "googlenet" else 0)
 
 
-@pytest.mark.skipif(not WEIGHTS.exists(), reason=f"{WEIGHTS.name} is not in ../shared/data/weights")
+@pytest.mark.skipif(not WEIGHTS.exists(), reason=real_data.missing(WEIGHTS.name))
 def test_imagenet_weights_fill_googlenet():
     """All of BVLC GoogLeNet but its classifier has a place of the same name, shape and values."""
     pretrained = caffe_pb2.NetParameter.FromString(WEIGHTS.read_bytes())
