@@ -39,7 +39,7 @@ def add_data_options(group):
     """Add the options that name a data set to an argparse group."""
     source = group.add_mutually_exclusive_group()
     source.add_argument(
-        "--dataset", choices=list(DATASETS), help="a data set of the paper, or the cards"
+        "--dataset", choices=list(DATASETS), help="a data set of tools/nets/tables.py"
     )
     source.add_argument(
         "--data",
