@@ -20,6 +20,9 @@ EXAMPLES = """examples, from the repository's root:
                                       for a data set you built: sizes and counts are its own
   tools/make_prototxt.py --dataset cub --bbox --net vgg16 --levels 2 --out prototxt/two
                                       species and family only, images cut to their boxes
+  tools/make_prototxt.py --dataset cars --net alexnet --variant ours --lambda 0.4 \\
+      --name cars_0.4 --out prototxt/mine
+                                      another weight of the large-margin loss
 """
 
 
@@ -45,7 +48,7 @@ def _parse(arguments):
     if single and not (options.net and options.out):
         parser.error("--dataset and --data need --net and --out")
     for name, value in vars(options).items():
-        if value and not single and name not in ("check", "dataset", "data"):
+        if value != parser.get_default(name) and not single and name != "check":
             parser.error(f"--{name.replace('_', '-')} needs --dataset or --data")
     if options.check and single:
         parser.error("--check compares all of prototxt/: it takes no other option")

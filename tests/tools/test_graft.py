@@ -182,6 +182,12 @@ def test_options_reach_the_files(repository, run):
         "none.caffemodel",
         "--glm-json",
         '{"k": 2}',
+        "--lambda",
+        "0.5",
+        "--minmax-weight",
+        "0.125",
+        "--metric-scale",
+        "3",
     )
     net = written(done, "nets/trial_tiny_train_val.prototxt")
     transform = next(layer.transform_param for layer in net.layer if layer.name == "data")
@@ -189,7 +195,13 @@ def test_options_reach_the_files(repository, run):
     assert '"k": 2' in next(
         layer.python_param.param_str for layer in net.layer if layer.name == "glm"
     )
+    weights = {layer.name: layer.loss_weight[0] for layer in net.layer if layer.loss_weight}
+    assert (weights["glm"], weights["minmax"]) == (0.5, 0.125)
+    for layer in net.layer:
+        if layer.type == "Python" and layer.name != "center":
+            assert '"scale": 3' in layer.python_param.param_str
     text = Path("nets/trial_tiny_ours_solver.prototxt").read_text()
+    assert "0.5 x the generalized large-margin loss" in text
     assert "base_lr: 0.25" in text and "max_iter: 2 " in text
     assert "-weights none.caffemodel" in text and "none.caffemodel not found" in done.stdout
     assert (repository / "snapshots/trial_tiny_ours").is_dir()

@@ -275,6 +275,7 @@ def test_another_data_set(built):
         ("--data", "data/mine", "--train-batch", "3", "--name", "trial-3"),
         ("--dataset", "cub", "--bbox", "--levels", "species, order", "--variant", "sm"),
         ("--data", "data/mine", "--glm-json", '{"margins": [0.5, 2]}', "--diagnostics"),
+        ("--data", "data/mine", "--lambda", "0.4", "--center-weight", "0", "--metric-scale", "4"),
     ],
 )
 def test_the_header_has_the_command_that_made_the_file(built, options):
@@ -439,6 +440,74 @@ def test_diagnostics(built):
             assert list(layer.loss_weight)[1:] == [0] * (tops - 1) and layer.loss_weight[0] > 0
 
 
+WEIGHTS = {name: 0.25 * number for number, name in enumerate(("glm", *tables.BASELINES))}
+
+
+@pytest.fixture(scope="module")
+def weighted(built):
+    """{loss: (layer, comment above it)}, and the solvers' texts: all weights are given."""
+    options = [
+        part
+        for name, weight in WEIGHTS.items()
+        for part in ("--lambda" if name == "glm" else f"--{name}-weight", weight)
+    ]
+    result = make(built, *ONE[:4], "--out", "weighted", *options, "--metric-scale", 4)
+    assert result.returncode == 0, result.stderr
+    text = (built / "weighted/mine_squeezenet_train_val.prototxt").read_text()
+    layers = {
+        layer.name: layer for layer in text_format.Parse(text, caffe_pb2.NetParameter()).layer
+    }
+    found = {}
+    for name in WEIGHTS:
+        above = text[: text.index(f'  name: "{name}"')].removesuffix("layer {\n")
+        found[name] = layers[name], above.rpartition("}\n")[2]
+    return found, {
+        variant: (built / f"weighted/mine_squeezenet_{variant}_solver.prototxt").read_text()
+        for variant in tables.STAGES
+    }
+
+
+@pytest.mark.parametrize("name", WEIGHTS)
+def test_weights_and_scale_of_the_metric_losses(weighted, name):
+    """In the net, in the comment above the layer, and in every solver with the loss."""
+    losses, solvers = weighted
+    layer, comment = losses[name]
+    assert layer.loss_weight[0] == pytest.approx(WEIGHTS[name])
+    option = "--lambda" if name == "glm" else f"--{name}-weight"
+    assert f"loss_weight: {option}." in comment and "Weight:" not in comment
+    given = json.loads(layer.python_param.param_str)
+    assert given.get("scale") == (None if name == "center" else 4)
+    assert ("features of length 4 inside" in comment) == (name != "center")
+    for variant, stages in tables.STAGES.items():
+        loss = "the generalized large-margin loss" if name == "glm" else f"the {name} loss"
+        assert (f" {WEIGHTS[name]:g} x {loss} on pool9" in solvers[variant]) == (name in stages)
+
+
+@pytest.mark.parametrize(
+    "options, parameters, comment",
+    [
+        ((), {}, "features of length 1 inside the loss"),
+        (("--glm-json", '{"scale": 3}'), {"scale": 3}, "features of length 3 inside the loss"),
+        (
+            ("--glm-json", '{"scale": 3}', "--metric-scale", "4"),
+            {"scale": 3},
+            "features of length 3 inside the loss",
+        ),
+        (("--glm-json", '{"normalize": false}'), {"normalize": False}, "the features as they are"),
+    ],
+)
+def test_the_comment_on_the_length_of_the_features(built, options, parameters, comment):
+    result = make(built, *ONE[:4], "--out", "length", "--variant", "ours", *options)
+    assert result.returncode == 0, result.stderr
+    text = (built / "length/mine_squeezenet_train_val.prototxt").read_text()
+    layers = {
+        layer.name: layer for layer in text_format.Parse(text, caffe_pb2.NetParameter()).layer
+    }
+    expected = {"k": 1, "margins": [1, 1], "within_gradient": "paper", "normalize": True}
+    assert json.loads(layers["glm"].python_param.param_str) == {**expected, **parameters}
+    assert f"# normalize: {comment}" in text
+
+
 ONE = ("--data", "data/mine", "--net", "squeezenet", "--out", "refused")
 
 
@@ -450,6 +519,14 @@ ONE = ("--data", "data/mine", "--net", "squeezenet", "--out", "refused")
         (ONE + ("--glm-json", '{"margins": [1]}'), 1, "one margin per level"),
         (ONE + ("--glm-json", '{"average": "all"}'), 1, "fine_classes"),
         (ONE + ("--glm-json", "nonsense"), 1, "not valid JSON"),
+        (ONE + ("--glm-json", "[1]"), 1, "must be a JSON object"),
+        (ONE + ("--glm-json", '{"normalize": false}', "--metric-scale", "4"), 1, "normalized"),
+        (ONE + ("--lambda", "-1"), 2, "--lambda: 0 to 1"),
+        (ONE + ("--lambda", "nan"), 2, "--lambda: 0 to 1"),
+        (ONE + ("--triplet-weight", "much"), 2, "--triplet-weight: invalid number"),
+        (ONE + ("--metric-scale", "0"), 2, "--metric-scale: 0.001 to 1000"),
+        (("--lambda", "0"), 2, "--lambda needs --dataset or --data"),
+        (("--metric-scale", "1"), 2, "--metric-scale needs --dataset or --data"),
         (ONE + ("--name", "../escape"), 1, "file name"),
         (ONE + ("--max-iter", "0"), 2, "--max-iter"),
         (ONE + ("--max-iter", str(2**31)), 2, "--max-iter"),

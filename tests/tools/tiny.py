@@ -13,7 +13,7 @@ import numpy as np
 from caffe.proto import caffe_pb2
 
 from data_prep.label_tree import Hierarchy
-from tools.nets import head
+from tools.nets import head, losses
 
 SIDE = 8
 LABELS = np.array([[0, 0, 0], [1, 0, 0], [2, 1, 0], [3, 1, 0], [4, 2, 1], [5, 2, 1]])
@@ -85,7 +85,7 @@ def solver(folder, data, stages, batch=4, sizes=TREE.sizes):
         "dropped",
         sizes,
         dict(type="constant"),
-        dict(margins=[1] * len(sizes)),
+        losses.metric_losses(sizes),
         False,
     )
     (folder / "tiny_train_val.prototxt").write_text(str(net))

@@ -4,10 +4,7 @@ from dataclasses import dataclass
 
 from tools.pycaffe import TRAIN
 
-from . import head, rules
-from .tables import BASELINES
-
-METRIC_LOSSES = (head.GLM, *BASELINES)  # names of layers, and stages
+from . import head, losses, rules
 
 
 @dataclass(frozen=True)
@@ -83,6 +80,6 @@ def diagram(net, stages):
         dropout=dropout.dropout_param.dropout_ratio if dropout and dropout.type == "Dropout" else 0,
         classifiers=tuple(classifiers),
         metric=next(
-            ((name, layers[name].loss_weight[0]) for name in METRIC_LOSSES if name in layers), None
+            ((name, layers[name].loss_weight[0]) for name in losses.NAMES if name in layers), None
         ),
     )

@@ -8,6 +8,7 @@ from data_prep.common.errors import UserError
 from data_prep.common.files import write_whole
 
 from . import deploy, head, solver, tables, text
+from .losses import metric_losses
 from .train_val import train_val
 
 MADE_BY = "tools/make_prototxt.py from the tables in tools/nets/: change it there."  # prototxt/
@@ -53,7 +54,7 @@ def _net_header(dataset, net, folder, name, made_by):
     ]
 
 
-def _net_notes(dataset, net, crop):
+def _net_notes(dataset, net, crop, losses):
     images = [
         f"Images: random {crop} x {crop} crops in training, the center in tests;",
         f"{_pixels(net.transform)}.",
@@ -77,12 +78,7 @@ def _net_notes(dataset, net, crop):
             f"loss_{head.tag(level)}": [f"Level {level} of {len(dataset.levels)}: {name}."]
             for level, name in enumerate(dataset.levels, 1)
         },
-        "glm": [
-            "Eqs. (3)-(18); loss_weight is lambda of Eq. (2); one margin per level.",
-            'within_gradient: Eq. (20) as printed; "exact" is the derivative of Eq. (5).',
-            "normalize: features of length 1 inside the loss; raw ones grow and it diverges.",
-        ],
-        **{name: list(loss.note) for name, loss in tables.BASELINES.items()},
+        **{name: list(loss.note) for name, loss in losses.items()},
         "other_labels": ["Levels that this net doesn't classify; Caffe would print their values."],
         "unused_labels": ["Caffe would print the values of a label that nothing reads."],
         **net.notes,
@@ -113,6 +109,8 @@ def file_texts(
     max_iter=None,
     base_lr=None,
     glm=None,
+    weights=None,
+    scale=None,
     diagnostics=False,
     made_by=MADE_BY,
 ):
@@ -124,25 +122,33 @@ def file_texts(
     chosen    stages of the setting of the solvers, () or (data.BBOX,); default: of all settings
     name      in file names and snapshot folders, instead of the data set's
     batch, max_iter, base_lr    instead of the schedule's
-    glm       parameters of the large-margin loss, instead of or besides the tables'
+    glm, weights, scale         of the metric losses: losses.metric_losses
     diagnostics    whether the metric losses print theirs
     made_by   the command that makes the files, for their first lines
     """
     settings, name = dataset.settings(net), name or dataset.name
     crop, pair = settings[0].crop, f"{name}_{net.name}"
     run = solver.run_of(dataset, net, batch=batch, max_iter=max_iter, base_lr=base_lr)
-    glm = {**tables.glm_parameters(len(dataset.sizes)), **(glm or {})}
-    proto = train_val(pair, dataset, net, run, glm, diagnostics)
+    losses = metric_losses(dataset.sizes, weights=weights, scale=scale, glm=glm)
+    proto = train_val(pair, dataset, net, run, losses, diagnostics)
     trained = deploy.deploy(proto, tables.STAGES["ours"], len(dataset.sizes), crop)
     return {
         f"{pair}_train_val.prototxt": text.net_text(
             proto,
             _net_header(dataset, net, folder, name, made_by),
-            _net_notes(dataset, net, crop),
+            _net_notes(dataset, net, crop, losses),
         ),
         **{
             f"{setting.named(name)}_{net.name}_{variant}_solver.prototxt": solver.solver_text(
-                dataset, setting, net, variant, run, folder=folder, name=name, made_by=made_by
+                dataset,
+                setting,
+                net,
+                variant,
+                run,
+                losses=losses,
+                folder=folder,
+                name=name,
+                made_by=made_by,
             )
             for setting in settings
             if chosen in (None, setting.stages)

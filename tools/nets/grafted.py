@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from tools.pycaffe import TEST, caffe_pb2
 
-from . import backbones, cut, deploy, foreign, graph, head, tables
+from . import backbones, cut, deploy, foreign, graph, head, losses, tables
 
 MOST_LEVELS = 9  # of a label tree, as evaluate.py reads them
 FILLER = backbones.gaussian(0.01)  # of classifiers, where the original's file has none
@@ -82,7 +82,9 @@ def _reserved():
     """Names of the layers and blobs of the head, its data and its deploy file."""
     proto = caffe_pb2.NetParameter()
     head.add_slice(proto, MOST_LEVELS)
-    head.add_head(proto, "data", "data", [2] * MOST_LEVELS, FILLER, {}, True, diagnostics=True)
+    sizes = [2] * MOST_LEVELS
+    metric = losses.metric_losses(sizes)
+    head.add_head(proto, "data", "data", sizes, FILLER, metric, True, diagnostics=True)
     layers = [*proto.layer, *deploy.deploy(proto, tables.STAGES["ours"], MOST_LEVELS, 1).layer]
     return {"label", *(name for layer in layers for name in (layer.name, *layer.top))}
 

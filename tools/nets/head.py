@@ -6,7 +6,7 @@ Blobs, for a batch of B and h levels of C(1) .. C(h) classes, fine to coarse:
     fc8_fine, fc9_coarse, fc10_coarse  B x C(j), class scores before softmax
     loss_*, accuracy_*, glm_loss       one number each
 Stages: csm (coarse classifiers), skip (they also read the feature), glm (large-margin loss), and
-one for each metric loss of tables.BASELINES.
+one for each metric loss of losses.NAMES.
 """
 
 import json
@@ -14,9 +14,9 @@ import json
 from tools.pycaffe import TEST, TRAIN
 
 from .backbones import NEW, constant
-from .tables import BASELINES, GLM_WEIGHT
+from .losses import GLM, NAMES
 
-CSM, SKIP, GLM = "csm", "skip", "glm"
+CSM, SKIP = "csm", "skip"
 
 
 def scores(level):
@@ -90,21 +90,23 @@ def _add_loss(net, level, target, rule):
     )
 
 
-def _add_metric_loss(net, name, layer, weight, bottoms, parameters, diagnostics, param=()):
-    """A Python layer of python_layers/<name>_loss.py, in training, at the stage of that name."""
-    tops, weights = [f"{name}_loss"], [weight]
+def _add_metric_loss(net, loss, feature, targets, diagnostics):
+    """The Python layer of a losses.MetricLoss, in training, at the stage of its name."""
+    tops, weights = [f"{loss.name}_loss"], [loss.weight]
     if diagnostics:
-        tops, weights = tops + [f"{name}_diagnostics"], weights + [0]
+        tops, weights = tops + [f"{loss.name}_diagnostics"], weights + [0]
     net.layer.add(
-        name=name,
+        name=loss.name,
         type="Python",
         top=tops,
         loss_weight=weights,
-        bottom=bottoms,
-        param=param,
-        include=[dict(phase=TRAIN, stage=[name])],
+        bottom=[feature, *(targets if loss.all_levels else targets[:1])],
+        param=loss.param,
+        include=[dict(phase=TRAIN, stage=[loss.name])],
         python_param=dict(
-            module=f"python_layers.{name}_loss", layer=layer, param_str=json.dumps(parameters)
+            module=f"python_layers.{loss.name}_loss",
+            layer=loss.layer,
+            param_str=json.dumps(loss.parameters),
         ),
     )
 
@@ -115,7 +117,7 @@ def add_head(
     dropped,
     sizes,
     filler,
-    glm,
+    losses,
     flatten,
     *,
     labels=None,
@@ -128,7 +130,7 @@ def add_head(
                       where there is no dropout
     sizes             classes per level, fine to coarse
     filler            of the classifiers' weights
-    glm               parameters of the large-margin loss
+    losses            {name: losses.MetricLoss}
     flatten           is the feature a C x 1 x 1 map, which Concat can't join with scores?
     labels            number of each level's label blob (default: 1, 2, ...)
     fine_param        ParamSpecs of the fine classifier; coarse ones have NEW
@@ -158,18 +160,8 @@ def add_head(
         _add_classifier(net, level, inputs(level), sizes[level - 1], filler, NEW, [skipping])
         _add_loss(net, level, targets[level - 1], dict(stage=[CSM]))
 
-    _add_metric_loss(net, GLM, "GLMLossLayer", GLM_WEIGHT, [feature, *targets], glm, diagnostics)
-    for loss in BASELINES.values():
-        _add_metric_loss(
-            net,
-            loss.name,
-            loss.layer,
-            loss.weight,
-            [feature, targets[0]],
-            loss.parameters(sizes[0]),
-            diagnostics,
-            loss.param,
-        )
+    for name in NAMES:
+        _add_metric_loss(net, losses[name], feature, targets, diagnostics)
     if len(sizes) > 1:
         net.layer.add(
             name="unused_labels",

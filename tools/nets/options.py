@@ -1,16 +1,21 @@
 """Command-line options about nets, and their values."""
 
+import json
 import re
 import shlex
 import sys
 from pathlib import Path
 
+from data_prep.common.arguments import within
 from data_prep.common.errors import UserError
 from data_prep.common.text import parse_json
-from python_layers import glm_loss
+from python_layers import glm_loss, parameters
 
 from .data import BBOX
-from .tables import DATASETS, STAGES
+from .losses import GLM, SCALE_OPTION, WEIGHT_OPTIONS
+from .tables import BASELINES, DATASETS, GLM_WEIGHT, STAGES, glm_parameters
+
+LARGEST_WEIGHT = 1e6  # of a loss
 
 
 def positive(kind, name):
@@ -96,6 +101,22 @@ def add_run_options(group):
     group.add_argument(
         "--base-lr", type=rate, metavar="RATE", help="learning rate (default: the tables')"
     )
+    weights = {GLM: GLM_WEIGHT, **{name: loss.weight for name, loss in BASELINES.items()}}
+    for name, weight in weights.items():
+        of = "the large-margin loss, lambda of Eq. (2)" if name == GLM else f"the {name} loss"
+        group.add_argument(
+            WEIGHT_OPTIONS[name],
+            type=within(float, 0, LARGEST_WEIGHT),
+            metavar="X",
+            help=f"weight of {of} (default: {weight:g})",
+        )
+    group.add_argument(
+        SCALE_OPTION,
+        type=within(float, *parameters.SCALES),
+        metavar="S",
+        help="length of the features inside the metric losses that normalize them, all but center "
+        "(default: 1; a scale in --glm-json is GLM's instead): the larger, the stronger they act",
+    )
     group.add_argument(
         "--glm-json",
         metavar="JSON",
@@ -132,19 +153,29 @@ def run_values(options, dataset):
         max_iter=options.max_iter,
         base_lr=options.base_lr,
         diagnostics=options.diagnostics,
-        glm=glm_parameters(options.glm_json, len(dataset.sizes)),
+        weights={
+            name: weight
+            for name, option in WEIGHT_OPTIONS.items()
+            if (weight := getattr(options, option[2:].replace("-", "_"))) is not None
+        },
+        scale=options.metric_scale,
+        glm=_glm_values(options.glm_json, options.metric_scale, len(dataset.sizes)),
         made_by=command_line(),
     )
 
 
-def glm_parameters(text, levels):
+def _glm_values(text, scale, levels):
     """Parameters of the large-margin loss in a user's JSON text, {} for an empty one.
 
-    levels: of the label tree. UserError where the layer would refuse them.
+    scale: as losses.metric_losses. levels: of the label tree. UserError where the layer would
+    refuse them together with those of the tables.
     """
     values = parse_json(text, "--glm-json") if text.strip() else {}
+    length = {} if scale is None else {"scale": scale}
     try:
-        glm_loss.settings(text, levels, "--glm-json")
+        parameters.parse(text, glm_loss.PARAMETERS, "--glm-json")
+        together = {**glm_parameters(levels), **length, **values}
+        glm_loss.settings(json.dumps(together), levels, "--glm-json")
     except ValueError as error:
         raise UserError(str(error)) from None
     return values

@@ -3,7 +3,8 @@
 from dataclasses import dataclass
 
 from . import head, text
-from .tables import BASELINES, GLM_WEIGHT, SCHEDULES, STAGES, TITLES
+from .losses import GLM
+from .tables import SCHEDULES, STAGES, TITLES
 
 TESTS = 5  # per run, at most
 
@@ -71,7 +72,7 @@ def iterations(schedule, images, batch):
     return round(exact, 2 - len(str(exact))) or 1
 
 
-def _stage_notes(dataset, net, variant, solver_of):
+def _stage_notes(dataset, net, variant, losses, solver_of):
     """Comment lines: what this variant's stages add to the plain network."""
     coarse = [
         f"{head.scores(level)} ({dataset.sizes[level - 1]} x {name})"
@@ -100,18 +101,15 @@ def _stage_notes(dataset, net, variant, solver_of):
             "connections of Fig. 4",
         ]
     glm = [
-        f"{GLM_WEIGHT} x the generalized large-margin loss on {net.feature}, in training:",
+        f"{losses[GLM].weight:g} x the generalized large-margin loss on {net.feature}, in "
+        "training:",
         "Eqs. (2)-(18)",
     ]
-    notes = dict(
-        csm=csm,
-        skip=skip,
-        glm=glm,
-        **{
-            name: [f"{loss.weight:g} x the {name} loss on {net.feature}, in training"]
-            for name, loss in BASELINES.items()
-        },
-    )
+    notes = {
+        name: [f"{loss.weight:g} x the {name} loss on {net.feature}, in training"]
+        for name, loss in losses.items()
+    }
+    notes |= dict(csm=csm, skip=skip, glm=glm)
     width = max(5, *map(len, STAGES[variant]))
     return [f"What {TITLES[variant]} adds to SM ({solver_of('sm')}):"] + [
         f"  {'' if number else stage:{width}s} {line}"
@@ -120,10 +118,11 @@ def _stage_notes(dataset, net, variant, solver_of):
     ]
 
 
-def solver_text(dataset, setting, net, variant, run, *, folder, name, made_by):
+def solver_text(dataset, setting, net, variant, run, *, losses, folder, name, made_by):
     """Text of <name>[_bbox]_<net>_<variant>_solver.prototxt.
 
     dataset, setting, net  data.Dataset, one of its data.Settings, tables.Net
+    losses   {name: losses.MetricLoss}
     folder   of the file, relative to where Caffe runs
     name     of the data set in file names and snapshot folders
     made_by  the command that makes the file
@@ -172,7 +171,7 @@ def solver_text(dataset, setting, net, variant, run, *, folder, name, made_by):
         f"Made by {made_by}",
         f"  {setting.command}",
         f"  caffe train -solver {solver_of(variant)} -weights {net.weights}",
-        *_stage_notes(dataset, net, variant, solver_of),
+        *_stage_notes(dataset, net, variant, losses, solver_of),
         *(f"Stage {stage}: the images of {setting.folder}." for stage in setting.stages),
         "No solver_mode: it runs on the CPU, or on a GPU with `-gpu 0`. Caffe needs the folder of",
         "snapshot_prefix: `make setup` and tools/make_prototxt.py make it.",

@@ -76,7 +76,8 @@ class BaselineLoss:
     layer: str  # class in python_layers/<name>_loss.py
     weight: float
     parameters: object  # function(fine classes) -> dict, see the layer
-    note: tuple  # comment lines
+    note: tuple  # comment lines about the parameters
+    weight_note: tuple  # about the weight
     param: tuple = ()  # ParamSpecs of the layer's own blobs
 
 
@@ -89,7 +90,8 @@ BASELINES = {
             "ContrastiveLossLayer",
             0.05,
             lambda classes: dict(margin=1, normalize=True),
-            ("All pairs of the batch. Weight: DeepID2's (Sun et al. 2014).",),
+            ("All pairs of the batch.",),
+            ("Weight: DeepID2's (Sun et al. 2014).",),
         ),
         BaselineLoss(
             "triplet",
@@ -97,7 +99,8 @@ BASELINES = {
             "TripletLossLayer",
             1.0,
             lambda classes: dict(margin=0.2, mining="semihard", normalize=True),
-            ("Margin, mining and features of length 1: FaceNet's (Schroff et al. 2015).",),
+            ("Margin, mining: FaceNet's (Schroff et al. 2015), for features of length 1.",),
+            (),
         ),
         BaselineLoss(
             "center",
@@ -106,9 +109,12 @@ BASELINES = {
             0.0001,
             lambda classes: dict(num_classes=classes, alpha=0.5),
             (
-                "alpha: Wen et al. 2016. Their weight, 0.003, pulls features as long as these into",
-                "zero, where the centers start (SqueezeNet on cards: 26 % right instead of 67 %).",
+                "alpha: Wen et al. 2016.",
                 "The layer moves its centers itself: the solver must not (lr_mult 0).",
+            ),
+            (
+                "Weight: the authors', 0.003, pulls features as long as these into zero, where the",
+                "centers start (SqueezeNet on cards: 26 % right instead of 67 %).",
             ),
             param=(dict(lr_mult=0, decay_mult=0),),
         ),
@@ -118,7 +124,8 @@ BASELINES = {
             "MinMaxLossLayer",
             0.01,
             lambda classes: dict(k1=5, k2=10, normalize=True),
-            ("Weight: not tuned; normalize bounds a loss that is otherwise unbounded below.",),
+            ("normalize bounds a loss that is otherwise unbounded below.",),
+            ("Weight: not tuned.",),
         ),
     ]
 }

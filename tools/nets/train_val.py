@@ -37,11 +37,11 @@ def _rule(settings, chosen):
     }
 
 
-def train_val(name, dataset, net, run, glm, diagnostics=False):
+def train_val(name, dataset, net, run, losses, diagnostics=False):
     """NetParameter of a data.Dataset in every setting with a tables.Net, for all variants.
 
-    name: of the net. run: solver.Run. glm: parameters of the large-margin loss. diagnostics:
-    whether the metric losses print theirs.
+    name: of the net. run: solver.Run. losses: {name: losses.MetricLoss}. diagnostics: whether the
+    metric losses print theirs.
     """
     settings = dataset.settings(net)
     proto = caffe_pb2.NetParameter(name=name)
@@ -57,7 +57,7 @@ def train_val(name, dataset, net, run, glm, diagnostics=False):
         net.dropped,
         dataset.sizes,
         net.filler,
-        glm,
+        losses,
         net.pooled,
         labels=dataset.numbers,
         fine_param=net.fine_param,
