@@ -56,9 +56,10 @@ class MetricLossLayer(caffe.Layer):
 
     Memory. With "memory": N, the N newest samples of earlier batches follow those of the batch,
     with the features that they had then. They are constants: the gradient is that of the batch,
-    each of whose samples is compared with more others (memory.py). Samples enter after each
-    backward pass of the TRAIN phase, once per forward pass (with iter_size, each of its batches);
-    in the TEST phase the batch is alone. Keep N + batch size below the number of training images,
+    each of whose samples is compared with more others (memory.py). Samples enter before
+    the next forward pass of the TRAIN phase if a backward pass was made (with iter_size, each of
+    its batches), so that a second backward pass finds the same; in the TEST phase the batch is
+    alone. Keep N + batch size below the number of training images,
     or a sample meets its own past. A snapshot does not hold the memory: after -snapshot it starts
     empty, and a line in the log says so. Where Caffe makes no backward pass (loss_weight 0) it
     stays empty.
@@ -106,7 +107,7 @@ class MetricLossLayer(caffe.Layer):
         """Caffe has restored a snapshot, and pass `number`, from 0, is next."""
         if self.memory is None:
             return
-        self.memory = SampleMemory(self.memory.capacity)
+        self.memory, self._to_keep = SampleMemory(self.memory.capacity), False
         if number:
             caffe.log(
                 f"{type(self).__name__}: a snapshot does not hold the memory of "
@@ -128,8 +129,10 @@ class MetricLossLayer(caffe.Layer):
 
     def forward(self, bottom, top):
         self.terms = self._features = None
-        self._to_keep = False
         with self.arrays.queue:
+            if self._to_keep:
+                self._to_keep = False
+                self.memory.keep()
             tops = [self.arrays.data(top[i]) for i in range(len(top))]
             self._ranks = communicator.current()
             if bottom[0].shape[0] == 0:
@@ -142,7 +145,6 @@ class MetricLossLayer(caffe.Layer):
                     values[...] = 0
                 return
             self.terms = self._terms(bottom)
-            self._to_keep = self.memory is not None
             tops[0][...] = self.terms.loss
             if len(tops) == 2:
                 weight = self.arrays.diff(top[0])[0]
@@ -174,9 +176,7 @@ class MetricLossLayer(caffe.Layer):
                     self.arrays.diff(labels)[...] = 0
             if propagate_down[0] and self.terms is not None:
                 self._write_gradient(top, bottom)
-            if self._to_keep:
-                self.memory.keep()
-                self._to_keep = False
+            self._to_keep = self.memory is not None and self.terms is not None
 
     def _write_gradient(self, top, bottom):
         batch = _rows(self.arrays.data(bottom[0]))
