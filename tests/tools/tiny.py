@@ -59,8 +59,12 @@ def data_set(folder, true, lit, split="test"):
     (folder / "hierarchy.tsv").write_text(TREE.text())
 
 
-def solver(folder, data, stages, batch=4, sizes=TREE.sizes):
-    """Path of a solver of the given stages; its net is the repository's head on the pixels."""
+def solver(folder, data, stages, batch=4, sizes=TREE.sizes, *, embedding=0, more="", **losses_of):
+    """Path of a solver of the given stages; its net is the repository's head on the pixels.
+
+    embedding: width of a trained layer between the two, 0 for none. more: text for the solver.
+    losses_of: arguments of losses.metric_losses.
+    """
     net = caffe_pb2.NetParameter(name="tiny")
     for phase, split in ((caffe.TRAIN, "train"), (caffe.TEST, "test")):
         for top in ("data", "label"):
@@ -77,16 +81,29 @@ def solver(folder, data, stages, batch=4, sizes=TREE.sizes):
                 ),
             )
     head.add_slice(net, len(sizes))
-    net.layer.add(name="feature", type="Flatten", bottom=["data"], top=["feature"])
+    if embedding:
+        net.layer.add(
+            name="embedding",
+            type="InnerProduct",
+            bottom=["data"],
+            top=["embedding"],
+            inner_product_param=dict(
+                num_output=embedding, weight_filler=dict(type="gaussian", std=0.01)
+            ),
+        )
+        net.layer.add(name="relu", type="ReLU", bottom=["embedding"], top=["feature"])
+    else:
+        net.layer.add(name="feature", type="Flatten", bottom=["data"], top=["feature"])
     net.layer.add(name="dropped", type="Dropout", bottom=["feature"], top=["dropped"])
     head.add_head(
         net,
         "feature",
         "dropped",
         sizes,
-        dict(type="constant"),
-        losses.metric_losses(sizes),
+        dict(type="gaussian", std=0.1) if embedding else dict(type="constant"),
+        losses.metric_losses(sizes, **losses_of),
         False,
+        diagnostics=bool(embedding),
     )
     (folder / "tiny_train_val.prototxt").write_text(str(net))
     state = "".join(f'stage: "{stage}" ' for stage in stages)
@@ -94,7 +111,7 @@ def solver(folder, data, stages, batch=4, sizes=TREE.sizes):
     path.write_text(
         f'net: "{folder}/tiny_train_val.prototxt"\n'
         f"train_state {{ {state}}}\ntest_state {{ {state}}}\n"
-        f'base_lr: 0.01 lr_policy: "fixed" snapshot_prefix: "{folder}/model"\n'
+        f'base_lr: 0.01 lr_policy: "fixed" snapshot_prefix: "{folder}/model"\n{more}\n'
     )
     return path
 
