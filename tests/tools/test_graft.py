@@ -188,6 +188,8 @@ def test_options_reach_the_files(repository, run):
         "0.125",
         "--metric-scale",
         "3",
+        "--skip-input",
+        "probabilities",
     )
     net = written(done, "nets/trial_tiny_train_val.prototxt")
     transform = next(layer.transform_param for layer in net.layer if layer.name == "data")
@@ -196,6 +198,7 @@ def test_options_reach_the_files(repository, run):
         layer.python_param.param_str for layer in net.layer if layer.name == "glm"
     )
     weights = {layer.name: layer.loss_weight[0] for layer in net.layer if layer.loss_weight}
+    assert "softmax_fine" in next(layer.bottom for layer in net.layer if layer.name == "fc9_input")
     assert (weights["glm"], weights["minmax"]) == (0.5, 0.125)
     for layer in net.layer:
         if layer.type == "Python" and layer.name != "center":

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import caffe
 import nets_data
+import numpy as np
 import pytest
 from caffe.proto import caffe_pb2
 from google.protobuf import text_format
@@ -438,6 +439,49 @@ def test_diagnostics(built):
         for name, layer in losses.items():
             assert list(layer.top) == [f"{name}_loss", f"{name}_diagnostics"][:tops]
             assert list(layer.loss_weight)[1:] == [0] * (tops - 1) and layer.loss_weight[0] > 0
+
+
+@pytest.mark.parametrize("what", ["scores", "probabilities"])
+def test_what_coarse_classifiers_read(tmp_path, what):
+    """In every variant, in the comments, and in Caffe: rows that sum to 1, or scores."""
+    arguments = ("--dataset", "cub", "--net", "squeezenet", "--out", "nets", "--skip-input", what)
+    result = make(tmp_path, *arguments)
+    assert result.returncode == 0, result.stderr
+    path = tmp_path / "nets/cub_squeezenet_train_val.prototxt"
+    outputs = {
+        "scores": ["fc8_fine", "fc9_coarse"],
+        "probabilities": ["softmax_fine", "softmax_fc9_coarse"],
+    }
+    whole = read(path, caffe_pb2.NetParameter())
+    softmaxes = outputs["probabilities"] if what == "probabilities" else []
+    for stages in tables.STAGES.values():
+        for phase in (caffe.TRAIN, caffe.TEST):
+            chosen = rules.select(whole, phase, stages)
+            layers = {layer.name: layer for layer in chosen.layer}
+            found = [layer.name for layer in chosen.layer if layer.type == "Softmax"]
+            assert found == (softmaxes if "csm" in stages else [])
+            for level, name in ((2, "fc9_coarse"), (3, "fc10_coarse")) if "csm" in stages else ():
+                expected = [outputs[what][level - 2]]
+                bottoms = list(layers[name].bottom)
+                if "skip" in stages:
+                    expected = ["feature_vector", *outputs[what][: level - 1]]
+                    bottoms = list(layers[bottoms[0]].bottom)
+                assert bottoms == expected
+                assert list(layers[f"loss_{name}"].bottom)[0] == name
+    assert f"coarse classifiers on the {what} of the finer ones" in path.read_text()
+    text = (tmp_path / "nets/cub_squeezenet_ours_solver.prototxt").read_text()
+    assert f"each reads the {what}" in text and f"all finer {what}:" in text
+
+    net = caffe.Net(str(tmp_path / "nets/cub_squeezenet_deploy.prototxt"), caffe.TEST)
+    rng = np.random.default_rng(0)
+    for name, blobs in net.params.items():
+        if name.endswith(("_fine", "_coarse")):
+            blobs[0].data[...] = rng.normal(size=blobs[0].shape)
+    net.forward()
+    joined = net.blobs["fc10_input"].data[0, -240:]
+    sums = [joined[:200].sum(), joined[200:].sum()]
+    assert (sums == pytest.approx([1, 1], rel=1e-5)) == (what == "probabilities")
+    assert np.array_equal(joined[:200], net.blobs[outputs[what][0]].data[0])
 
 
 WEIGHTS = {name: 0.25 * number for number, name in enumerate(("glm", *tables.BASELINES))}

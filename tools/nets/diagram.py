@@ -57,7 +57,9 @@ def diagram(net, stages):
     def sources(blob, joined):
         """What a classifier's bottom is made of; joined: name of the Concat that may be in it."""
         layer = made_by.get(blob)
-        if layer is None or not (layer.type in ("Dropout", "Flatten") or layer.name == joined):
+        if layer is None or not (
+            layer.type in ("Dropout", "Flatten", "Softmax") or layer.name == joined
+        ):
             return (blob,)
         return tuple(source for bottom in layer.bottom for source in sources(bottom, joined))
 

@@ -26,7 +26,7 @@ def _pixels(transform):
     return words
 
 
-def _net_header(dataset, net, folder, name, made_by):
+def _net_header(dataset, net, folder, name, made_by, skip_input):
     whole, *others = dataset.settings(net)
     levels = ", ".join(
         f"{head.label(number)} {level} ({classes})"
@@ -41,7 +41,7 @@ def _net_header(dataset, net, folder, name, made_by):
         f"Train:  caffe train -solver {solver_file} -weights {net.weights}",
         "A solver's stages choose the variant:",
         "  none   the network with a new fine classifier, fc8_fine: SM",
-        "  csm    + coarse classifiers on the scores of the finer ones: CSM",
+        f"  csm    + coarse classifiers on the {skip_input} of the finer ones: CSM",
         "  skip   + which also read the feature: SC-CSM (only with csm)",
         f"  glm    + the large-margin loss on the feature, {net.feature}: SM-GLM, CSM-GLM, OURS",
         f"  {', '.join(tables.BASELINES)}: instead, the losses that the paper compares with it",
@@ -112,6 +112,7 @@ def file_texts(
     weights=None,
     scale=None,
     diagnostics=False,
+    skip_input=head.SCORES,
     made_by=MADE_BY,
 ):
     """{file name: text} of a data.Dataset with a tables.Net: net, solvers, deploy file of OURS.
@@ -124,18 +125,21 @@ def file_texts(
     batch, max_iter, base_lr    instead of the schedule's
     glm, weights, scale         of the metric losses: losses.metric_losses
     diagnostics    whether the metric losses print theirs
+    skip_input     what coarse classifiers read of the finer ones, head.SCORES or PROBABILITIES
     made_by   the command that makes the files, for their first lines
     """
     settings, name = dataset.settings(net), name or dataset.name
     crop, pair = settings[0].crop, f"{name}_{net.name}"
     run = solver.run_of(dataset, net, batch=batch, max_iter=max_iter, base_lr=base_lr)
     losses = metric_losses(dataset.sizes, weights=weights, scale=scale, glm=glm)
-    proto = train_val(pair, dataset, net, run, losses, diagnostics)
+    proto = train_val(
+        pair, dataset, net, run, losses, diagnostics=diagnostics, skip_input=skip_input
+    )
     trained = deploy.deploy(proto, tables.STAGES["ours"], len(dataset.sizes), crop)
     return {
         f"{pair}_train_val.prototxt": text.net_text(
             proto,
-            _net_header(dataset, net, folder, name, made_by),
+            _net_header(dataset, net, folder, name, made_by, skip_input),
             _net_notes(dataset, net, crop, losses),
         ),
         **{
@@ -146,6 +150,7 @@ def file_texts(
                 variant,
                 run,
                 losses=losses,
+                skip_input=skip_input,
                 folder=folder,
                 name=name,
                 made_by=made_by,

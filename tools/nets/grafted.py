@@ -84,7 +84,17 @@ def _reserved():
     head.add_slice(proto, MOST_LEVELS)
     sizes = [2] * MOST_LEVELS
     metric = losses.metric_losses(sizes)
-    head.add_head(proto, "data", "data", sizes, FILLER, metric, True, diagnostics=True)
+    head.add_head(
+        proto,
+        "data",
+        "data",
+        sizes,
+        FILLER,
+        metric,
+        True,
+        diagnostics=True,
+        skip_input=head.PROBABILITIES,
+    )
     layers = [*proto.layer, *deploy.deploy(proto, tables.STAGES["ours"], MOST_LEVELS, 1).layer]
     return {"label", *(name for layer in layers for name in (layer.name, *layer.top))}
 

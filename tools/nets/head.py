@@ -17,6 +17,7 @@ from .backbones import NEW, constant
 from .losses import GLM, NAMES
 
 CSM, SKIP = "csm", "skip"
+SCORES, PROBABILITIES = "scores", "probabilities"  # what coarse classifiers read of finer ones
 
 
 def scores(level):
@@ -25,8 +26,13 @@ def scores(level):
 
 
 def inputs(level):
-    """Name of what a coarse classifier reads with stage skip: the feature and all finer scores."""
+    """Name of what a coarse classifier reads with stage skip: the feature and all finer outputs."""
     return f"fc{7 + level}_input"
+
+
+def probabilities(level):
+    """Name of a level's probabilities where coarse classifiers read them."""
+    return f"softmax_{tag(level)}"
 
 
 def tag(level):
@@ -123,6 +129,7 @@ def add_head(
     labels=None,
     fine_param=NEW,
     diagnostics=False,
+    skip_input=SCORES,
 ):
     """Append the classifiers, losses and accuracies of all variants to a NetParameter.
 
@@ -135,6 +142,7 @@ def add_head(
     labels            number of each level's label blob (default: 1, 2, ...)
     fine_param        ParamSpecs of the fine classifier; coarse ones have NEW
     diagnostics       give the metric losses their second top, which Caffe prints
+    skip_input        what coarse classifiers read of the finer ones, SCORES or PROBABILITIES
     """
     levels = range(1, len(sizes) + 1)
     targets = [label(number) for number in labels or levels]
@@ -148,15 +156,24 @@ def add_head(
         net.layer.add(
             name=joined, type="Flatten", bottom=[dropped], top=[joined], include=[skipping]
         )
+    finer_output = scores if skip_input == SCORES else probabilities
     for level in levels[1:]:
+        if skip_input == PROBABILITIES:
+            net.layer.add(
+                name=probabilities(level - 1),
+                type="Softmax",
+                bottom=[scores(level - 1)],
+                top=[probabilities(level - 1)],
+                include=[dict(stage=[CSM])],
+            )
         net.layer.add(
             name=inputs(level),
             type="Concat",
             top=[inputs(level)],
             include=[skipping],
-            bottom=[joined] + [scores(finer) for finer in range(1, level)],
+            bottom=[joined] + [finer_output(finer) for finer in range(1, level)],
         )
-        _add_classifier(net, level, scores(level - 1), sizes[level - 1], filler, NEW, [alone])
+        _add_classifier(net, level, finer_output(level - 1), sizes[level - 1], filler, NEW, [alone])
         _add_classifier(net, level, inputs(level), sizes[level - 1], filler, NEW, [skipping])
         _add_loss(net, level, targets[level - 1], dict(stage=[CSM]))
 

@@ -11,6 +11,7 @@ from data_prep.common.errors import UserError
 from data_prep.common.text import parse_json
 from python_layers import glm_loss, parameters
 
+from . import head
 from .data import BBOX
 from .losses import GLM, SCALE_OPTION, WEIGHT_OPTIONS
 from .tables import BASELINES, DATASETS, GLM_WEIGHT, STAGES, glm_parameters
@@ -118,6 +119,13 @@ def add_run_options(group):
         "(default: 1; a scale in --glm-json is GLM's instead): the larger, the stronger they act",
     )
     group.add_argument(
+        "--skip-input",
+        choices=(head.SCORES, head.PROBABILITIES),
+        default=head.SCORES,
+        help="what coarse classifiers, with and without skipping connections, read of the finer "
+        "ones: scores, or probabilities after a softmax (default: %(default)s)",
+    )
+    group.add_argument(
         "--glm-json",
         metavar="JSON",
         default="",
@@ -159,6 +167,7 @@ def run_values(options, dataset):
             if (weight := getattr(options, option[2:].replace("-", "_"))) is not None
         },
         scale=options.metric_scale,
+        skip_input=options.skip_input,
         glm=_glm_values(options.glm_json, options.metric_scale, len(dataset.sizes)),
         made_by=command_line(),
     )

@@ -72,8 +72,11 @@ def iterations(schedule, images, batch):
     return round(exact, 2 - len(str(exact))) or 1
 
 
-def _stage_notes(dataset, net, variant, losses, solver_of):
-    """Comment lines: what this variant's stages add to the plain network."""
+def _stage_notes(dataset, net, variant, losses, read, solver_of):
+    """Comment lines: what this variant's stages add to the plain network.
+
+    read: what coarse classifiers read of the finer ones, head.SCORES or PROBABILITIES.
+    """
     coarse = [
         f"{head.scores(level)} ({dataset.sizes[level - 1]} x {name})"
         for level, name in enumerate(dataset.levels, 1)
@@ -87,17 +90,17 @@ def _stage_notes(dataset, net, variant, losses, solver_of):
         ]
     if len(coarse) == 1:
         csm = [
-            f"a coarse classifier {coarse[0]} that reads fc8_fine's scores, with its",
+            f"a coarse classifier {coarse[0]} that reads fc8_fine's {read}, with its",
             "own softmax loss: Eq. (1)",
         ]
         skip = [f"it also reads the feature {net.feature}: the skipping connection of Fig. 3"]
     else:
         csm = [
-            f"coarse classifiers {', '.join(coarse)}: each reads the scores",
+            f"coarse classifiers {', '.join(coarse)}: each reads the {read}",
             "of the one before, with its own softmax loss: Eq. (1)",
         ]
         skip = [
-            f"they also read the feature {net.feature} and all finer scores: the skipping",
+            f"they also read the feature {net.feature} and all finer {read}: the skipping",
             "connections of Fig. 4",
         ]
     glm = [
@@ -118,11 +121,12 @@ def _stage_notes(dataset, net, variant, losses, solver_of):
     ]
 
 
-def solver_text(dataset, setting, net, variant, run, *, losses, folder, name, made_by):
+def solver_text(dataset, setting, net, variant, run, *, losses, skip_input, folder, name, made_by):
     """Text of <name>[_bbox]_<net>_<variant>_solver.prototxt.
 
     dataset, setting, net  data.Dataset, one of its data.Settings, tables.Net
     losses   {name: losses.MetricLoss}
+    skip_input  what coarse classifiers read of the finer ones, head.SCORES or PROBABILITIES
     folder   of the file, relative to where Caffe runs
     name     of the data set in file names and snapshot folders
     made_by  the command that makes the file
@@ -171,7 +175,7 @@ def solver_text(dataset, setting, net, variant, run, *, losses, folder, name, ma
         f"Made by {made_by}",
         f"  {setting.command}",
         f"  caffe train -solver {solver_of(variant)} -weights {net.weights}",
-        *_stage_notes(dataset, net, variant, losses, solver_of),
+        *_stage_notes(dataset, net, variant, losses, skip_input, solver_of),
         *(f"Stage {stage}: the images of {setting.folder}." for stage in setting.stages),
         "No solver_mode: it runs on the CPU, or on a GPU with `-gpu 0`. Caffe needs the folder of",
         "snapshot_prefix: `make setup` and tools/make_prototxt.py make it.",

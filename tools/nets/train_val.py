@@ -37,11 +37,11 @@ def _rule(settings, chosen):
     }
 
 
-def train_val(name, dataset, net, run, losses, diagnostics=False):
+def train_val(name, dataset, net, run, losses, *, diagnostics=False, skip_input=head.SCORES):
     """NetParameter of a data.Dataset in every setting with a tables.Net, for all variants.
 
     name: of the net. run: solver.Run. losses: {name: losses.MetricLoss}. diagnostics: whether the
-    metric losses print theirs.
+    metric losses print theirs. skip_input: as head.add_head.
     """
     settings = dataset.settings(net)
     proto = caffe_pb2.NetParameter(name=name)
@@ -62,5 +62,6 @@ def train_val(name, dataset, net, run, losses, diagnostics=False):
         labels=dataset.numbers,
         fine_param=net.fine_param,
         diagnostics=diagnostics,
+        skip_input=skip_input,
     )
     return proto
