@@ -1,4 +1,4 @@
-"""Channel order and mean colour, for LMDBs, nets, evaluation and export alike.
+"""Channel order and mean color, for LMDBs, nets, evaluation and export alike.
 
 Every image in this project is uint8, height x width x 3, blue-green-red, as OpenCV decodes it and
 as Caffe's model zoo was trained. Nothing swaps channels between a file on disk and the net.

@@ -35,7 +35,7 @@ def _sample(folder, split, seed):
 
 def _tile(datum, hierarchy, split):
     names = [hierarchy.names[j][i] for j, i in enumerate(hierarchy.labels[datum.label])]
-    colors = [pictures.BLACK] + [pictures.GREY] * len(names)
+    colors = [pictures.BLACK] + [pictures.GRAY] * len(names)
     lines = list(zip([*names, split], colors))
     # Fitted here: 48 images of any --size would take much more memory than their tiles.
     return pictures.Tile(pictures.fitted(lmdb_io.datum_image(datum), TILE), lines)

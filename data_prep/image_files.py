@@ -137,7 +137,7 @@ def to_decode(data):
     """The bytes of an image file as the decoder may have them, of which it believes every length.
 
     Of a PNG without its optional chunks (compressed texts and profiles, animations). ImageError for
-    files that end early, which decoders may fill up with grey, saying nothing.
+    files that end early, which decoders may fill up with gray, saying nothing.
     """
     if data.startswith(b"\xff\xd8"):
         _check_whole_jpeg(data)

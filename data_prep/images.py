@@ -38,7 +38,7 @@ def decode_scale(header, size, box=None):
 
 
 def decode(data, scale=1):
-    """Decode the bytes of a file upright (EXIF orientation applied) whatever its colour space,
+    """Decode the bytes of a file upright (EXIF orientation applied) whatever its color space,
     depth and alpha, at 1/scale (a key of SCALES) of its width and height.
 
     Returns uint8 height x width x 3, BGR. Raises ImageError for what is empty, cut short, too large
@@ -74,7 +74,7 @@ def _imdecode(buffer, flags):
 
 def _may_have_alpha(data):
     """Whether an image file can have an alpha channel; most have none, and are decoded once."""
-    if data.startswith(b"\x89PNG"):  # by its colour type, or one transparent colour
+    if data.startswith(b"\x89PNG"):  # by its color type, or one transparent color
         return data[25] in (4, 6) or b"tRNS" in data[: data.find(b"IDAT")]
     return not data.startswith((b"\xff\xd8", b"BM"))
 
@@ -170,7 +170,7 @@ def encode(image, encoding):
     return cv2.imencode(suffix, image, list(parameters))[1].tobytes()
 
 
-def centre(image, size):
+def center(image, size):
     """The size x size pixels in the middle. No copy."""
     top, left = (image.shape[0] - size) // 2, (image.shape[1] - size) // 2
     return image[top : top + size, left : left + size]

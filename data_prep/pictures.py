@@ -24,7 +24,7 @@ GAP, FRAME = 6, 2  # pixels between tiles, and of the frame around an image
 LINE, TITLE = 15, 36  # pixels: heights of a line and of the title
 SIZE = 7.5  # points, of the text
 LETTER = 0.56  # of the text's size: the mean width of a letter
-BLACK, GREY = "black", "#666666"
+BLACK, GRAY = "black", "#666666"
 
 
 class Tile(NamedTuple):

@@ -197,7 +197,7 @@ class _Plan:
         if total is None:
             return Loaded()
         # Here, while the pixels are in the processor's cache.
-        cv2.accumulate(images.centre(image, options["size"]), total)
+        cv2.accumulate(images.center(image, options["size"]), total)
         data = lmdb_io.stored(image, options["encoded"])
         return Loaded(
             lmdb_io.image_datum(data, image.shape, options["encoded"], record.label),

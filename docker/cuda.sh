@@ -7,7 +7,7 @@
 # each entry is another compilation of all kernels (2 minutes on two cores, 1.7 MB).
 #
 #   CUDA  driver  built for           GPUs
-#   13    580     75 80 90 100 120    Turing; Ampere, Ada; Hopper; Blackwell (data centre, GeForce)
+#   13    580     75 80 90 100 120    Turing; Ampere, Ada; Hopper; Blackwell (data center, GeForce)
 #   12    525     60 70 75 80 90      Pascal; Volta; Turing; Ampere, Ada; Hopper; later ones by PTX
 declare -grA CUDA_ARCH=([13]="75 80 90 100 120" [12]="60 70 75 80 90")
 

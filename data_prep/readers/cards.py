@@ -29,7 +29,7 @@ from data_prep.opencv import cv2
 from data_prep.readers.files import some
 from data_prep.records import Record, Source
 
-DESCRIPTION = "playing cards of 41 decks: 52 cards -> 4 suits -> 2 colours"
+DESCRIPTION = "playing cards of 41 decks: 52 cards -> 4 suits -> 2 colors"
 SIZE = 160
 DECKS = Path(__file__).resolve().parent.parent / "decks.tsv"
 COLUMNS = ("deck", "package", "file", "layout", "family", "split", "remark")
@@ -37,7 +37,7 @@ INSTALL = "docker/packages.sh demo"  # knows the packages' names on each release
 INSTALLS = f"`{INSTALL}` installs those that this release of the system has"
 RANKS = dict(zip("A23456789TJQK", "ace 2 3 4 5 6 7 8 9 10 jack queen king".split()))
 SUITS = dict(zip("cdhs", "clubs diamonds hearts spades".split()))
-BACKGROUND = (128, 128, 128)  # BGR, behind the rounded corners: mid-grey, like no suit and no card
+BACKGROUND = (128, 128, 128)  # BGR, behind the rounded corners: mid-gray, like no suit and no card
 SECONDS = 120  # a card takes 0.1 s; a renderer that hangs is ended
 
 

@@ -183,8 +183,8 @@ def test_no_test_card_resembles_a_training_card(built):
 
 
 @rendered
-def test_suits_have_their_colours(built):
-    """Pip cards of two-colour decks: coloured ink is red on diamonds and hearts, and on no black
+def test_suits_have_their_colors(built):
+    """Pip cards of two-color decks: colored ink is red on diamonds and hearts, and on no black
     suit.
     """
     out, _ = built

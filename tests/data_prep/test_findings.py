@@ -78,12 +78,12 @@ def test_twice_in_one_class(photos):
 
 
 def test_one_color(photos):
-    grey = np.full((24, 24, 3), 90, np.uint8)
-    cv2.imwrite(str(photos / "train/rook/grey.jpg"), grey)
+    gray = np.full((24, 24, 3), 90, np.uint8)
+    cv2.imwrite(str(photos / "train/rook/gray.jpg"), gray)
     out, done = build(photos)
     for said in (done, run("verify_lmdb.py", out)):
         assert "1 of 17 stored images have one color only" in said.stdout
-        assert "train/rook/grey.jpg" in said.stdout and said.returncode == 0
+        assert "train/rook/gray.jpg" in said.stdout and said.returncode == 0
 
 
 @pytest.mark.parametrize("box", ["0.1,0.2,0.5,0.9", "3,4,2,10", "23,0,9,9"])

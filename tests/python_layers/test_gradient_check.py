@@ -165,7 +165,7 @@ def test_gradient_passes(gradient_check, tmp_path, layer_class, choice, paramete
 
 
 def check_center(program, tmp_path, alpha):
-    """With centres of components 1 and -1, left unchecked: their diff is no derivative."""
+    """With centers of components 1 and -1, left unchecked: their diff is no derivative."""
     features, labels, _ = random_batch(0, 1, samples=12, dimensions=4)
     assert (abs(abs(features) - 1) > 1e-3).all()
     centers = np.random.default_rng(1).choice([-1.0, 1.0], size=(8, 4))
@@ -181,7 +181,7 @@ def check_center(program, tmp_path, alpha):
     )
 
 
-def test_gradient_of_center_passes_while_the_centres_stay(gradient_check, tmp_path):
+def test_gradient_of_center_passes_while_the_centers_stay(gradient_check, tmp_path):
     assert_passed(check_center(gradient_check, tmp_path, alpha=0))
 
 

@@ -70,17 +70,17 @@ def deploy(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def classify(weights, deploy):
-    """Caffe: photograph -> probabilities of the 1000 ImageNet classes, of its centre square."""
+    """Caffe: photograph -> probabilities of the 1000 ImageNet classes, of its center square."""
     net = caffe.Net(str(deploy), caffe.TEST, weights=str(weights))
 
     def probabilities(file):
-        net.blobs["data"].data[...] = centre(file)
+        net.blobs["data"].data[...] = center(file)
         return net.forward()["prob"].ravel().copy()
 
     return probabilities
 
 
-def centre(file):
+def center(file):
     """1 x 3 x SIDE x SIDE float32, BGR minus the mean, of the image with shorter side 256."""
     image = cv2.imread(str(file))
     scale = 256 / min(image.shape[:2])
@@ -122,7 +122,7 @@ def test_birds_are_named(classify, species, imagenet, top1, top5):
 
 def test_opencv_agrees(classify, weights, deploy):
     net = cv2.dnn.readNetFromCaffe(str(deploy), str(weights))
-    net.setInput(centre(portrait()))
+    net.setInput(center(portrait()))
     np.testing.assert_allclose(net.forward().ravel(), classify(portrait()), atol=1e-4)
 
 

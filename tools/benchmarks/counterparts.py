@@ -29,7 +29,7 @@ def losses_of(features, fine, classes, parameters):
     """{name: function() -> gradient, n x d} of forward + backward, by the names of our losses.
 
     features: n x d float32.  fine: n whole numbers below `classes`.
-    parameters: {name: dict} of ours; theirs get the same margins, and lengths normalised alike.
+    parameters: {name: dict} of ours; theirs get the same margins, and lengths normalized alike.
     """
     import torch
     from pytorch_metric_learning import losses, miners

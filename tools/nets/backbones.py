@@ -63,7 +63,7 @@ def _norm(bottom):
 
 
 def alexnet(n, classes):
-    """BVLC AlexNet (not CaffeNet, which pools before it normalises). Feature 4096."""
+    """BVLC AlexNet (not CaffeNet, which pools before it normalizes). Feature 4096."""
     n.conv1 = _convolution(n.data, 96, 11, gaussian(0.01), 0, stride=4)
     n.relu1 = _relu(n.conv1)
     n.norm1 = _norm(n.relu1)
