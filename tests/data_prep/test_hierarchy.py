@@ -173,7 +173,7 @@ def test_page_of_a_data_set(tmp_path):
         assert line in words
     (tmp_path / "test.tsv").write_text(header + "0\tthree\n")
     done = run("hierarchy.py", "show", tmp_path, "--html", tmp_path / "t.html")
-    refused(done, "test.tsv, line 2: 2 cells where the header has 4", "build the data set again")
+    refused(done, "test.tsv, line 2: 2 cells, but the header has 4", "build the data set again")
 
 
 OTHER_KINDS = [  # text, what is said of it
