@@ -147,8 +147,7 @@ def _parse(argv):
             "--seed",
             type=within(int, -(10**9), 10**9),
             default=0,
-            help="seed of the order and of randomly drawn splits "
-            "(default: 0)",
+            help="seed of the order and of randomly drawn splits (default: 0)",
         )
         own.add_argument(
             "--report-batch",
