@@ -57,9 +57,7 @@ def inside(folder, name):
     except OSError as error:
         if error.errno != errno.ELOOP:
             raise
-        raise UserError(
-            f"{name} in {folder} is a link that leads to itself: remove it"
-        ) from None
+        raise UserError(f"{name} in {folder} is a link that leads to itself: remove it") from None
     if os.path.isabs(name) or not within:
         raise UserError(f"{name} leads out of {folder}: such a path is not followed")
     return path
@@ -97,7 +95,7 @@ def by_split(records):
 def read_listing(path, hierarchy):
     """[(image's name, fine label)] of a split's table in a built data set, for each record.
 
-    UserError, naming the line, where the table is damaged or is not of the hierarchy.
+    Raises UserError, with the line number, if the table is damaged or does not match the hierarchy.
     """
     columns = ["key", "image", *(f"{level}{ID}" for level in hierarchy.levels)]
     try:
@@ -123,9 +121,7 @@ def read_listing(path, hierarchy):
 
 
 def check_records(records, hierarchy):
-    """UserError unless names are unique and plain, labels known, and there are training and test
-    images.
-    """
+    """Raises UserError for duplicate or unusable names, unknown labels, or an empty split."""
     names = set()
     for record in records:
         if record.name in names:
