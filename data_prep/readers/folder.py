@@ -50,8 +50,8 @@ def add_arguments(parser):
         "--splits",
         type=_split_folders,
         metavar="FOLDER=SPLIT,...",
-        help="folders of the splits train, val and test, e.g. seg_train=train,seg_test=test; images "
-        "outside them are left out. none: folders named train or test are classes (default: "
+        help="folders of the splits train, val and test, e.g. seg_train=train,seg_test=test; "
+        "other images are left out. none: folders named train or test are classes (default: "
         "recognize splits by name if this is unambiguous)",
     )
     add_test_share(parser, "chosen by --seed (default: 0.25; not for data with split folders)")

@@ -392,7 +392,9 @@ def _splits(tables, args, header, rows, files, fine):
         if row.cells["split"].lower() not in WORDS:
             hint = ""
             if words <= set(FLAGS):
-                hint = "; for a column of 0 and 1 use --column split=test or split=train"
+                hint = (
+                    "; a column of 0 and 1 needs a split's name: --column split=test or split=train"
+                )
             raise UserError(
                 f"{row.where}: the split is {row.cells['split']!r}, not train, val or test{hint}"
             )

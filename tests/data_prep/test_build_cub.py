@@ -82,7 +82,7 @@ def test_contents(built):
     )
     assert cv2.imread(str(built / "contact_sheet.png")) is not None
     done = run("verify_lmdb.py", built)
-    assert done.returncode == 0 and "holds what was built" in done.stdout, done.stderr
+    assert done.returncode == 0 and "is intact" in done.stdout, done.stderr
 
 
 def test_labels_and_pixels_belong_together(built):

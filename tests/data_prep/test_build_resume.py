@@ -177,7 +177,7 @@ def cut_the_checkpoint(partial):
 
 @pytest.mark.parametrize("harm", [change_a_record, cut_an_lmdb, cut_the_checkpoint])
 def test_damaged_remains_are_not_used(photos, whole, left, harm):
-    """As after a loss of power on a disk that lies about what it has written."""
+    """As after a power failure on a disk that lies about what it has written."""
     harm(partial_of(left))
     assert "damaged: starting over" in build(arguments(photos, left))
     assert contents(left) == whole
@@ -198,7 +198,7 @@ def test_no_room(photos, whole, tmp_path, share):
         *arguments(photos, out),
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)),
     )
-    refused(done, "make room on the disk", partial_of(out))
+    refused(done, "free disk space", partial_of(out))
     assert not out.exists()
     if share > 0.5:
         assert resumed(build(arguments(photos, out))) >= 128 and contents(out) == whole

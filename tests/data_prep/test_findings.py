@@ -66,7 +66,7 @@ def test_left_out(photos, pair, gone):
     manifest = json.loads((out / "manifest.json").read_text())
     assert {entry["image"] for entry in manifest["skipped"]} == {pair[number] for number in gone}
     assert manifest["findings"]["same_image"] == [] and "arning" not in done.stdout
-    assert "none is in two splits or under two classes" in run("verify_lmdb.py", out).stdout
+    assert "no image is in two splits or classes" in run("verify_lmdb.py", out).stdout
 
 
 def test_twice_in_one_class(photos):

@@ -232,10 +232,10 @@ def _nothing(root):
         (_one_class, (), ("one class only, x/b", "--root")),
         (_half_split, (), ("train in", "--root", "photos/train if it is one", "--splits none")),
         (_untrained, (), ("1 of the classes", "no training images: c:")),
-        (_untrained, ("--test-share", "0.5"), ("--test-share has no use",)),
+        (_untrained, ("--test-share", "0.5"), ("--test-share does not apply",)),
         (_nothing, ("--levels", "a,b,c"), ("names 3 levels", "2 class folders")),
         (_nothing, ("--root", "nowhere"), ("nowhere is not a folder",)),
-        (_nothing, ("--out", "photos/mine"), ("lies among the photographs",)),
+        (_nothing, ("--out", "photos/mine"), ("is inside the photographs' folder",)),
         (_nothing, ("--out", "data/cub_bbox"), ("cub_bbox is the name of a published", "--out")),
     ],
 )

@@ -44,7 +44,7 @@ def test_letters_of_all_scripts(pair, capsys):
 def test_letters_that_no_font_has(monkeypatch, capsys):
     monkeypatch.setattr(pictures, "CJK_FONTS", ())
     named("蓝鹀")
-    assert "no font here has 蓝鹀" in capsys.readouterr().out
+    assert "no installed font has 蓝鹀" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("shape", [(400, 1), (1, 400), (1, 1), (3000, 2), (40, 40)])

@@ -169,7 +169,7 @@ def test_a_class_named_train(tmp_path):
     "splits, says",
     [
         ("train=train", "names no folder for test"),
-        ("train=train,test=exam", "the splits are train, val, test"),
+        ("train=train,test=exam", "the split must be train, val, test"),
     ],
 )
 def test_splits_that_are_none(splits, says, tmp_path):

@@ -195,7 +195,7 @@ B = ("--bbox",)
         (_put("path", "file"), (), ("line 1", "no column path")),
         (_put("split", "fold"), (), ("line 1", "no column split")),
         (_put(",h", ",height"), (), ("no column h", "x, y, w, h")),
-        (_all("path,split\na/1.jpg,train\n"), (), ("no column of a level",)),
+        (_all("path,split\na/1.jpg,train\n"), (), ("no column for a level",)),
         (_all("path,a,split\na/1.jpg,p,train\na/2.jpg,q,test\n"), B, ("no column x",)),
         (_all("path,a,split\na/1.jpg,p,train\na/2.jpg,p,test\n"), (), ("one a only, p",)),
         (_put("Gull,Gulls", "Gull"), (), ("line 6", "7 values", "8 columns")),
@@ -307,7 +307,7 @@ def test_cars_by_classes(tmp_path):
     )
     assert [entry["images"] for entry in manifest["splits"].values()] == [4, 4]
     assert "cars_test/00004.jpg" in listed(tmp_path / "mine")
-    with pytest.raises(UserError, match="name the split of all tables"):
+    with pytest.raises(UserError, match="give a split"):
         build(
             tables[0],
             tmp_path / "x",
@@ -423,7 +423,7 @@ def test_forms_of_boxes(table, tmp_path, form):
             ("--boxes", "relative"),
             ("a/1.jpg", "line 2", "pixels of the image"),
         ),
-        ("9" * 5000 + ",1,1,1", (), ("line 2", "not of numbers below")),
+        ("9" * 5000 + ",1,1,1", (), ("line 2", "has a number of")),
         ("10,5,20,30", ("--boxes", "corners"), ("no column x1", "--column x1=NAME")),
     ],
 )

@@ -47,7 +47,7 @@ def solver(folder, text):
 def test_this_environment_is_complete():
     status, output = check(ROOT)
     assert status == 0, output
-    assert "nothing that is needed is missing" in output
+    assert "everything required is installed" in output
     for item in ["numpy", "protobuf", "caffe", "Python layers", "pycaffe", "GPU"]:
         assert f"\nok       {item} " in output
 
@@ -151,7 +151,7 @@ def test_a_net_and_data_that_belong_together(fitting):
     assert status == 0, output
     assert lines_of(output, "ok")[-1].split(maxsplit=1) == [
         "data",
-        "classes and image counts are the net's",
+        "classes and image counts match the net",
     ]
 
 

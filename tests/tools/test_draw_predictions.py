@@ -83,7 +83,7 @@ def shrink_tree(result):
     "damage, says",
     [
         (lose_table, "keep it beside"),
-        (lose_images, "is not there"),
+        (lose_images, "not found"),
         (change_table, "is not the table that"),
         (shrink_tree, "evaluate again"),
         (rename_records, "no record 00000003"),
