@@ -1,4 +1,4 @@
-"""Lists the files that training reads (net, LMDBs, means, weights), and the commands to make them."""
+"""Lists the files that training reads (net, LMDBs, means, weights) and commands to make them."""
 
 import functools
 from pathlib import Path

@@ -110,7 +110,7 @@ def newest_model(solver):
 
 
 def check_resumable(state):
-    """Raise UserError unless this solverstate and its model are complete, so that training can resume.
+    """Raise UserError unless training can resume: this solverstate and its model must be complete.
 
     The model is the file that the state names or, for an HDF5 state, which only Caffe can read, the
     one beside it.

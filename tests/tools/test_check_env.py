@@ -229,5 +229,5 @@ def test_the_snapshot_to_go_on_from_is_named(fitting):
     status, output = check(folder, "--solver", path)
     assert status == 0, output
     passed, taken = lines_of(output, "note")
-    assert "iteration 10 is passed over" in passed and "is empty (0 bytes)" in passed
+    assert "iteration 10 is skipped" in passed and "is empty (0 bytes)" in passed
     assert f"-snapshot {folder}/model_iter_5.solverstate" in taken

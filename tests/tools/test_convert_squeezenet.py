@@ -113,7 +113,7 @@ def test_portrait_shows_a_uniform(classify):
 def test_birds_are_named(classify, species, imagenet, top1, top5):
     files = sorted((BIRDS / species).glob("*.jpg"))[:20]
     if not files:
-        pytest.skip(f"{BIRDS / species} is not there")
+        pytest.skip(f"{BIRDS / species} not found")
     order = np.array([classify(file) for file in files]).argsort(axis=1)[:, ::-1]
     rates = (order[:, 0] == imagenet).mean(), (order[:, :5] == imagenet).any(axis=1).mean()
     print(f"{species}: top-1 {rates[0]:.0%}, top-5 {rates[1]:.0%} of {len(files)}")

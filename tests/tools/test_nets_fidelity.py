@@ -239,7 +239,7 @@ def test_layers_are_bvlcs_own(name, new, folder):
     """
     path = MODELS / folder / "train_val.prototxt"
     if not path.exists():
-        pytest.skip(f"{path} is not there: Caffe's source was deleted after the build")
+        pytest.skip(f"{path} not found: Caffe's source was deleted after the build")
     theirs = text_format.Parse(path.read_text(), caffe_pb2.NetParameter())
     theirs = {
         layer.name: without_rules(layer)
@@ -302,7 +302,7 @@ def test_caffe_has_nothing_to_upgrade(kind, name, tmp_path):
     """Caffe's own tools call one of each kind up to date; the rest is written by the same code."""
     tool = PREFIX / f"bin/upgrade_{kind}_proto_text"
     if not tool.exists():
-        pytest.skip(f"{tool} is not there")
+        pytest.skip(f"{tool} not found")
     result = subprocess.run(
         [tool, ROOT / f"prototxt/{name}.prototxt", tmp_path / "out"], capture_output=True, text=True
     )

@@ -235,8 +235,8 @@ def main():
     prefix = args.prefix.resolve()
     if not (prefix / "cuda").is_dir():
         raise UserError(
-            f"{prefix} does not hold a CUDA build of Caffe: `docker/build_caffe.sh --cuda 13` makes "
-            "one"
+            f"{prefix} does not hold a CUDA build of Caffe: make one with "
+            "`docker/build_caffe.sh --cuda 13`"
         )
     for folder in args.add:
         if not folder.is_dir():
