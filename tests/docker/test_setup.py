@@ -105,7 +105,7 @@ def test_venv_is_made_once_and_made_again_for_another_python(venv):
     python.write_text("#!/bin/sh\nexit 1\n")  # as after an upgrade of the system
     python.chmod(0o755)
     done = venv()
-    assert "making it again" in done.stdout and done.returncode == 0, done.stderr
+    assert "recreating it" in done.stdout and done.returncode == 0, done.stderr
     assert run(python, "-c", "").returncode == 0
 
 
