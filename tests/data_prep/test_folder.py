@@ -72,7 +72,7 @@ def test_tree_splits_and_what_is_left_out(tmp_path):
     assert run("verify_lmdb.py", out).returncode == 0
     tree = Hierarchy.read(out / "hierarchy.tsv")
     assert tree.levels == ("species", "family", "order")
-    # Sorted by name; two species of one name are told apart by their families.
+    # Sorted by name; two species of one name are distinguished by their families.
     assert tree.names == (
         ("Barn", "Gulls/Common", "Little", "Terns/Common"),
         ("Gulls", "Owls", "Terns"),

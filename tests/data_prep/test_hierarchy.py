@@ -42,7 +42,7 @@ def test_cub_species_are_the_archives():
 
 @pytest.mark.skipif(not SHARED.exists(), reason=f"no second table to compare with: {SHARED}")
 def test_cub_against_a_second_table(tmp_path):
-    """A table of other origin names the same parents for every species."""
+    """A table from another source names the same parents for every species."""
     table = tmp_path / "cub.tsv"  # without the class numbers in front
     table.write_text(
         "".join(f"{line.partition(chr(9))[2]}\n" for line in SHARED.read_text().splitlines())
@@ -241,7 +241,7 @@ def not_converted(tmp_path, text, *words, names=None):
 
 @pytest.mark.parametrize("separator", [" ", "\t", ","])
 def test_convert(tmp_path, separator, capsys):
-    """Leaves are the fine classes, in the order of their numbers; the root is no level."""
+    """Leaves are the fine classes, in the order of their numbers; the root is not a level."""
     text = NABIRDS.replace(" ", separator)
     tree = convert(tmp_path, text, "--levels", "species,group,order", names=NAMES)
     assert "4 species -> 3 group -> 2 order" in capsys.readouterr().out

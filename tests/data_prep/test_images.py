@@ -1,4 +1,4 @@
-"""Image files of all kinds become uint8 BGR arrays; unusable ones are told apart."""
+"""Image files of all kinds become uint8 BGR arrays; unusable ones are refused with a reason."""
 
 import io
 import os
@@ -176,7 +176,7 @@ def test_unusable(data, says, tmp_path):
 
 @pytest.mark.parametrize("make", [os.mkfifo, os.mkdir])
 def test_only_plain_files_are_opened(make, tmp_path):
-    """A pipe without a writer must not stop the build for ever."""
+    """A pipe without a writer must not block the build forever."""
     make(tmp_path / "photograph.jpg")
     with pytest.raises(images.ImageError, match="not a plain file|Is a directory"):
         image_files.open_plain(tmp_path / "photograph.jpg")

@@ -81,7 +81,7 @@ def test_gradient_is_the_derivative(k1, k2, normalize, k2_per):
 
 @pytest.mark.parametrize("normalize", [False, True])
 def test_duplicate_and_zero_features(normalize):
-    """Many equal distances: finite, repeatable, and no gradient where there is no direction."""
+    """Many equal distances: finite, repeatable, and zero gradient between equal features."""
     features = np.repeat(np.array([[1, 2, 3], [4, 5, 6], [0, 0, 0]], np.float32), 6, axis=0)
     for labels in (np.arange(18) % 4, np.arange(18) // 6, np.zeros(18)):
         terms, again = (minmax.forward(features, [labels], normalize=normalize) for _ in range(2))

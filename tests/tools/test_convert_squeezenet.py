@@ -27,7 +27,7 @@ SIDE = 227  # pixels, the net's input
 
 @pytest.fixture(scope="session")
 def weights(tmp_path_factory):
-    """The converted caffemodel: the repository's own if it is there, else a new one."""
+    """The converted caffemodel: the repository's own if it exists, else a new one."""
     path = ROOT / "weights" / "squeezenet_v1.1.caffemodel"
     if not convert_squeezenet.is_converted(path):
         path = tmp_path_factory.mktemp("weights") / path.name

@@ -108,7 +108,7 @@ def test_a_file_cut_anywhere_is_seen(whole, part, share):
     path = folder / f"model_iter_6.{part}{suffix}"
     assert snapshots.problem(path) is None
     path.write_bytes(path.read_bytes()[: int(path.stat().st_size * share)])
-    assert "cut short" in snapshots.problem(path)
+    assert "truncated" in snapshots.problem(path)
 
 
 def test_evaluate_scores_the_newest_whole_snapshot(whole):

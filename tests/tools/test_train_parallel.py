@@ -270,7 +270,7 @@ def parent_of(pid):
 
 
 def test_the_death_of_mpis_process_manager_ends_all_and_says_how_to_go_on(endless):
-    """mpiexec alone would wait for ever, hand on no signal, and leave the ranks spinning."""
+    """mpiexec alone would wait forever, pass on no signal, and leave the ranks spinning."""
     process, solver = endless
     (manager,) = {parent_of(pid) for pid in ranks(solver).values()}
     assert Path(f"/proc/{manager}/comm").read_text().strip() == rank.PROXY
