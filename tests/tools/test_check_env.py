@@ -208,8 +208,8 @@ def test_a_net_that_is_for_other_data(fitting, change, item, says):
 @pytest.mark.parametrize(
     "count, says",
     [
-        (2, "2 x 4 per batch = 8 of 12 test images: the last 4 never count"),
-        (4, "4 x 4 per batch = 16 of 12 test images: the first 4 count twice"),
+        (2, "2 x 4 per batch = 8 of 12 test images: the last 4 are not counted"),
+        (4, "4 x 4 per batch = 16 of 12 test images: the first 4 are counted twice"),
     ],
 )
 def test_a_test_iter_that_is_not_that_of_the_images_is_noted(fitting, count, says):
