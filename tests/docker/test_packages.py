@@ -243,7 +243,7 @@ def test_table():
     firsts = [row[2][0] for row in rows]
     assert len(set(firsts)) == len(firsts) and all(row[3] for row in rows)
     known = subprocess.run(["bash", SCRIPT, "--help"], capture_output=True, text=True).stdout
-    assert "(caffe python demo pictures tests)" in known
+    assert "set-up needs, caffe python demo pictures tests)" in known
 
 
 def test_readme_names_the_systems():
