@@ -226,7 +226,7 @@ def test_validation_of_an_archive(tmp_path, capsys):
     assert "wrote" in said("--validation", "5")
     assert "wrote" in said()
     assert not (out / "val.tsv").exists()
-    with pytest.raises(UserError, match="at most 6 can be taken"):
+    with pytest.raises(UserError, match="at most 6 of the 12 training images"):
         said("--validation", "7")
 
 
