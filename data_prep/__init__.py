@@ -1,1 +1,1 @@
-"""From raw archives to the LMDBs that Caffe trains on, with their label trees."""
+"""Builds LMDBs for Caffe, with their label trees, from archives and folders of images."""

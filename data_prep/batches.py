@@ -1,17 +1,17 @@
 """Batches of P classes x K images for the large-margin loss (`--order hierarchical`).
 
-A class has made `passes` = its records so far / its images, and its next appearance is due at a
-random moment of the K images that it takes. A batch is filled with packs of up to P/G classes of
-one group (classes with one parent): the class whose appearance is due first, the sibling that is
-due first, and further siblings that are due. Groups that have fewer are topped up with further
-packs, and a group that has more than 1/G of the images gives several. A class that is alone in its
-group gets a cousin beside it, of the lowest level where it has one. A batch has classes of two
-groups or more, on every level where equal use of the images allows it.
+A class has made `passes` = its records so far / its images. Its next appearance is due at a random
+moment within the K images that it takes. A batch is filled with packs of up to P/G classes of one
+group (classes with the same parent): the class that is due first, the sibling that is due first,
+and further siblings that are due. Smaller groups are topped up with further packs, and a group with
+more than 1/G of the images contributes several packs. A class without siblings is joined by a
+cousin, from the lowest level that has one. A batch has classes of at least two groups, on every
+level where equal use of the images allows it.
 
-Equal use comes first. After E passes each image has been written E or E + 1 times (a bit more often
-where all images together are less than two blocks, see below): a class that is more than one pass
-ahead of the average has to wait. So where a class has more images than all its siblings together,
-it is without them when they have had their turn.
+Equal use comes first. After E passes each image has been written E or E + 1 times (slightly more
+often if all images together fill less than two batches): a class more than one pass ahead of the
+average has to wait. A class with more images than all its siblings together therefore appears
+without them once they have been used.
 
 Several processes that train together take consecutive records (record i goes to rank i mod N), and
 the metric losses gather the samples of all: N ranks with P K / N images each see these batches.
@@ -42,15 +42,15 @@ class Plan:
 
 
 def hierarchical(labels, tree, names, plan, seed):
-    """Positions of images in the order in which they are written: whole batches of P K records.
+    """The positions of the images in the order of writing: whole batches of P K records.
 
     labels: fine class of each image; tree: classes x h, Hierarchy.labels; names: of fine classes.
-    UserError, naming the reason, where there are no such batches of these images.
+    Raises UserError, with the reason, if these images can't form such batches.
     """
     counts = np.bincount(labels, minlength=len(tree))
     classes = np.flatnonzero(counts)
     _check(counts[classes], tree[classes], [names[c] for c in classes], plan)
-    chance = random.Random(f"order {seed}")  # its random() is the same in every version of Python
+    chance = random.Random(f"order {seed}")  # random() gives the same values in all Python versions
     by_class = np.split(np.argsort(labels, kind="stable"), np.cumsum(counts)[:-1])
     decks = [_Deck(by_class[c].tolist(), chance) for c in classes]
     composer = _Composer(tree[classes], counts[classes], [names[c] for c in classes], plan, chance)
@@ -61,7 +61,7 @@ def hierarchical(labels, tree, names, plan, seed):
 
 
 def _check(counts, tree, names, plan):
-    """UserError where the options don't fit each other or the images."""
+    """Raises UserError if the options do not fit each other or the images."""
     groups = len(np.unique(_parents(tree)))
     few = int(counts.argmin())
     if plan.classes % plan.groups or plan.classes < 2 * plan.groups:
@@ -71,9 +71,9 @@ def _check(counts, tree, names, plan):
     elif plan.groups == 1 < groups:
         problem = "a batch needs --groups 2 or more"
     elif plan.groups > groups:
-        problem = f"the training images are of {groups} groups: --groups {groups} is the most"
+        problem = f"the training images have {groups} groups: --groups can be at most {groups}"
     elif plan.classes > len(counts):
-        problem = f"the training images are of {len(counts)} classes: choose fewer --classes"
+        problem = f"the training images have {len(counts)} classes: choose fewer --classes"
     elif counts[few] < plan.images:
         problem = (
             f"{names[few]} has {counts[few]} training images, and a batch holds {plan.images} "
@@ -102,7 +102,7 @@ class _Deck:
         self._left = self._left[number:]
         if len(hand) < number:
             mixed = sorted(self._images, key=lambda _: self._chance.random())
-            fresh = [image for image in mixed if image not in hand]  # what is held comes later
+            fresh = [image for image in mixed if image not in hand]  # images in hand come last
             need = number - len(hand)
             self._left = fresh[need:] + [image for image in mixed if image in hand]
             hand = hand + fresh[:need]
@@ -110,28 +110,30 @@ class _Deck:
 
 
 class _Composer:
-    """Chooses the classes of one batch after another. Classes are rows of `tree`."""
+    """Chooses the classes of each batch in turn. Classes are rows of `tree`."""
 
     def __init__(self, tree, counts, names, plan, chance):
         self.names, self.plan, self.chance, self.counts = names, plan, chance, counts
         self.pack = plan.classes // plan.groups
         self.step = plan.images / counts  # passes of a class per appearance
-        self.passes = 0.0  # of all images so far, on the average
+        self.passes = 0.0  # mean passes over all images so far
         self.used = np.zeros(len(tree))  # appearances so far
         self.due = np.array([chance.random() for _ in counts]) * self.step  # in passes
         self.parent = np.unique(_parents(tree), return_inverse=True)[1]
         self.split_levels = [level for level in tree.T[:0:-1] if np.ptp(level)]  # coarse to fine
         self.ancestors, self.home, cost = self._homes(tree)
         self.cost = np.minimum(cost, plan.classes)
-        # Passes that a class may be ahead. Where a batch is more than half a pass, one is too few
-        # to fill it.
+        # Passes that a class may be ahead of the average. One is too few to fill a batch of more
+        # than half a pass.
         self.ahead = max(1, 2 * plan.batch / counts.sum())
 
     @staticmethod
     def _homes(tree):
-        """ancestors: classes x (h - 1), one number per node of the tree above the fine classes;
-        home: the node of the lowest level where a class has siblings or cousins, -1 if none has
-        any; cost: the most classes that it takes to have one beside it, itself included.
+        """Returns (ancestors, home, cost).
+
+        ancestors: classes x (h - 1), one number per node of the tree above the fine classes.
+        home: the node of the lowest level on which a class has siblings or cousins, -1 for none.
+        cost: the most classes, itself included, needed to place one beside it.
         """
         classes, levels = tree.shape
         ancestors = np.zeros((classes, levels - 1), np.int64)
@@ -171,7 +173,7 @@ class _Composer:
         return state.chosen
 
     def late(self, intervals):
-        """Per class: whether it has to come again, by now or so many of its intervals later."""
+        """Per class: whether its next appearance is due within this number of its intervals."""
         return (self.due <= self.passes + intervals * self.step) & ~self.done()
 
     def _first_due(self, candidates, number):
@@ -181,15 +183,15 @@ class _Composer:
     def _give_up(self):
         behind = int((self.used * self.step).argmin())
         raise UserError(
-            "--order hierarchical: the training images are too unequally spread for batches of "
-            f"{self.plan.classes} classes in which each is used equally often: "
-            f"{self.names[behind]} has {self.counts[behind]} of {self.counts.sum()}, and comes "
-            "once in a batch: choose fewer --classes, or --order shuffled"
+            "--order hierarchical: the classes are too unequal in size for batches of "
+            f"{self.plan.classes} classes that use all images equally often: "
+            f"{self.names[behind]} has {self.counts[behind]} of {self.counts.sum()} images but "
+            "appears once per batch: choose fewer --classes, or --order shuffled"
         )
 
 
 class _Batch:
-    """A batch that is being filled. allowed: per class, whether it is not too far ahead."""
+    """A batch being filled. allowed: per class, False if it is too far ahead of the average."""
 
     def __init__(self, composer, allowed):
         self.composer, self.free, self.chosen = composer, allowed.copy(), []
@@ -204,7 +206,7 @@ class _Batch:
         self.company[self.composer.ancestors[c]] += 1
 
     def candidates(self, room):
-        """(the classes among which the next pack's first is, the number of classes of that pack)"""
+        """(candidates for the first class of the next pack, number of classes in that pack)."""
         composer = self.composer
         for c in self.chosen[::-1]:
             if self.company[composer.home[c]] == 1 and composer.home[c] >= 0:
@@ -225,8 +227,9 @@ class _Batch:
         return self.free, composer.pack
 
     def _of_another_group(self, classes):
-        """Those of the classes that end the uniformity of a batch of one group only, as high in the
-        tree as may be; None where it has two, or can't have.
+        """The classes that would add a second group to the batch, on the highest possible level.
+
+        None if the batch already has two groups there, or no class can add one.
         """
         for level in self.composer.split_levels:
             groups = set(level[self.chosen].tolist())

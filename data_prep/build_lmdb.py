@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Make the LMDBs that Caffe trains on from a data set's archive, with its label tree."""
+"""Build the LMDBs that Caffe trains on, with their label tree, from a data set's archive."""
 
 import argparse
 import ctypes
@@ -9,7 +9,7 @@ from pathlib import Path
 
 from data_prep.common.command import command
 
-# Nothing here needs BLAS, whose threads, one per processor, would spin for a while for work.
+# Nothing here uses BLAS, whose idle threads (one per processor) would spin for a while.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 import numpy as np
@@ -22,7 +22,7 @@ from data_prep.readers import READERS
 from data_prep.records import by_split, check_records, read_listing
 from data_prep.validation import drawn
 
-# Of the command, for the manifest; a reader has its own besides.
+# Options recorded in the manifest, besides those of the reader.
 OPTIONS = (
     "size",
     "resize",
@@ -37,20 +37,20 @@ OPTIONS = (
 M_MMAP_THRESHOLD = -3  # of malloc.h
 # Of --order hierarchical: option, default, smallest value, meaning.
 BATCHES = (
-    ("groups", 8, 1, "groups of a batch (siblings: classes of one parent), C/G classes of each"),
-    ("classes", 32, 2, "classes of a batch"),
-    ("images", 4, 2, "different images of each class of a batch"),
-    ("epochs", 1, 1, "passes over the images, each with other batches; the LMDB has them all"),
+    ("groups", 8, 1, "groups of siblings per batch, with C/G classes each"),
+    ("classes", 32, 2, "classes per batch"),
+    ("images", 4, 2, "different images per class in a batch"),
+    ("epochs", 1, 1, "passes over the images, each in different batches, all stored in the LMDB"),
 )
 ORDER_HELP = """\
 --order shuffled writes the training images in one random order. --order hierarchical writes batches
-that the large-margin loss can learn from: every C x I records, from the first on, are C classes of
-I different images, with siblings wherever the label tree has any, and of two groups or more. Short
-groups are topped up from others; a group with more than 1/G of the images comes more than once in a
-batch. Each image is written E or E + 1 times; where a class has more images than all its siblings,
-this comes first. Classes with fewer than I images are refused by name. Train with batches of C x I:
-tools/make_prototxt.py --data ... --train-batch 128; N processes that train together take C x I / N
-each.
+that suit the large-margin loss: each run of C x I records has C classes with I different images
+each, includes siblings wherever the label tree has any, and spans at least two groups. Small groups
+are topped up from others; a group with more than 1/G of the images appears more than once in a
+batch. Each image is written E or E + 1 times; this takes precedence if a class has more images than
+all its siblings. A class with fewer than I images is an error. Train with batches of C x I:
+tools/make_prototxt.py --data ... --train-batch 128; each of N processes that train together takes
+C x I / N.
 
 """
 
@@ -61,7 +61,7 @@ def _parse(argv):
         formatter_class=argparse.RawDescriptionHelpFormatter,
         epilog="examples:\n  data_prep/build_lmdb.py cub --root /data/CUB_200_2011\n"
         "  data_prep/build_lmdb.py cards\n\n"
-        "Options of a data set: data_prep/build_lmdb.py cub --help",
+        "For the options of one reader: data_prep/build_lmdb.py cub --help",
     )
     chosen = parser.add_subparsers(dest="reader", required=True, metavar="DATASET")
     for name, reader in READERS.items():
@@ -73,11 +73,11 @@ def _parse(argv):
             epilog=ORDER_HELP
             + "It writes, in the folder of --out: {train,val,test}_{images,labels}/ (LMDBs),\n"
             "{train,val,test}.tsv (key, image, labels), hierarchy.tsv, mean.binaryproto,\n"
-            "manifest.json, contact_sheet.png; val where the data set has such images",
+            "manifest.json, contact_sheet.png; val only if the data set has validation images",
         )
         reader.add_arguments(own)
         own.add_argument(
-            "--out", type=Path, help="folder to make (default: data/<name of the data set>)"
+            "--out", type=Path, help="output folder (default: data/<name of the data set>)"
         )
         own.add_argument(
             "--size",
@@ -89,16 +89,16 @@ def _parse(argv):
             "--resize",
             choices=images.RESIZES,
             default="squeeze",
-            help="squeeze: to size x size, the aspect ratio is lost (the default); shorter: the "
-            "shorter side becomes size, and the net must crop a square",
+            help="squeeze (the default): scale to size x size, ignoring the aspect ratio; shorter: "
+            "scale the shorter side to size, and let the net crop a square",
         )
         own.add_argument(
             "--encoded",
             choices=images.ENCODINGS,
             default="jpg",
-            help="how images are "
-            f"stored: jpg (quality {images.JPEG_QUALITY}, the default), png (lossless) or raw "
-            "pixels, which Caffe reads without decoding and which take the most room",
+            help="format of the "
+            f"stored images: jpg (quality {images.JPEG_QUALITY}, the default), png (lossless) or "
+            "raw (uncompressed pixels: the largest files, but Caffe need not decode them)",
         )
         if own.get_default("bbox") is not None:
             own.add_argument(
@@ -106,35 +106,35 @@ def _parse(argv):
                 type=within(float, 0, 10, "a share from "),
                 default=0.0,
                 metavar="SHARE",
-                help="with --bbox, a margin around the box on each side, of its width and height, "
-                "as far as the image goes (default: 0)",
+                help="with --bbox, margin on each side of the box, as a share of its width and "
+                "height, clipped to the image (default: 0)",
             )
         own.add_argument(
             "--skip-bad",
             action="store_true",
-            help="leave out images that can't be used, which manifest.json then lists, instead of "
-            "building nothing; every image is looked at once more",
+            help="leave out unusable images and list them in manifest.json, instead of refusing to "
+            "build; takes one more pass over the images",
         )
         own.add_argument(
             "--validation",
             type=within(int, 1, 10**7),
             metavar="N",
-            help="move N training images, of each class its share, to a split of their own, val; "
-            "chosen by --seed",
+            help="move N training images, chosen by --seed and proportionally from each class, to "
+            "the split val",
         )
         own.add_argument(
             "--skip-duplicates",
             action="store_true",
-            help="leave out training images that are also tested, and identical images of "
-            "different classes, which manifest.json then lists; every image is looked at once "
-            "more. Without it they are built, with a warning",
+            help="leave out training images that are also test images, and identical images of "
+            "different classes, and list them in manifest.json; takes one more pass over the "
+            "images (default: keep them and warn)",
         )
         own.add_argument(
             "--order",
             choices=order.ORDERS,
             default="shuffled",
-            help="order of the training images (default: shuffled; see below); those of other "
-            "splits stay as listed",
+            help="order of the training images (default: shuffled; see below); other splits keep "
+            "the order of their list",
         )
         for option, default, least, meaning in BATCHES:
             own.add_argument(
@@ -147,31 +147,30 @@ def _parse(argv):
             "--seed",
             type=within(int, -(10**9), 10**9),
             default=0,
-            help="seed of what is drawn: the order, and the splits where they are "
-            "drawn (default: 0)",
+            help="seed of the order and of randomly drawn splits (default: 0)",
         )
         own.add_argument(
             "--report-batch",
             type=within(int, 2, 100_000),
             metavar="N",
-            help="say for batches of N images how much of the large-margin loss is defined "
+            help="report for batches of N images which share of the large-margin loss is defined "
             f"(default: C x I with --order hierarchical, otherwise {order.REPORTED})",
         )
         own.add_argument(
             "--dry-run",
             action="store_true",
-            help="write nothing; say what would be written and what --report-batch says",
+            help="write nothing; report what would be written, with the figures of --report-batch",
         )
         own.add_argument(
             "--jobs",
             type=within(int, 1, 256),
             default=len(os.sched_getaffinity(0)),
-            help="threads (default: the processors at hand, %(default)s)",
+            help="number of threads (default: number of available processors, %(default)s)",
         )
         own.add_argument(
             "--force",
             action="store_true",
-            help="build even if nothing has changed, from the first image on",
+            help="rebuild from scratch, even if nothing has changed",
         )
     args = parser.parse_args(argv)
     args.context = getattr(args, "context", 0.0)
@@ -190,7 +189,7 @@ def _parse(argv):
 
 
 def _report(name, records, options, hierarchy, batch):
-    """Say what the (image, fine label) of each split's records are, and their batches."""
+    """Print a summary of the records (image, fine label) of each split and of their batches."""
     images = len({image for image, _ in records["train"]})
     again = f" (of {images} images)" if images < len(records["train"]) else ""
     tree = " -> ".join(f"{size} {level}" for size, level in zip(hierarchy.sizes, hierarchy.levels))
@@ -202,8 +201,8 @@ def _report(name, records, options, hierarchy, batch):
     print(order.line(order.facts(labels, options, hierarchy, batch)))
     if options["batches"]:
         print(
-            "train with batches of {0} (tools/make_prototxt.py --train-batch {0}): with others, "
-            "classes and batches don't fall together".format(order.batch_size(options))
+            "train with batches of {0} (tools/make_prototxt.py --train-batch {0}): other sizes "
+            "do not line up with this order".format(order.batch_size(options))
         )
 
 
@@ -220,7 +219,7 @@ def _dry_run(name, source, options, args):
 def _return_memory():
     """Have the C library return freed memory of a few MB to the system at once.
 
-    By default it comes to keep blocks of up to 32 MB for each thread, beyond README.md's bound.
+    By default it keeps blocks of up to 32 MB per thread, which would exceed README.md's bound.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # of glibc
     if mallopt:
@@ -230,7 +229,7 @@ def _return_memory():
 def main(argv=None):
     args = _parse(argv)
     _return_memory()
-    place = args.out and Place.of(args.out)  # refused before any work
+    place = args.out and Place.of(args.out)  # a bad --out fails before any work
     reader = READERS[args.reader]
     name = reader.name(args)
     out = args.out or Path("data") / name

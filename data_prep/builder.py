@@ -1,10 +1,8 @@
-"""From records to a finished data set folder: decode in threads, write in order, appear at once or
-not at all.
+"""Builds a data set folder from records: decodes in threads, writes in order, publishes atomically.
 
-Everything is made in `.<name>.partial` beside the target: `data`, which is renamed when it is
-complete, and `state` (data_prep/checkpoint.py). A build that is killed leaves that folder, and the
-next one of the same options and images goes on in it; a finished data set that is being replaced
-stays in place until then.
+The build works in `.<name>.partial` beside the target: `data`, which is renamed when complete, and
+`state` (data_prep/checkpoint.py). A killed build leaves that folder, and the next build with the
+same options and images resumes in it. A data set that is being replaced stays in place until then.
 """
 
 import json
@@ -35,12 +33,12 @@ from data_prep.records import SPLITS, by_split, check_records
 from data_prep.split_writer import SplitWriter
 from data_prep.validation import drawn
 
-FORMAT = 2  # of the folder; a data set of another format is built anew
+FORMAT = 2  # of the folder; a data set of another format is rebuilt
 BAD_SHOWN = 50  # names of unusable files printed
 
 
 def is_current(place, wanted):
-    """Whether a finished build of exactly these options and this source lies at a Place."""
+    """Whether the Place holds a finished build with exactly these options and this source."""
     try:
         found = manifests.read(place.path)
     except UserError:
@@ -69,7 +67,7 @@ def wanted_manifest(name, source, options):
 def build(place, source, wanted, jobs, afresh=False):
     """Build the data set at a Place (which is `locked`). Returns its Manifest.
 
-    Resumes an interrupted build of the same Wanted, unless `afresh`.
+    Resumes an interrupted build of the same Wanted, unless `afresh` is set.
     """
     if afresh:
         place.remove_partial()
@@ -81,14 +79,14 @@ def build(place, source, wanted, jobs, afresh=False):
             raise
         _publish(place)
     except KeyboardInterrupt:
-        print("stopped: the same command goes on from here", file=sys.stderr)
+        print("stopped: run the same command to resume", file=sys.stderr)
         raise
     except (OSError, lmdb.Error) as error:
         if isinstance(error, OSError) and error.errno not in WRITE_FAILURES:
             raise
         raise UserError(
-            f"writing {place} failed ({error}): make room on the disk, then the same command goes "
-            f"on from here; or delete {place.partial}"
+            f"writing {place} failed ({error}): free disk space and run the same command to "
+            f"resume, or delete {place.partial}"
         ) from error
     return manifest
 
@@ -97,13 +95,13 @@ def _resumed_or_afresh(place, source, wanted, jobs):
     try:
         return _fill(place, source, wanted, jobs)
     except checkpoint.Damaged:
-        print(f"what is left of the last build of {place} is damaged: starting anew")
+        print(f"the unfinished build of {place} is damaged: starting over")
         place.remove_partial()
         return _fill(place, source, wanted, jobs)
 
 
 def _fill(place, source, wanted, jobs):
-    """Make, or go on making, all of a data set in partial/data. Returns its Manifest."""
+    """Build the data set in partial/data, or resume building it. Returns its Manifest."""
     data, state = place.partial / "data", place.partial / "state"
     text = manifests.text(wanted).encode()
     if not (state / "wanted.json").exists() or (state / "wanted.json").read_bytes() != text:
@@ -129,8 +127,8 @@ def _fill(place, source, wanted, jobs):
         one.write(jobs, bad)
     if bad:
         raise UserError(
-            f"{len(bad)} of {len(records)} images can't be used, nothing was built; replace these "
-            f"files, or leave them out with --skip-bad:{_listed(bad)}"
+            f"{len(bad)} of {len(records)} images can't be used, so nothing was built: replace "
+            f"these files, or leave them out with --skip-bad:{_listed(bad)}"
         )
     entries = {one.split: one.finish() for one in splits}
     entries["train"] = replace(entries["train"], order=facts)
@@ -152,7 +150,7 @@ def _fill(place, source, wanted, jobs):
 
 
 def _found(splits):
-    """The manifest's Found, of the findings.Images of all splits."""
+    """The manifest's Found for the findings.Images of all splits."""
     return Found(
         same_image=tuple(
             tuple(SameImage(image.split, image.name, image.label) for image in group)
@@ -176,7 +174,7 @@ def warnings(manifest, hierarchy):
 
 
 def _prepared(source, folder, jobs):
-    """The source's records. What a reader makes for them, it makes in an empty folder each time."""
+    """The source's records. Files that the reader makes for them go into an emptied folder."""
     if folder.exists():
         shutil.rmtree(folder)
     folder.mkdir()
@@ -186,11 +184,11 @@ def _prepared(source, folder, jobs):
 
 
 def _skipped(state, records, options, hierarchy, jobs):
-    """manifest.Skipped of the records to leave out, for which all are looked at."""
+    """manifest.Skipped of the records to leave out, found by a pass over all images."""
     known = state / "skipped.json"
     if not known.exists():
         bad, looked = [], {split: findings.Images.none(split) for split in SPLITS}
-        encode = options["skip_duplicates"]  # what is stored is compared
+        encode = options["skip_duplicates"]  # duplicates are compared as stored
         with (
             closing(pipeline.chunks(records, options, jobs, encode=encode)) as chunks,
             progress.bar("look", "images", len(records)) as shown,
@@ -211,8 +209,9 @@ def _skipped(state, records, options, hierarchy, jobs):
 
 
 def _without(records, skipped, hierarchy):
-    """The records but for the skipped images. Says which they are and what they leave empty;
-    UserError if that is a split.
+    """The records without the skipped images, which it prints with the classes they leave empty.
+
+    Raises UserError if a split becomes empty.
     """
     gone = {entry.image for entry in skipped}
     if not gone:
@@ -230,7 +229,7 @@ def _without(records, skipped, hierarchy):
 
 
 def _listed(lines):
-    """The lines as a list below a sentence, shortened."""
+    """The lines as an indented list below a sentence, at most BAD_SHOWN of them."""
     more = [f"... and {len(lines) - BAD_SHOWN} more"] if len(lines) > BAD_SHOWN else []
     return "\n  " + "\n  ".join(lines[:BAD_SHOWN] + more)
 

@@ -1,8 +1,8 @@
 """Caffe's protobuf messages, `caffe_pb2`, without the rest of Caffe's Python package.
 
-`from caffe.proto import caffe_pb2` also loads Caffe's library and the 150 that it is linked to: a
-tenth of a second, which many a command does not take for its work. Here the same module is loaded
-alone; whoever imports `caffe` too, before or after, finds this very module in it.
+`from caffe.proto import caffe_pb2` also loads Caffe's library and the 150 libraries it links to,
+which takes a tenth of a second: longer than many commands run. This module loads caffe_pb2 alone. A
+later or earlier `import caffe` shares the same module object.
 """
 
 import importlib.util
@@ -15,7 +15,7 @@ NAME = f"{PACKAGE}.caffe_pb2"
 
 
 class _Finder:
-    """Finds the package of the module that is there already, and puts it in."""
+    """Makes a later `import caffe` reuse the module that was loaded here."""
 
     @staticmethod
     def find_spec(name, path=None, target=None):

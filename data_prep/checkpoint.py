@@ -1,9 +1,9 @@
-"""What a build has to remember, beside its LMDBs, to go on after it was killed.
+"""The state, besides its LMDBs, that a build needs to resume after it was killed.
 
-In the folder `state` of an unfinished build: `wanted.json`, which build it is; per split a
-checkpoint, there only after both LMDBs have reached the disk, so that they hold its records;
-`skipped.json`, the images that a build with --skip-bad leaves out. Every file is written beside
-and renamed: it is whole or not there.
+The folder `state` of an unfinished build holds `wanted.json`, which identifies the build; a
+checkpoint per split, written only once both LMDBs are synced, so that they hold its records; and
+`skipped.json`, the images that a build with --skip-bad leaves out. Every file is written under a
+temporary name and renamed, so that it is complete or absent.
 """
 
 import json
@@ -15,16 +15,16 @@ import numpy as np
 
 from data_prep.common import files
 
-SHARE = 0.05  # of the time may go into checkpoints
+SHARE = 0.05  # largest share of the running time spent on checkpoints
 
 
 class Damaged(Exception):
-    """The remains of a build are not what its checkpoint says, e.g. after a loss of power."""
+    """An unfinished build does not match its checkpoint, e.g. after a power failure."""
 
 
 @dataclass
 class Checkpoint:
-    """The state of one split. What comes after `count` records is made again."""
+    """The state of one split. Records after the first `count` are built again."""
 
     count: int  # records in both LMDBs
     digests: list  # of the LMDBs' records, as in manifest.json
@@ -34,7 +34,7 @@ class Checkpoint:
 
     @classmethod
     def read(cls, path, size):
-        """The one at path, or one of no records if there is none. Raises Damaged."""
+        """The checkpoint at path, or an empty one if the file is missing. Raises Damaged."""
         try:
             head, _, data = path.read_bytes().partition(b"\n")
         except FileNotFoundError:
@@ -59,10 +59,11 @@ class Checkpoint:
 
 
 class Keeper:
-    """Writes one split's checkpoints, and brings them to the disk in a thread of its own, one at a
-    time, so that they take SHARE of the time, whatever the disk and the size.
+    """Writes and syncs one split's checkpoints in a separate thread, one at a time.
 
-    sync  a function: brings all that was committed to the disk
+    They take at most SHARE of the running time, however slow the disk and large the data set.
+
+    sync  function that syncs everything committed so far
     """
 
     def __init__(self, path, sync):
@@ -71,14 +72,14 @@ class Keeper:
         self._last, self._next = None, 0.0  # the last one's future; when the next is due
 
     def due(self):
-        """Whether it is time for a checkpoint. Raises what the last one failed with."""
+        """Whether it is time for a checkpoint. Raises the error of the last one, if it failed."""
         if self._last is not None and not self._last.done():
             return False
         self.wait()
         return time.monotonic() >= self._next
 
     def begin(self, checkpoint):
-        """Keep this Checkpoint, of what is committed now, once the last one is kept."""
+        """Start to write this Checkpoint of the committed records; waits for the last one."""
         self.wait()
         start, new = time.monotonic(), files.beside_of(self._path)
         with files.open_new(new) as file:
@@ -86,12 +87,12 @@ class Keeper:
         self._last = self._thread.submit(self._keep, new, start)
 
     def wait(self):
-        """Wait until the last one is kept. Raises what it failed with."""
+        """Wait until the last checkpoint is on the disk. Raises its error, if it failed."""
         if self._last is not None:
             self._last.result()
 
     def close(self):
-        """Wait for the last one, whatever becomes of it; the LMDBs may be closed then."""
+        """Wait for the last checkpoint, ignoring errors; the LMDBs may be closed afterwards."""
         self._thread.shutdown()
 
     def _keep(self, new, start):

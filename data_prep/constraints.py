@@ -1,16 +1,16 @@
-"""Which terms of the large-margin loss a batch can have at all: counted from labels alone.
+"""Counts, from labels alone, which terms of the large-margin loss are defined in a batch.
 
-The terms are those of python_layers/glm.py: the within-class scatter D_W of Eq. (5) needs two
-images of its class, for one has none; M1 of Eq. (9) a class that shares the parent; Mj of Eqs.
-(10) and (15), j = 2..h, a class that shares the j-th ancestor and one that doesn't. With one level
-only, M1 needs any other class.
+The terms are those of python_layers/glm.py. The within-class scatter D_W of Eq. (5) needs two
+images of its class, M1 of Eq. (9) a class that shares the parent, and Mj of Eqs. (10) and (15),
+j = 2..h, a class that shares the j-th ancestor and one that does not. With a single level, M1 needs
+any other class.
 """
 
 import numpy as np
 
 
 def names(levels):
-    """Of the terms of a tree of `levels` levels, in the order of `defined`."""
+    """Names of the terms for a tree of `levels` levels, in the order of `defined`."""
     return ["D_W", *(f"M{j}" for j in range(1, levels + 1))]
 
 
@@ -32,10 +32,10 @@ def defined(labels):
 
 
 def shares(labels, batch):
-    """How often the terms are defined in the batches that a Data layer makes of records in order.
+    """How often the terms are defined in the batches that a Data layer forms of records in order.
 
-    labels: records x h; batch: records. Those after the last full batch are not looked at (a single
-    batch that isn't full is).
+    labels: records x h; batch: records per batch. Records after the last full batch are ignored,
+    unless there is no full batch.
 
     Returns a dict of shares of the (class, batch) pairs in which the class is present: "all" terms
     are defined; the "tree" allows them, i.e. all would be defined if the whole training set were

@@ -1,16 +1,16 @@
-"""A picture of random records with labels: wrong labels or colors are seen at a glance."""
+"""Draws random records with their labels, to make wrong labels or colors easy to spot."""
 
 import random
 
 from data_prep import lmdb_io, pictures
 from data_prep.records import SPLITS
 
-COLUMNS, ROWS = 8, 3  # ROWS of each split
+COLUMNS, ROWS = 8, 3  # ROWS per split
 TILE = 160  # pixels: the longer side of an image
 
 
 def write(folder, hierarchy, seed):
-    """Write folder/contact_sheet.png from the folder's LMDBs, split after split."""
+    """Write folder/contact_sheet.png from the folder's LMDBs, split by split."""
     tiles = []
     for split in SPLITS:
         if not (folder / f"{split}.tsv").exists():
@@ -21,7 +21,7 @@ def write(folder, hierarchy, seed):
 
 
 def _sample(folder, split, seed):
-    """Datums of random images, in order of their keys; each image once, however many records."""
+    """Datums of random distinct images, in order of their keys."""
     first = {}
     with open(folder / f"{split}.tsv", encoding="utf-8") as listing:
         next(listing)  # the header
@@ -35,7 +35,7 @@ def _sample(folder, split, seed):
 
 def _tile(datum, hierarchy, split):
     names = [hierarchy.names[j][i] for j, i in enumerate(hierarchy.labels[datum.label])]
-    colors = [pictures.BLACK] + [pictures.GREY] * len(names)
+    colors = [pictures.BLACK] + [pictures.GRAY] * len(names)
     lines = list(zip([*names, split], colors))
-    # Fitted here: 48 images of any --size would take much more memory than their tiles.
+    # Scaled here, because 48 images of any --size take much more memory than their tiles.
     return pictures.Tile(pictures.fitted(lmdb_io.datum_image(datum), TILE), lines)

@@ -1,7 +1,7 @@
-"""What is remarkable in the images of a data set without being a fault of the build.
+"""Finds problems in the images of a data set: duplicates and images of a single color.
 
-Real collections hold identical photographs under two classes or in two splits, and wrong boxes cut
-images of one color. The images are named as in the source, where they can be corrected.
+Real collections hold identical photographs under two classes or in two splits, and wrong boxes crop
+areas of a single color. Images are named as in the source, where they can be corrected.
 """
 
 import hashlib
@@ -13,7 +13,7 @@ from data_prep.manifest import Skipped
 from data_prep.records import SPLITS
 
 DIGEST = 16  # bytes of an image's digest
-UNIFORM = 2  # levels, of 0..255, that JPEG adds to a single color
+UNIFORM = 2  # variation, in 0..255, that JPEG adds to a single color
 SHOWN = 10  # examples in a sentence
 
 
@@ -24,7 +24,7 @@ class Images(NamedTuple):
     names: list
     labels: list  # fine classes
     digests: bytearray  # DIGEST bytes each; equal where the stored images are
-    uniform: list  # names of those of one color
+    uniform: list  # names of the images of a single color
 
     @classmethod
     def none(cls, split):
@@ -51,7 +51,7 @@ def digest(data):
 
 def is_uniform(image):
     """Whether all pixels of an image (uint8 height x width x 3) have one color."""
-    if np.ptp(image[::16, ::16], axis=(0, 1)).max() > UNIFORM:  # nearly always: the rest can wait
+    if np.ptp(image[::16, ::16], axis=(0, 1)).max() > UNIFORM:  # a cheap test that nearly all fail
         return False
     return bool(np.ptp(image, axis=(0, 1)).max() <= UNIFORM)
 
@@ -92,11 +92,11 @@ def in_two_classes(group):
 
 
 def left_out(groups, hierarchy):
-    """[Skipped] of what --skip-duplicates leaves out of such groups.
+    """[Skipped] of the images that --skip-duplicates leaves out of such groups.
 
-    Of an image in several splits the copies in the last of them stay (SPLITS in order: a training
-    image that is also tested goes), so that test sets remain as published. Where copies of one
-    split have different classes, nobody can say which is right: all of these go.
+    If an image is in several splits, only the copies in the last split (in the order of SPLITS)
+    stay, so that test sets remain as published. If copies within one split have different classes,
+    the right class is unknown and all of them are left out.
     """
     gone = []
     for group in groups:
@@ -115,7 +115,10 @@ def left_out(groups, hierarchy):
 
 
 def sentences(groups, uniform, total, hierarchy):
-    """The warnings, loudest first. groups: of same_images; uniform: names; total: images in all."""
+    """The warnings, most serious first.
+
+    groups: as same_images returns them; uniform: names; total: number of all images.
+    """
     splits = [group for group in groups if in_two_splits(group)]
     classes = [group for group in groups if not in_two_splits(group)]
     if splits:

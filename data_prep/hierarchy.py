@@ -35,8 +35,8 @@ def _parse(argv):
     show = actions.add_parser("show", help="print the tree")
     check = actions.add_parser(
         "check",
-        help="look for classes with two parents, gaps in numbering and duplicate names, and report "
-        "groups and empty SP sets",
+        help="check for classes with two parents, gaps in numbering and duplicate names, and "
+        "report groups and empty SP sets",
     )
     for action in (show, check):
         action.add_argument(
@@ -48,21 +48,21 @@ def _parse(argv):
         "--html",
         type=Path,
         metavar="FILE",
-        help="write the tree as a page to open in a browser instead, with the numbers of images of "
-        "a built data set",
+        help="write the tree to an HTML page instead of printing it, with image counts if the data "
+        "set is built",
     )
     convert = actions.add_parser(
         "convert",
-        help="write a table from a taxonomy file that has a child and its parent per line",
+        help="convert a taxonomy file with a child and its parent per line to a table",
     )
     convert.add_argument("path", type=Path, help="the taxonomy file, e.g. NABirds' hierarchy.txt")
-    convert.add_argument("--out", type=Path, required=True, metavar="FILE", help="table to write")
+    convert.add_argument("--out", type=Path, required=True, metavar="FILE", help="output table")
     convert.add_argument(
         "--names",
         type=Path,
         metavar="FILE",
-        help="a file of class and name per line, e.g. NABirds' classes.txt (default: the classes "
-        "are their own names)",
+        help="file with a class and its name per line, e.g. NABirds' classes.txt (default: use the "
+        "class identifiers as names)",
     )
     convert.add_argument(
         "--levels",
@@ -71,13 +71,13 @@ def _parse(argv):
         help="names of the levels (default: level_1,level_2,...)",
     )
     convert.add_argument(
-        "--parent-first", action="store_true", help="each line has the parent before the child"
+        "--parent-first", action="store_true", help="the parent comes first in each line"
     )
     convert.add_argument(
         "--pad",
         action="store_true",
-        help="repeat a class without children on the levels below it, where others lie deeper "
-        "(default: such files are refused)",
+        help="if leaves have different depths, repeat shallow ones on the levels below them "
+        "(default: refuse such files)",
     )
     return parser.parse_args(argv)
 

@@ -1,6 +1,6 @@
-"""Image files before they are decoded: plain files of known formats, and what decoding them takes.
+"""Checks image files before they are decoded: format, size, and the memory that decoding needs.
 
-A file is what its first bytes say, whatever the ending of its name.
+The first bytes of a file determine its format; the suffix of its name is ignored.
 """
 
 import io
@@ -11,23 +11,23 @@ import struct
 from contextlib import ExitStack
 from dataclasses import dataclass
 
-# Images with more pixels are refused, because a few bytes can declare gigabytes: 2**26 pixels are
-# 200 MB decoded, more than any camera of the data sets takes.
+# Larger images are refused, because a few bytes can declare gigabytes: 2**26 pixels are 200 MB
+# decoded, more than the data sets' cameras produce.
 MAX_PIXELS = 1 << 26
-# Bytes that decoding may take: of one image, which is then alone, and of several at a time. The
-# rest of a build takes some 80 MB, and freed memory does not all return to the system.
+# Memory limits of decoding, bytes: for one image, decoded alone, and for several at a time. The
+# rest of a build takes some 80 MB, and not all freed memory returns to the system.
 LARGEST, TOGETHER = 320 << 20, 200 << 20
-AT_ONCE = 1 << 17  # bytes of a file that are read at once: all of a small photograph
-SEGMENTS = 1 << 16  # steps to a JPEG's frame; real files need some ten
-NO_FRAME = (0xC4, 0xC8, 0xCC)  # JPEG markers among those of frames (0xC0 to 0xCF), not of any
+AT_ONCE = 1 << 17  # bytes read at once: all of a small photograph
+SEGMENTS = 1 << 16  # most segments before a JPEG's frame header; real files have about ten
+NO_FRAME = (0xC4, 0xC8, 0xCC)  # JPEG markers from 0xC0 to 0xCF that do not start a frame
 KEPT_WHOLE = (0xC2, 0xC6, 0xCA, 0xCE)  # progressive: coefficients stay until the last scan
-SCANS = 200  # of a progressive JPEG; real ones have some ten, and each takes the time of an image
-PNG_KEPT = (b"tRNS", b"eXIf")  # of the optional chunks: the others are not for the pixels
-TAGS = 1000  # of a TIFF file; real ones have some twenty
+SCANS = 200  # most scans of a progressive JPEG; real ones have about ten, each as slow as an image
+PNG_KEPT = (b"tRNS", b"eXIf")  # optional chunks that affect the pixels
+TAGS = 1000  # most tags of a TIFF file; real ones have about twenty
 SUBFILE, WIDTH, HEIGHT, BITS, COMPRESSION, SAMPLES, ROWS = 254, 256, 257, 258, 259, 277, 278
 TILE_WIDTH, TILE_HEIGHT = 322, 323
 TIFF_JPEG = (6, 7)  # compressions
-# Those that take memory of their own, or that the decoder lacks, are left out.
+# Compressions that need extra memory, or that the decoder lacks, are left out.
 TIFF_COMPRESSIONS = (1, 2, 3, 4, 5, *TIFF_JPEG, 8, 32773, 32946)
 TIFF_SIZES = (0, 1, 1, 2, 4, 8, 1, 1, 2, 4, 8, 4, 8, 4, 0, 0, 8, 8, 8)  # bytes of a value, by type
 TIFF_NUMBERS = {1: "B", 3: "H", 4: "I", 16: "Q"}  # types of whole numbers, in struct's letters
@@ -35,42 +35,42 @@ COPIES = 2 * 3  # bytes per pixel of the result and of its upright copy
 
 
 class ImageError(Exception):
-    """Why a file is not an image that can be used, without the file's name."""
+    """The reason why a file is not a usable image, without the file's name."""
 
 
 @dataclass(frozen=True)
 class Header:
-    """What the head of an image file says."""
+    """The facts that the header of an image file states."""
 
     format: str  # a key of FORMATS
     size: int  # of the file, bytes
     width: int  # as stored, before EXIF orientation
     height: int
-    fixed: int = 0  # bytes that decoding takes at any scale, besides the file and the result
+    fixed: int = 0  # bytes that decoding needs at any scale, besides the file and the result
 
     def memory(self, scale=1):
-        """Bytes that decoding at 1/scale takes: file, result and its upright copy."""
+        """Bytes that decoding at 1/scale needs: file, result and its upright copy."""
         pixels = -(-self.width // scale) * -(-self.height // scale)
         return self.size + max(self.size, self.fixed + COPIES * pixels)
 
     def check_memory(self, scale=1):
-        """The bytes that decoding takes; ImageError where they are more than LARGEST."""
+        """The bytes that decoding needs; raises ImageError if they exceed LARGEST."""
         memory = self.memory(scale)
         if memory > LARGEST:
             raise ImageError(
-                f"{self.width} x {self.height} pixels: decoding takes {memory >> 20} MB, and at "
-                f"most {LARGEST >> 20} are allowed"
+                f"{self.width} x {self.height} pixels: decoding takes {memory >> 20} MB, but at "
+                f"most {LARGEST >> 20} MB are allowed"
             )
         return memory
 
 
 def open_plain(path):
-    """Open a file for reading bytes; ImageError for anything but a plain, non-empty file.
+    """Open a file for reading bytes; raises ImageError unless it is a regular, non-empty file.
 
-    Devices and pipes are refused without waiting for their other end. Small files are read at once.
+    Devices and pipes are refused without blocking. Small files are read at once.
     """
     try:
-        # Not blocking: opening a pipe that nobody writes to would wait for ever.
+        # Non-blocking, because opening a pipe without a writer would block forever.
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
         with ExitStack() as opened:
             opened.callback(os.close, descriptor)
@@ -95,8 +95,9 @@ def _plain_size(descriptor):
 
 
 def looks_like_image(path):
-    """Whether a file is an image, usable or not: by its name or, whatever it is named, by its first
-    bytes. False for what can't be read. Of links the name alone counts: they may lead anywhere.
+    """Whether a file is an image, usable or not, by its suffix or its first bytes.
+
+    False for an unreadable file. Only the name of a link counts, since it may lead anywhere.
     """
     if os.path.splitext(path)[1].lower() in SUFFIXES or os.path.islink(path):
         return os.path.splitext(path)[1].lower() in SUFFIXES
@@ -112,8 +113,9 @@ def _kind(start, formats):
 
 
 def header(file):
-    """The Header of an open image file, which is left at its start. ImageError if it is none, or
-    one of more than MAX_PIXELS.
+    """The Header of an open image file, which is rewound to its start.
+
+    Raises ImageError if the file is not an image or has more than MAX_PIXELS pixels.
     """
     start = file.read(START)
     kind = _kind(start, FORMATS)
@@ -128,16 +130,16 @@ def header(file):
     except (struct.error, ValueError, LookupError, ArithmeticError):
         raise ImageError(f"the {kind} file is cut short or damaged in its header") from None
     if not 0 < width * height <= MAX_PIXELS:
-        raise ImageError(f"{width} x {height} pixels, and at most {MAX_PIXELS} in all are allowed")
+        raise ImageError(f"{width} x {height} pixels, but at most {MAX_PIXELS} in all are allowed")
     file.seek(0)
     return Header(kind, size, width, height, fixed)
 
 
 def to_decode(data):
-    """The bytes of an image file as the decoder may have them, of which it believes every length.
+    """The bytes of an image file, made safe for the decoder, which trusts every length in them.
 
-    Of a PNG without its optional chunks (compressed texts and profiles, animations). ImageError for
-    files that end early, which decoders may fill up with grey, saying nothing.
+    Optional chunks of a PNG (compressed texts and profiles, animations) are removed. Raises
+    ImageError for truncated files, which decoders may silently complete with gray.
     """
     if data.startswith(b"\xff\xd8"):
         _check_whole_jpeg(data)
@@ -147,10 +149,12 @@ def to_decode(data):
 
 
 def _check_whole_jpeg(data):
-    """In compressed data every 0xff byte is followed by 0, so the last end-of-image marker comes
-    after the last start-of-scan marker exactly if the file is whole.
+    """Raises ImageError for a truncated JPEG file.
+
+    In compressed data every 0xff byte is followed by 0, so the last end-of-image marker comes after
+    the last start-of-scan marker if and only if the file is complete.
     """
-    ends = data.endswith(b"\xff\xd9")  # nearly all do: no need to look for the scan
+    ends = data.endswith(b"\xff\xd9")  # nearly all files do, and need no search for the scan
     if not ends and data.rfind(b"\xff\xd9") < data.rfind(b"\xff\xda"):
         raise ImageError("the JPEG file is cut short")
     if data.count(b"\xff\xda") > SCANS:
@@ -185,14 +189,12 @@ def _unpack(file, position, form):
     return struct.unpack(form, file.read(struct.calcsize(form)))
 
 
-# Functions of an open file and its size in bytes, which return width, height and Header.fixed. The
-# bytes per pixel are what the decoder was seen to take.
+# Each function takes an open file and its size in bytes, and returns width, height and
+# Header.fixed. The bytes per pixel were measured on the decoder.
 
 
 def _jpeg(file, size):
-    """Walks from marker to marker until the first scan; bytes between segments are skipped, as
-    libjpeg does.
-    """
+    """Walk the markers to the first scan; skips bytes between segments, as libjpeg does."""
     file.seek(2)
     frame = None
     for _ in range(SEGMENTS):
@@ -211,7 +213,7 @@ def _jpeg(file, size):
         elif code == 0xDA and frame:
             code, count, width, height, coefficients = frame
             (scanned,) = struct.unpack("2xB", file.read(3))
-            # Where a scan has not all components, coefficients stay as well. Markers are copied.
+            # Coefficients stay in memory too if a scan lacks a component. Markers are copied.
             whole = code in KEPT_WHOLE or scanned < count
             return width, height, coefficients * whole + size
         elif code > 1 and not 0xD0 <= code <= 0xD8:  # the others have no length
@@ -228,7 +230,7 @@ def _png(file, size):
         if name == b"IDAT":
             break
         position += 12 + length
-    # Decoded three times: as stored, with alpha, of which a byte is kept; then without.
+    # Decoded as stored, with alpha, of which one byte per pixel is kept; then without alpha.
     return width, height, width * height * transparent * (11 if depth == 16 else 5)
 
 
@@ -263,7 +265,7 @@ def _tiff(file, size):
     tags, claimed = _tiff_tags(file, size)
     width, height = tags[WIDTH], tags[HEIGHT]
     if tags.get(SUBFILE, 0) & 1:
-        raise ImageError("a TIFF file that begins with a thumbnail, as cameras' raw files: convert")
+        raise ImageError("a TIFF file that begins with a thumbnail, like raw camera files: convert")
     if tags.get(COMPRESSION, 1) not in TIFF_COMPRESSIONS:
         raise ImageError(f"a TIFF file of compression {tags[COMPRESSION]}: save it with LZW")
     samples, bits = tags.get(SAMPLES, 1), max(tags.get(BITS, 1), 8)
@@ -279,8 +281,8 @@ def _tiff(file, size):
 def _tiff_tags(file, size):
     """{tag: its number, the largest of several} of the first image, and the bytes of all values.
 
-    ImageError where a tag comes twice, as decoders differ in which they take, or where values
-    claim more bytes than there are, as those that lie in one place do.
+    Raises ImageError if a tag occurs twice, since decoders differ in which one they use, or if the
+    values claim more bytes than the file has, as overlapping values do.
     """
     order = {b"I": "<", b"M": ">"}[_unpack(file, 0, "c")[0]]
     big = _unpack(file, 2, f"{order}H") == (43,)
@@ -313,7 +315,7 @@ def _formats(rows):
     return {name: (re.compile(magic, re.DOTALL), read) for name, magic, read in rows}
 
 
-START = 32  # bytes of a file that tell its format
+START = 32  # bytes that identify the format of a file
 PNG = b"\x89PNG\r\n\x1a\n"
 # {name: (its first bytes, function(file, size) -> (width, height, bytes of memory at any scale))}
 FORMATS = _formats(
@@ -326,7 +328,7 @@ FORMATS = _formats(
         ("TIFF", rb"II[*+]\0|MM\0[*+]", _tiff),
     )
 )
-# Photographs all the same: named, instead of overlooked.
+# Unsupported photographs, which are reported instead of being overlooked.
 UNSUPPORTED = _formats(
     (
         ("HEIF", rb"....ftyp(hei[cmsx]|hev[cmsx]|mif1|msf1)", None),

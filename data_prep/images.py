@@ -1,4 +1,4 @@
-"""Image files in, uint8 height x width x 3 BGR arrays out: decode, crop, resize, encode."""
+"""Decodes, crops, resizes and encodes images; arrays are uint8, height x width x 3, BGR."""
 
 import numpy as np
 
@@ -7,29 +7,28 @@ from data_prep.opencv import cv2
 
 JPEG_QUALITY = 95
 RESIZES = ("squeeze", "shorter")
-ENCODINGS = {  # cv2.imencode's arguments; raw is not encoded
+ENCODINGS = {  # arguments of cv2.imencode; raw is not encoded
     "jpg": (".jpg", (cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY)),
     "png": (".png", ()),
     "raw": None,
 }
-SCALES = {  # of libjpeg's: 1/scale of the width and of the height, averaged while decoding
+SCALES = {  # libjpeg's: decodes to 1/scale of the width and height, by averaging
     8: cv2.IMREAD_REDUCED_COLOR_8,
     4: cv2.IMREAD_REDUCED_COLOR_4,
     2: cv2.IMREAD_REDUCED_COLOR_2,
     1: cv2.IMREAD_COLOR,
 }
 PART = 1 << 14  # pixels
-SMALLEST_BOX = 3  # pixels: shorter sides come from boxes in other units, 0 to 1 or so
-LONGEST = 1 << 14  # pixels of a stored image's side, which keeps it under MAX_PIXELS at any --size
-BACKGROUND = 255  # where a file with an alpha channel is transparent: white
+SMALLEST_BOX = 3  # pixels; shorter sides indicate boxes in other units, such as 0 to 1
+LONGEST = 1 << 14  # longest side of a stored image, pixels; keeps it under MAX_PIXELS at any --size
+BACKGROUND = 255  # white, behind transparent pixels
 
 
 def decode_scale(header, size, box=None):
-    """The scale, of SCALES, at which a file (image_files.Header) is decoded for a stored size.
+    """The scale, a key of SCALES, at which to decode a file (image_files.Header) for a stored size.
 
-    box (x, y, width, height; pixels, upright) is what will be used of the image, of which at least
-    the size wanted is left. Large photographs are decoded some four times as fast that way, in a
-    fraction of the memory.
+    The part of the image in box (x, y, width, height; pixels, upright) keeps at least the stored
+    size. Large photographs decode about four times as fast that way, in a fraction of the memory.
     """
     used = min(header.width, header.height, *(box[2:] if box else ()))
     if header.format != "JPEG":
@@ -38,11 +37,11 @@ def decode_scale(header, size, box=None):
 
 
 def decode(data, scale=1):
-    """Decode the bytes of a file upright (EXIF orientation applied) whatever its colour space,
-    depth and alpha, at 1/scale (a key of SCALES) of its width and height.
+    """Decode the bytes of an image file of any color space, depth and alpha, upright.
 
-    Returns uint8 height x width x 3, BGR. Raises ImageError for what is empty, cut short, too large
-    or no image.
+    The EXIF orientation is applied; width and height are divided by scale (a key of SCALES).
+    Returns uint8 height x width x 3, BGR. Raises ImageError for data that is empty, truncated, too
+    large or not an image.
     """
     if not data:
         raise ImageError("the file is empty")
@@ -52,7 +51,7 @@ def decode(data, scale=1):
     image = _imdecode(buffer, SCALES[scale])
     if alpha is None:
         return image
-    if data.startswith((b"II", b"MM")):  # OpenCV has multiplied some by their alpha, others not
+    if data.startswith((b"II", b"MM")):  # OpenCV premultiplies alpha in some TIFF files only
         raise ImageError("a transparent TIFF file: save it as PNG, or without transparency")
     stored = _imdecode(buffer, cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
     if not np.array_equal(image, stored):
@@ -73,14 +72,14 @@ def _imdecode(buffer, flags):
 
 
 def _may_have_alpha(data):
-    """Whether an image file can have an alpha channel; most have none, and are decoded once."""
-    if data.startswith(b"\x89PNG"):  # by its colour type, or one transparent colour
+    """Whether an image file can have an alpha channel; files that can't are decoded only once."""
+    if data.startswith(b"\x89PNG"):  # by its color type, or one transparent color
         return data[25] in (4, 6) or b"tRNS" in data[: data.find(b"IDAT")]
     return not data.startswith((b"\xff\xd8", b"BM"))
 
 
 def _alpha(buffer):
-    """uint8 height x width, as stored, 255 opaque; None where nothing is transparent."""
+    """uint8 height x width, as stored, 255 opaque; None if nothing is transparent."""
     raw = _imdecode(buffer, cv2.IMREAD_UNCHANGED)
     if raw.ndim != 3 or raw.shape[2] != 4:
         return None
@@ -88,11 +87,11 @@ def _alpha(buffer):
     if alpha.dtype != np.uint8:
         most = np.iinfo(alpha.dtype).max if alpha.dtype.kind == "u" else 1
         alpha = cv2.convertScaleAbs(alpha, alpha=255 / most)
-    return None if alpha.min() == 255 else alpha.copy()  # not a view, which would keep raw
+    return None if alpha.min() == 255 else alpha.copy()  # a view would keep raw in memory
 
 
 def _flatten(image, alpha):
-    """Lay image on BACKGROUND, in place."""
+    """Blend image with BACKGROUND, in place."""
     pixels, shares = image.reshape(-1, 3), alpha.reshape(-1, 1)  # n x 3, n x 1
     for start in range(0, len(pixels), PART):  # because floats take four times the memory
         part = slice(start, start + PART)
@@ -104,7 +103,7 @@ def _flatten(image, alpha):
 def crop(image, box):
     """The part of the image in box (x, y, width, height; pixels), clipped to the image. No copy.
 
-    Raises ImageError where less than SMALLEST_BOX pixels of a side are left.
+    Raises ImageError if a side of the part is shorter than SMALLEST_BOX.
     """
     x, y, width, height = box
     x1, y1, x2, y2 = (max(0, int(round(edge))) for edge in (x, y, x + width, y + height))
@@ -115,8 +114,8 @@ def crop(image, box):
         )
     if min(part.shape[:2]) < SMALLEST_BOX:
         raise ImageError(
-            f"the box {box} holds {part.shape[1]} x {part.shape[0]} pixels of the image; boxes "
-            "are in pixels"
+            f"the box {box} covers only {part.shape[1]} x {part.shape[0]} pixels of the image; "
+            "boxes are in pixels"
         )
     return part
 
@@ -133,20 +132,20 @@ def grown(box, share):
 
 
 def without_footer(image, rows):
-    """The image without so many rows at its bottom. No copy."""
+    """The image without the lowest `rows` rows. No copy."""
     if len(image) <= rows:
-        raise ImageError(f"only {len(image)} pixels high: the lowest {rows} are to be cut off")
+        raise ImageError(f"only {len(image)} pixels high, but the lowest {rows} are to be removed")
     return image[: len(image) - rows]
 
 
 def resize(image, size, how):
-    """Scale to size x size ("squeeze": the aspect ratio is lost), or so that the shorter side is
-    size ("shorter": the whole image is kept; nets take a square crop of it).
+    """Scale to size x size ("squeeze": ignores the aspect ratio) or to a shorter side of size
+    ("shorter": keeps the whole image, of which nets take a square crop).
 
-    Raises ImageError where the longer side would exceed LONGEST.
+    Raises ImageError if the longer side would exceed LONGEST.
 
-    Shrinking to less than half averages areas; else interpolation between the nearest 2 x 2 pixels,
-    several times as fast, leaves none out. A squeeze may do either per axis.
+    Shrinking to less than half averages areas. Otherwise interpolation between the nearest 2 x 2
+    pixels is used, which is several times as fast and skips no pixel. A squeeze decides per axis.
     """
     height, width = image.shape[:2]
     if how == "squeeze":
@@ -155,7 +154,7 @@ def resize(image, size, how):
         scale = size / min(height, width)
         new_width, new_height = max(size, round(width * scale)), max(size, round(height * scale))
         if max(new_width, new_height) > LONGEST:
-            raise ImageError(f"{width} x {height} pixels: too long and narrow for that size")
+            raise ImageError(f"{width} x {height} pixels: too long and narrow for this size")
     if 2 * new_width < width or 2 * new_height < height:
         shape = min(width, new_width), min(height, new_height)
         image = cv2.resize(image, shape, interpolation=cv2.INTER_AREA)
@@ -165,12 +164,12 @@ def resize(image, size, how):
 
 
 def encode(image, encoding):
-    """The bytes of a file of one of ENCODINGS that encodes."""
+    """The bytes of a file in one of ENCODINGS other than raw."""
     suffix, parameters = ENCODINGS[encoding]
     return cv2.imencode(suffix, image, list(parameters))[1].tobytes()
 
 
-def centre(image, size):
+def center(image, size):
     """The size x size pixels in the middle. No copy."""
     top, left = (image.shape[0] - size) // 2, (image.shape[1] - size) // 2
     return image[top : top + size, left : left + size]

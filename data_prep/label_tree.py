@@ -42,7 +42,7 @@ class Hierarchy:
 
     @classmethod
     def read(cls, path):
-        """Read and check a table (UTF-8, tab-separated); UserError if it is not a label tree."""
+        """Read and check a table (UTF-8, tab-separated); raises UserError for an invalid tree."""
         levels, rows = read_rows(path)
         problems = find_problems(levels, rows)
         if problems:
@@ -53,7 +53,7 @@ class Hierarchy:
         return cls(levels, labels, [[level[i] for i in range(len(level))] for level in found])
 
     def check(self):
-        """Raise UserError unless labels and names are a tree with ids 0, 1, 2 ... per level."""
+        """Raise UserError unless labels and names form a tree with ids 0, 1, 2 ... per level."""
         if (
             self.labels.ndim != 2
             or self.labels.shape[1] != len(self.levels)
@@ -81,18 +81,17 @@ class Hierarchy:
 
 
 def read_rows(path):
-    """Levels and rows of a table, each row a list of (id, name) per level; nothing is checked but
-    the format.
+    """Levels and rows of a table, each row a list of (id, name) per level.
 
-    A table without ids gets them by order of appearance. Names are names.class_name. Raises
-    UserError where the file is missing or is not such a table.
+    Only the format is checked. A table without ids gets them by order of appearance. Names are
+    normalized by names.class_name. Raises UserError if the file is missing or not such a table.
     """
     header, lines = read_numbered(path, "the label tree", remarks=True)
     numbered = header[0].endswith(names.ID)
     levels = header[1::2] if numbered else header
     if numbered and header != [part for level in levels for part in (level + names.ID, level)]:
         raise UserError(
-            f"{path}: the header must be <level>_id, <level> per level, and is {' '.join(header)}"
+            f"{path}: the header must be <level>_id, <level> per level, not {' '.join(header)}"
         )
     if not lines:
         raise UserError(f"{path} has no classes: a line per fine class was expected")
@@ -114,7 +113,7 @@ def read_rows(path):
 
 
 def _check_format(path, levels, numbered, rows):
-    """UserError where a file is text of another kind: what it looks like, and what is expected."""
+    """Raises UserError if the file has another format, naming that and the expected format."""
     columns = [*zip(*rows)][1::2] if numbered else [*zip(*rows)]
     if len(levels) == 1 and not numbered:
         cells = [levels[0], *columns[0]]
@@ -124,12 +123,12 @@ def _check_format(path, levels, numbered, rows):
         elif all(re.fullmatch(r"\S+ +\S+", cell) for cell in cells):
             wrong = f"it has two words per line ({PAIRS})"
     elif any(_quoted(cell) for cell in levels) or any(all(map(_quoted, c)) for c in columns):
-        wrong = "its values stand in quotation marks"
+        wrong = "its values are in quotation marks"
     elif all(cell.isdecimal() for cell in levels):
         wrong = f"its first line is not a header but {' '.join(levels)}"
         wrong += f" ({PAIRS})" if len(levels) == 2 else ""
     elif not numbered and any(level in cells for level, cells in zip(levels, columns)):
-        wrong = f"its first line, {' '.join(levels)}, is a row and not a header"
+        wrong = f"its first line, {' '.join(levels)}, is a row, not a header"
     else:
         wrong = names.level_problem(levels)
     if wrong:
@@ -141,7 +140,7 @@ def _quoted(cell):
 
 
 def find_problems(levels, rows):
-    """What keeps rows of (id, name) per level from being a tree, one sentence each."""
+    """The reasons why rows of (id, name) per level are not a tree, one sentence each."""
     wrong = names.level_problem(levels)
     problems = [wrong] if wrong else []
     for j, level in enumerate(levels):
@@ -158,7 +157,7 @@ def find_problems(levels, rows):
         for name, numbers in ids_of.items():
             if len(numbers) > 1:
                 problems.append(
-                    f"the {level} name {name} stands for the ids {' and '.join(map(str, numbers))}"
+                    f"the {level} name {name} has the ids {' and '.join(map(str, numbers))}"
                 )
         for name, parents in parents_of.items():
             if len(parents) > 1:
@@ -180,8 +179,7 @@ def find_problems(levels, rows):
 
 
 def report(hierarchy):
-    """Lines on the shape of the tree: groups per level, and where the large-margin loss has
-    nothing to compare.
+    """Lines on the shape of the tree: groups per level, and classes with empty sets in the loss.
 
     For a level, SP(c) is the set of other fine classes that share the fine class c's ancestor on
     that level.
@@ -207,7 +205,7 @@ def report(hierarchy):
 
 
 def look_alikes(hierarchy):
-    """Sentences on classes of a level whose names differ in case or in look-alike characters."""
+    """Sentences on classes whose names differ only in case or in look-alike characters."""
     return [
         f"{level}: {' and '.join(map(repr, group))} are different classes, though their names "
         "differ in case or in look-alike characters only"

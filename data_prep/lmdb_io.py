@@ -1,10 +1,9 @@
-"""Writing and reading Caffe's LMDBs: for each split one of images and one of labels, key by key
-alike.
+"""Writes and reads Caffe's LMDBs: per split one of images and one of labels, with the same keys.
 
-Key: the record's number as 8 digits. Image: Datum with label = fine class, of an encoded file
-(encoded=true) or of raw pixels, channel by channel. Labels: Datum of h x 1 x 1 float_data (fine
-class, parent, ...), label = fine class; Caffe's Data layer makes of it a blob of n x h x 1 x 1 that
-a Slice layer cuts into the levels, without any Python.
+Key: the record's number as 8 digits. Image: Datum with label = fine class, holding an encoded file
+(encoded=true) or raw pixels, channel by channel. Labels: Datum of h x 1 x 1 float_data (fine class,
+parent, ...), label = fine class. Caffe's Data layer turns it into a blob of n x h x 1 x 1, which a
+Slice layer splits into the levels, without any Python.
 """
 
 import hashlib
@@ -20,9 +19,9 @@ from data_prep.caffe_proto import caffe_pb2
 from data_prep.common.errors import UserError
 
 KEY = "{:08d}"
-FIRST_MAP = 64 << 20  # bytes; doubled whenever full, because LMDB wants to know the size beforehand
-# LMDBs are mapped into memory, and pages that were read count as the process's own until they are
-# mapped anew: after so many bytes.
+FIRST_MAP = 64 << 20  # bytes; doubled when full, because LMDB needs a size in advance
+# Pages of a mapped LMDB count as memory of the process once they were read: the file is mapped
+# again after this many bytes.
 REMAP = 32 << 20
 
 
@@ -34,8 +33,9 @@ def stored(image, encoding):
 
 
 def image_datum(data, shape, encoding, label):
-    """The bytes of the Datum of an image of this shape (height, width, channels), whose `stored`
-    bytes are `data`.
+    """The bytes of an image's Datum; data: the bytes that `stored` returned for the image.
+
+    shape: height, width, channels of the image.
     """
     datum = caffe_pb2.Datum(data=data, encoded=images.ENCODINGS[encoding] is not None, label=label)
     if not datum.encoded:
@@ -44,7 +44,7 @@ def image_datum(data, shape, encoding, label):
 
 
 def datum_image(datum):
-    """uint8 height x width x 3, BGR, of an image's Datum; images.ImageError if it has none."""
+    """uint8 height x width x 3, BGR, of an image's Datum; raises ImageError if it has no image."""
     if datum.encoded:
         image_files.header(io.BytesIO(datum.data)).check_memory()
         return images.decode(datum.data)
@@ -63,14 +63,14 @@ def label_datum(labels):
 class Writer:
     """One LMDB, written in order of keys. `digest`: SHA-256 of all keys and values committed.
 
-    count, sha  of the records there are already, in an LMDB whose build was cut off: their number
-                and what `hashed` gives for them; what follows them is removed
+    count, sha  number of records to keep in an existing LMDB of an interrupted build, and what
+                `hashed` returns for them; records after them are removed
     """
 
     def __init__(self, path, count=0, sha=None):
         self.count, self.pending = count, 0
         self._batch, self._sha, self._read = [], sha or hashlib.sha256(), 0
-        # Not synced per transaction, but when the caller says.
+        # Synced when the caller asks for it, not per transaction.
         self._env = lmdb.open(str(path), map_size=FIRST_MAP, sync=False, metasync=False)
         self._transact(self._trim)
 
@@ -80,7 +80,7 @@ class Writer:
             cursor.delete()
 
     def add(self, value):
-        """Append a record; it is kept in memory (`pending` bytes) until commit()."""
+        """Append a record, which stays in memory (`pending` bytes) until commit()."""
         key = KEY.format(self.count).encode()
         self._batch.append((key, value))
         self.pending += len(value)
@@ -97,17 +97,17 @@ class Writer:
         return value
 
     def commit(self):
-        """Put the records that wait into the LMDB, in one transaction, and into the digest.
+        """Write the pending records to the LMDB, in one transaction, and add them to the digest.
 
-        All in one call: each call lets go of Python's lock, and threads at work elsewhere have it
-        then for a while.
+        A single call writes all of them, since each call releases the GIL, and getting it back from
+        the decoding threads takes time.
         """
         self._transact(lambda transaction: transaction.cursor().putmulti(self._batch, append=True))
         add_to_digest(self._sha, self._batch)
         self._batch, self.pending = [], 0
 
     def _transact(self, write):
-        """write(transaction), with the map doubled until it fits."""
+        """Run write(transaction), doubling the map until the records fit."""
         if self._read > REMAP:
             self._env.set_mapsize(self._env.info()["map_size"])
             self._read = 0
@@ -119,16 +119,16 @@ class Writer:
                 self._env.set_mapsize(2 * self._env.info()["map_size"])
 
     def sync(self):
-        """Have all that was committed on the disk."""
+        """Sync all committed records to the disk."""
         self._env.sync(True)
 
     def close(self):
-        """Let go of the LMDB; records that were not committed are lost."""
+        """Close the LMDB; uncommitted records are lost."""
         self._env.close()
 
     @property
     def waiting(self):
-        """Records that wait for commit()."""
+        """Number of records that are not yet committed."""
         return len(self._batch)
 
     @property
@@ -137,13 +137,13 @@ class Writer:
 
 
 def add_to_digest(digest, records):
-    """Feed records [(key, value)] (bytes) to a hash: that of all, in order, is in manifest.json."""
+    """Add records [(key, value)] (bytes) to a hash; manifest.json has the hash of all, in order."""
     parts = ((key, len(value).to_bytes(8, "little"), value) for key, value in records)
     digest.update(b"".join(itertools.chain.from_iterable(parts)))
 
 
 def hashed(path, count):
-    """A SHA-256 object of the first `count` records; UserError if there are fewer."""
+    """A SHA-256 object of the first `count` records; raises UserError if the LMDB has fewer."""
     sha, found = hashlib.sha256(), 0
     for item in itertools.islice(items(path) if count else (), count):
         add_to_digest(sha, [item])
@@ -154,12 +154,14 @@ def hashed(path, count):
 
 
 def items(path, keys=None):
-    """Yield (key, value) bytes of an LMDB in order of keys, or those of some keys (bytes) in the
-    order given, without the keys that aren't there; UserError if it can't be read.
+    """Yield (key, value) bytes of an LMDB in order of keys.
+
+    keys: yield only these (bytes), in the order given; missing ones are skipped. Raises UserError
+    if the LMDB can't be read.
     """
     try:
         lmdb_pages.check(Path(path) / "data.mdb")
-        # Without a lock: folders are complete once they have their name, and may be read-only.
+        # No lock is needed: a folder is complete once it has its name, and may be read-only.
         with lmdb.open(str(path), readonly=True, lock=False, create=False) as env:
             start = b""
             while start is not None:
@@ -175,7 +177,7 @@ def items(path, keys=None):
 
 
 def _some_items(env, start):
-    """Yield some REMAP bytes of records from the key start on. Returns the next key, or None."""
+    """Yield about REMAP bytes of records from the key `start` on. Returns the next key, or None."""
     read = 0
     with env.begin() as transaction:
         cursor = transaction.cursor()
@@ -197,7 +199,7 @@ def _chosen_items(env, keys):
 
 
 def key_text(key, path):
-    """The key (bytes) of a record as text; UserError where it is not one that a build wrote."""
+    """The key (bytes) of a record as text; raises UserError for a key that no build writes."""
     try:
         return key.decode("ascii")
     except UnicodeDecodeError:
@@ -205,7 +207,7 @@ def key_text(key, path):
 
 
 def parse_datum(value, what="a record"):
-    """The Datum of a value; UserError, which says what it should have been, if it is none."""
+    """The Datum of a value; raises UserError, which begins with `what`, if it is not a Datum."""
     datum = caffe_pb2.Datum()
     try:
         datum.ParseFromString(value)
@@ -220,7 +222,7 @@ def write_mean(path, total, count):
         num=1, channels=total.shape[0], height=total.shape[1], width=total.shape[2]
     )
     for channel in total:
-        for row in channel:  # not all at once: as Python's numbers they take eight times the memory
+        for row in channel:  # row by row, because Python numbers take eight times the memory
             blob.data.extend((row / count).astype("float32").tolist())
     path.write_bytes(blob.SerializeToString())
 

@@ -1,8 +1,8 @@
-"""Whether the pages of an LMDB can be followed, before the library follows them.
+"""Checks the page structure of an LMDB before the LMDB library follows it.
 
-LMDB maps its file into memory and trusts every page number and offset in it: damaged ones end the
-process. The layout is that of liblmdb's mdb.c (struct MDB_meta, MDB_db, MDB_page, MDB_node) on
-64-bit little-endian machines.
+LMDB maps its file into memory and trusts every page number and offset in it, so that damaged ones
+crash the process. The layout is that of liblmdb's mdb.c (struct MDB_meta, MDB_db, MDB_page,
+MDB_node) on 64-bit little-endian machines.
 """
 
 import os
@@ -19,11 +19,12 @@ EMPTY = (1 << 64) - 1  # root of a tree without records
 
 
 def check(path):
-    """ValueError, saying why, unless the newest state of the LMDB file `path` is sound; OSError
-    where it can't be read.
+    """Raises ValueError, with the reason, if the newest state of the LMDB file `path` is damaged.
+
+    Raises OSError if the file can't be read.
     """
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:  # read, because what is mapped counts as memory of the process
+    try:  # read, not mapped, because mapped pages count as memory of the process
         _Pages(descriptor).check()
     except struct.error:
         raise ValueError("the file is cut short") from None
@@ -44,10 +45,10 @@ class _Pages:
         if (self.last + 1) * self.size > os.fstat(self._file).st_size:
             raise ValueError("the file is cut short")
         if flags:
-            raise ValueError("its records are of another kind")
+            raise ValueError("its records have another layout")
         found = self._entries(root, depth) if root != EMPTY else 0
         if found != entries:
-            raise ValueError(f"{found} of {entries} records are left")
+            raise ValueError(f"only {found} of {entries} records can be read")
 
     def _unpack(self, form, position):
         return struct.unpack(form, os.pread(self._file, struct.calcsize(form), position))
@@ -56,7 +57,7 @@ class _Pages:
         """(transaction, flags, depth, entries, root, last page) of a meta page."""
         (kind,) = self._unpack("<H", start + 10)
         if (kind & META[0], *self._unpack("<II", start + HEAD)) != META:
-            raise ValueError("its head is damaged")
+            raise ValueError("its header is damaged")
         flags, depth = self._unpack("<HH", start + MAIN + 4)
         entries, root, last, transaction = self._unpack("<4Q", start + MAIN + 32)
         return transaction, flags, depth, entries, root, last
@@ -83,8 +84,9 @@ class _Pages:
         return entries
 
     def _nodes(self, number, kind):
-        """Of a branch page, the numbers of its pages; of a leaf, per record None or (first page,
-        bytes) of a value on overflow pages.
+        """The page numbers of a branch page, or one entry per record of a leaf page.
+
+        An entry is (first page, bytes) for a value on overflow pages, otherwise None.
         """
         data = os.pread(self._file, self.size, number * self.size)
         own, _, flags, lower, upper = struct.unpack_from("<Q4H", data)

@@ -1,4 +1,4 @@
-"""manifest.json of a built data set: what it was built from and with, what it holds, checksums."""
+"""manifest.json of a built data set: source, options, versions, contents and checksums."""
 
 import json
 from dataclasses import dataclass
@@ -10,11 +10,11 @@ from data_prep.images import ENCODINGS, RESIZES
 from data_prep.records import NEEDED, SPLITS
 
 FILE = "manifest.json"
-KINDS = ("images", "labels")  # of the two LMDBs of a split
+KINDS = ("images", "labels")  # the two LMDBs of a split
 
 
 def checksummed(splits):
-    """The files of a data set with these splits whose checksums the manifest has."""
+    """The files whose checksums are in the manifest of a data set with these splits."""
     return ("hierarchy.tsv", "mean.binaryproto", *(f"{split}.tsv" for split in splits))
 
 
@@ -26,8 +26,10 @@ class Level:
 
 @dataclass(frozen=True)
 class Split:
-    """sha256: {kind of LMDB: SHA-256 of its records}. order: order.facts of the training records,
-    None for other splits.
+    """One split of the data set.
+
+    sha256: {kind of LMDB: SHA-256 of its records}.
+    order:  order.facts of the training records, None for other splits.
     """
 
     images: int  # records
@@ -51,7 +53,7 @@ class Skipped:
 
 @dataclass(frozen=True)
 class SameImage:
-    """One of the images that are the same. label: fine class."""
+    """One image of a group of identical images. label: fine class."""
 
     split: str
     image: str
@@ -60,8 +62,9 @@ class SameImage:
 
 @dataclass(frozen=True)
 class Found:
-    """What findings.sentences warns of. same_image: groups; one_color: names of images; of: the
-    number of distinct images.
+    """The problems that findings.sentences warns about.
+
+    same_image: groups; one_color: names of images; of: number of distinct images.
     """
 
     same_image: tuple[tuple[SameImage, ...], ...]
@@ -71,14 +74,14 @@ class Found:
 
 @dataclass(frozen=True, kw_only=True)
 class Wanted:
-    """What is known before a build, and decides if one is needed."""
+    """The part of the manifest that is known before a build and decides if one is needed."""
 
     format: int
     name: str
     fingerprint: str  # of the source
     levels: tuple[Level, ...]  # fine to coarse
     options: dict  # of build_lmdb.py and of the reader
-    versions: dict[str, str]  # of programs that the images depend on
+    versions: dict[str, str]  # of the programs that affect the images
 
     def __post_init__(self):
         if not self.levels:
@@ -98,7 +101,7 @@ class Wanted:
 @dataclass(frozen=True, kw_only=True)
 class Manifest(Wanted):
     splits: dict[str, Split]
-    skipped: tuple[Skipped, ...] | None = None  # None unless some were to be skipped
+    skipped: tuple[Skipped, ...] | None = None  # None unless skipping was requested
     findings: Found | None = None  # None in data sets of earlier versions
     mean_bgr: tuple[float, ...]
     checksums: dict[str, str]  # {file: SHA-256}
@@ -116,19 +119,19 @@ class Manifest(Wanted):
         return tuple(split for split in SPLITS if split in self.splits)
 
     def is_of(self, wanted):
-        """Whether the data set is what this Wanted asks for."""
+        """Whether the data set matches this Wanted."""
         values = typed.to_json(self)
-        # As JSON, in which a tuple is a list.
+        # Compared as JSON, where tuples become lists.
         return all(values[key] == value for key, value in json.loads(text(wanted)).items())
 
 
 def text(manifest):
-    """A Wanted or Manifest as it is written."""
+    """The JSON text of a Wanted or Manifest."""
     return json.dumps(typed.to_json(manifest), indent=1, ensure_ascii=False) + "\n"
 
 
 def read(folder):
-    """The Manifest of a built data set; UserError where the folder has none or it is damaged."""
+    """The Manifest of a built data set; raises UserError if it is missing or damaged."""
     path = folder / FILE
     if not path.is_file():
         raise UserError(

@@ -1,4 +1,4 @@
-"""Names of classes and levels, as every reader takes them."""
+"""Rules for names of classes and levels, used by every reader."""
 
 import re
 import unicodedata
@@ -7,8 +7,8 @@ BLANKS = re.compile(
     r"[^\S\t\n\v\f\r\x1c-\x1f\x85\u2028\u2029]+"
 )  # white space, no control character
 
-# Names of columns that the files of a data set and of its evaluation have beside the levels', and
-# what they add to a level's name.
+# Columns besides the levels' in the files of a data set and of its evaluation, and the suffixes
+# that these add to a level's name.
 COLUMNS = ("key", "image")
 ID, PREDICTED, PROBABILITY, FROM_FINE = SUFFIXES = (
     "_id",
@@ -19,14 +19,12 @@ ID, PREDICTED, PROBABILITY, FROM_FINE = SUFFIXES = (
 
 
 def class_name(text):
-    """The name of a class without what can't be seen: in Unicode's form NFC, without blanks at its
-    ends, and with one blank where there are several.
-    """
+    """The normalized name of a class: Unicode NFC, stripped, and with single blanks inside."""
     return BLANKS.sub(" ", unicodedata.normalize("NFC", text)).strip(" ")
 
 
 def look_alikes(names):
-    """Lists of different names that differ in case or in compatible characters only."""
+    """Groups of names that differ only in case or in compatibility characters."""
     alike = {}
     for name in names:
         folded = unicodedata.normalize("NFKC", name).casefold()
@@ -38,7 +36,7 @@ def level_problem(levels):
     """Why the names of levels can't be used, or None."""
     for level in levels:
         if not re.fullmatch(r"\w+", level) or not re.search(r"[^\W\d]", level):
-            return f"the level name {level!r} is not of letters, digits and _, with a letter"
+            return f"the level name {level!r} may have only letters, digits and _, with a letter"
         if level in COLUMNS or level.endswith(SUFFIXES):
             return (
                 f"the level name {level!r} is reserved: key, image and names that end in "

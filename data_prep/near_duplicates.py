@@ -1,9 +1,10 @@
-"""How alike two drawings are, for data sets where one artwork turns up under several names.
+"""Measures the similarity of two drawings, for data sets that hold one artwork under several names.
 
-Both images are blurred and reduced to 32 x 32, the background (the median colour) is taken off,
+Both images are blurred and reduced to 32 x 32, the background (the median color) is taken off,
 and what remains is the "ink". The ink distance is sum |a - b| / (sum |a| + sum |b|), the smallest
-over shifts of up to one of the 32 pixels: 0 for the same drawing, 1 for drawings that have nothing
-in common. Unlike a mean difference it doesn't call two cards alike because both are mostly white.
+over shifts of up to one of the 32 pixels: 0 for the same drawing, 1 for drawings without any
+overlap. Unlike a mean difference, it does not rate two cards as similar because both are mostly
+white.
 """
 
 import numpy as np

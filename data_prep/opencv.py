@@ -1,4 +1,4 @@
-"""OpenCV, loaded with this project's limits: it reads them from the environment when it is loaded.
+"""Imports OpenCV with this project's limits, which it reads from the environment when imported.
 
 Every module that decodes images imports `cv2` from here.
 """

@@ -1,4 +1,4 @@
-"""The order of the training records, and what a batch of them has for the large-margin loss."""
+"""The order of the training records, and the terms of the large-margin loss that it defines."""
 
 import hashlib
 
@@ -7,16 +7,16 @@ import numpy as np
 from data_prep import batches, constraints
 
 ORDERS = ("shuffled", "listed", "hierarchical")
-REPORTED = 128  # images of the batches that are reported on where the order has none of its own
+REPORTED = 128  # batch size of the report for orders without a batch size of their own
 
 
 def ordered(records, options, hierarchy):
-    """The records as they are written, and `facts` of the order for the manifest.
+    """The records in the order of writing, and the order's `facts` for the manifest.
 
     options: of the manifest. "order" is "listed", the reader's order; "shuffled", by a hash of
-    "seed" and name: the same seed gives the same order on every machine and version, whatever
-    other records there are; or "hierarchical", by batches.Plan(**options["batches"]), in which
-    records come again in each epoch. UserError where that is not possible.
+    "seed" and name, so that a seed gives the same order on every machine and version, independent
+    of other records; or "hierarchical", by batches.Plan(**options["batches"]), which repeats the
+    records in each epoch. Raises UserError if the hierarchical order is not possible.
     """
     if options["order"] == "shuffled":
         records = sorted(records, key=lambda record: _hash(record, options["seed"]))
@@ -30,7 +30,7 @@ def ordered(records, options, hierarchy):
 
 
 def batch_size(options):
-    """Images of a batch of these options."""
+    """Batch size for these options."""
     return batches.Plan(**options["batches"]).batch if options["batches"] else REPORTED
 
 

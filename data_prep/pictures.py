@@ -1,4 +1,4 @@
-"""Grids of images with lines of text below, as PNG; names in most of the world's scripts."""
+"""Draws grids of images with captions as PNG, with text in most of the world's scripts."""
 
 import re
 import unicodedata
@@ -10,8 +10,8 @@ import numpy as np
 
 from data_prep.opencv import cv2
 
-# matplotlib's own font has Latin with all accents, Greek, Cyrillic, Arabic and more; the first of
-# these that exists adds Chinese, Japanese and Korean.
+# matplotlib's own font covers Latin, Greek, Cyrillic, Arabic and more; the first installed one of
+# these adds Chinese, Japanese and Korean.
 FONT = "DejaVu Sans"
 CJK_FONTS = (
     "/usr/share/fonts/truetype/wqy/wqy-microhei.ttc",
@@ -24,7 +24,7 @@ GAP, FRAME = 6, 2  # pixels between tiles, and of the frame around an image
 LINE, TITLE = 15, 36  # pixels: heights of a line and of the title
 SIZE = 7.5  # points, of the text
 LETTER = 0.56  # of the text's size: the mean width of a letter
-BLACK, GREY = "black", "#666666"
+BLACK, GRAY = "black", "#666666"
 
 
 class Tile(NamedTuple):
@@ -36,9 +36,9 @@ class Tile(NamedTuple):
 
 
 def grid(tiles, columns, side, title=""):
-    """The bytes of a PNG with the Tiles in rows of so many columns; None leaves a place empty.
+    """The bytes of a PNG with the Tiles in rows of `columns`; None leaves a place empty.
 
-    side: pixels of the square that each image is fitted into, whatever its shape.
+    side: side in pixels of the square that each image is fitted into.
     """
     from matplotlib.colors import to_rgb
     from matplotlib.figure import Figure
@@ -66,7 +66,7 @@ def grid(tiles, columns, side, title=""):
             color = np.rint(255 * np.array(to_rgb(tile.frame)[::-1])).astype(np.uint8)
             canvas[upper - FRAME : y + side, left - FRAME : left + image.shape[1] + FRAME] = color
         place[:] = image
-        box = Bbox([[x, 0], [x + side, height]])  # pixels: what is too long ends with the tile
+        box = Bbox([[x, 0], [x + side, height]])  # pixels; clips long text at the tile's edge
         for line, (text, color) in enumerate(tile.lines):
             at = x / width, 1 - (y + side + LINE * (line + 0.5) + 2) / height
             figure.text(*at, shortened(text, side), color=color, fontsize=SIZE, va="center",
@@ -76,7 +76,7 @@ def grid(tiles, columns, side, title=""):
 
 
 def _with_text(canvas, figure):
-    """The canvas, BGR, with what a figure of its size shows on a transparent ground."""
+    """The canvas, BGR, overlaid with a figure of the same size and transparent background."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
     figure.patch.set_alpha(0)
@@ -93,7 +93,7 @@ def _with_text(canvas, figure):
 
 
 def shortened(text, side):
-    """The text, or its beginning and `...`, so that it is about `side` pixels long."""
+    """The text, truncated with `...` to about `side` pixels."""
     room = int(side / (LETTER * SIZE * DPI / 72))
     widths = [2 if unicodedata.east_asian_width(letter) in "WF" else 1 for letter in text]
     if sum(widths) <= room:
@@ -103,7 +103,7 @@ def shortened(text, side):
 
 
 def fitted(image, side):
-    """The image scaled to a longer side of so many pixels, the shorter one at least one."""
+    """The image scaled to a longer side of `side` pixels, and a shorter one of at least one."""
     height, width = image.shape[:2]
     scale = side / max(height, width)
     size = max(1, round(width * scale)), max(1, round(height * scale))
@@ -111,7 +111,7 @@ def fitted(image, side):
 
 
 def _families():
-    """Names of the fonts, in the order in which a letter is looked for."""
+    """Names of the fonts, in the order in which a glyph is searched for."""
     from matplotlib import font_manager
 
     path = next(filter(lambda path: Path(path).is_file(), CJK_FONTS), None)
@@ -125,7 +125,7 @@ def _families():
 
 
 def _report(caught):
-    """Say which letters no font has; other warnings are passed on."""
+    """Report letters that no font has; passes other warnings on."""
     letters = ""
     for warning in caught:
         if found := re.match(r"Glyph (\d+) .*missing", str(warning.message)):
@@ -137,6 +137,6 @@ def _report(caught):
     if letters:
         letters = "".join(dict.fromkeys(letters))
         print(
-            f"note: no font here has {letters[:20]}: drawn as boxes; the Debian package "
+            f"note: no installed font has {letters[:20]}: drawn as boxes; the Debian package "
             f"{CJK_PACKAGE} has Chinese, Japanese and Korean"
         )

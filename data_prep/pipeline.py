@@ -1,6 +1,6 @@
-"""Records to pixels and Datums: decoded in threads, given in order, in bounded memory.
+"""Decodes records to pixels and Datums in threads, and returns them in order, in bounded memory.
 
-OpenCV lets go of Python's lock while it works, so threads use all processors.
+OpenCV releases the GIL while it works, so threads use all processors.
 """
 
 import threading
@@ -14,18 +14,18 @@ import numpy as np
 from data_prep import findings, image_files, images, lmdb_io
 from data_prep.opencv import cv2
 
-# A thread is given so many images at a time, or bytes of their pixels: image by image, what threads
-# have to say to each other would take a tenth of the time of small photographs.
+# Images, or bytes of their pixels, per task of a thread: with single images, thread hand-over would
+# take a tenth of the time for small photographs.
 RUN, RUN_BYTES = 16, 4 << 20
 # Bytes per pixel of a chunk's total, and of an image while its Datum is made.
 TOTAL_BYTES, STORED_BYTES = 4 * 3, 4 * 3
-# Runs per thread that are in work or wait to be taken, as far as memory allows: enough to keep the
-# threads at work while the taker waits for the disk.
+# Runs per thread in progress or waiting to be consumed, as far as memory allows: enough to keep the
+# threads busy while the consumer waits for the disk.
 AHEAD = 8
 
 
 class Loaded(NamedTuple):
-    """An image as it will be stored, or why it can't be used.
+    """An image as it will be stored, or the reason why it can't be used.
 
     digest   of the stored image, without its label
     uniform  whether all of its pixels have one color
@@ -40,9 +40,9 @@ class Loaded(NamedTuple):
 class Chunk(NamedTuple):
     """Consecutive records, and their images as they will be stored.
 
-    images  a Loaded per record; None where the image came before, in an earlier epoch
+    images  a Loaded per record; None if the image already occurred in an earlier epoch
     total   float32 size x size x 3, BGR, whole numbers: the sum of the middle pixels of its images;
-            None where images were only looked at
+            None if images were only checked
     """
 
     records: list
@@ -56,10 +56,10 @@ class Chunk(NamedTuple):
 
 
 class _Turnstile:
-    """Lets runs of images in one by one, in their order, as far as their memory fits.
+    """Admits runs of images in their order, as far as memory allows.
 
-    Every run that holds memory is older than the one that waits, so that the reader of the results,
-    who takes them in order, always gets on.
+    Every run that holds memory is older than the one that waits, so that the consumer, which takes
+    results in order, can't deadlock.
     """
 
     def __init__(self):
@@ -67,8 +67,9 @@ class _Turnstile:
         self._next, self._used, self._open = 0, 0, True
 
     def enter(self, number, memory):
-        """Wait for run `number`'s turn and room for its bytes. One that is too large alone enters
-        alone.
+        """Wait for the turn of run `number` and for its memory, in bytes.
+
+        A run that exceeds the limit by itself is admitted alone.
         """
         with self._changed:
             self._changed.wait_for(
@@ -83,13 +84,13 @@ class _Turnstile:
             self._changed.notify_all()
 
     def leave(self, memory):
-        """So many bytes are free again; if negative, as many more are in use."""
+        """Release `memory` bytes; a negative number reserves more."""
         with self._changed:
             self._used -= memory
             self._changed.notify_all()
 
     def close(self):
-        """Nobody takes results any more: let all through."""
+        """Admit all waiting runs, because their results are no longer needed."""
         with self._changed:
             self._open = False
             self._changed.notify_all()
@@ -99,13 +100,13 @@ def chunks(records, options, jobs, start=0, encode=True):
     """Yield Chunks of the records from number `start` on, in order.
 
     options  the manifest's: size, resize, encoded, context
-    encode   if not set, images are only looked at: Datums, digests and totals are left out
+    encode   if not set, images are only checked, without Datums, digests and totals
     """
     size = options["size"]
 
     def work(number, run):
         plans = [_Plan(record, options) if new else None for record, new in run]
-        # One image of a run is decoded at a time.
+        # The images of a run are decoded one at a time.
         memory = max((plan.memory for plan in plans if plan), default=0)
         memory += (TOTAL_BYTES + STORED_BYTES) * size * size * encode
         turnstile.enter(number, memory)
@@ -136,7 +137,7 @@ def chunks(records, options, jobs, start=0, encode=True):
 
 
 def _runs(records, size, start):
-    """Yield lists of (record, whether its image is new), each for one thread at a time."""
+    """Yield lists of (record, whether its image is new), each a task for one thread."""
     length = max(1, min(RUN, RUN_BYTES // (3 * size * size)))
     seen = {record.name for record in records[:start]}
     for first in range(start, len(records), length):
@@ -148,7 +149,7 @@ def _runs(records, size, start):
 
 
 class _Plan:
-    """How a record's file will be decoded: `memory` bytes are needed, none if it can't be."""
+    """How to decode a record's file. memory: bytes needed, 0 if it can't be decoded."""
 
     def __init__(self, record, options):
         self.memory, self._record, self._options, self._reason = 0, record, options, None
@@ -162,7 +163,7 @@ class _Plan:
                 self._reason = str(error)
 
     def _needs(self, header):
-        """The scale and the bytes of memory of decoding."""
+        """The scale of decoding and the bytes of memory it needs."""
         sides = (header.width, header.height)
         box = self._scaled(*sides) if self._record.relative else self._box
         scale = images.decode_scale(header, self._options["size"], box)
@@ -180,14 +181,14 @@ class _Plan:
         return [share * side for share, side in zip(self._box, (width, height) * 2)]
 
     def load(self, total):
-        """The Loaded; its pixels are added to total. Without one (None) there is no Datum."""
+        """The Loaded; adds its pixels to total. If total is None, no Datum is made."""
         if self._reason:
             return Loaded(reason=self._reason)
         record, options, scale = self._record, self._options, self._scale
         try:
             with self._file:
                 image = images.decode(self._file.read(), scale)
-            # Rounded up: a part of a row of the footer is not left.
+            # Rounded up, so that no partial row of the footer remains.
             image = images.without_footer(image, -(-record.footer // scale))
             if self._box:
                 image = images.crop(image, self._box_in(image, scale))
@@ -196,8 +197,8 @@ class _Plan:
             return Loaded(reason=str(error))
         if total is None:
             return Loaded()
-        # Here, while the pixels are in the processor's cache.
-        cv2.accumulate(images.centre(image, options["size"]), total)
+        # Summed here, while the pixels are in the processor's cache.
+        cv2.accumulate(images.center(image, options["size"]), total)
         data = lmdb_io.stored(image, options["encoded"])
         return Loaded(
             lmdb_io.image_datum(data, image.shape, options["encoded"], record.label),

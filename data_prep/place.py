@@ -1,8 +1,8 @@
-"""Where a data set goes, and the proof that what lies there or beside it may be replaced.
+"""The target of a build, and checks that files at or beside the target may be replaced.
 
 A build writes X and, beside it, `.X.partial` (work in progress), `.X.old` (the data set that is
-being replaced) and `.X.lock`. Each may exist already, made by another program. Only what this
-module recognizes as the work of a build is ever replaced or removed; no link is followed there.
+being replaced) and `.X.lock`. Other programs may have created files with these names. Only files
+that this module recognizes as a build's are ever replaced or removed; links are not followed.
 """
 
 import fcntl
@@ -22,7 +22,7 @@ from data_prep.records import SPLITS
 FILES = {*checksummed(SPLITS), "contact_sheet.png", "manifest.json"}
 FOLDERS = {f"{split}_{kind}" for split in SPLITS for kind in KINDS}
 LMDB_FILES = {"data.mdb", "lock.mdb"}
-# Of manifest.json: before the build, and in a finished data set.
+# Fields of manifest.json: before the build, and in a finished data set.
 BEGUN = {"format": int, "name": str, "fingerprint": str, "levels": list, "options": dict}
 FINISHED = BEGUN | {"splits": dict, "checksums": dict}
 STATE_FILE = re.compile(r"wanted\.json|skipped\.json|\w+\.checkpoint")
@@ -32,17 +32,17 @@ LOCK_TEXT = b"lock of a data set that is being built\n"
 
 @dataclass(frozen=True)
 class Place:
-    """Where a data set goes. Printed as the user gave it."""
+    """The target folder of a build. Printed as the user gave it."""
 
     given: Path
-    path: Path  # the same without links: where the files are
+    path: Path  # the same with links resolved
 
     @classmethod
     def of(cls, out):
-        """The place that `out` names; a link leads to where it points. Changes nothing.
+        """The place that `out` names; links are followed. Changes nothing.
 
-        UserError unless a build may write there: it must be free, an empty folder or a data set of
-        ours, and the same holds for what lies beside it.
+        Raises UserError unless a build may write there: the target must be missing, an empty folder
+        or a data set that a build made, and so must the names beside it.
         """
         place = cls(Path(out), Path(os.path.realpath(out)))
         if os.path.lexists(place.path):
@@ -54,8 +54,8 @@ class Place:
         ):
             if os.path.lexists(path) and (reason := foreign(path)):
                 raise UserError(
-                    f"{path} is needed to build {out}, but no build made it: {reason}; move it, or "
-                    "choose another --out"
+                    f"building {out} needs the name {path}, which no build made: {reason}; move "
+                    "it, or choose another --out"
                 )
         return place
 
@@ -66,10 +66,10 @@ class Place:
             raise UserError(f"{self} is not a folder: choose another --out")
         if os.path.ismount(self.path):
             raise UserError(
-                f"{self} is a mount point, which can't be replaced: name a folder in it"
+                f"{self} is a mount point, which can't be replaced: name a folder inside it"
             )
         if Path(os.path.realpath(".")).is_relative_to(self.path):
-            raise UserError(f"{self} would be replaced, and is the current folder: leave it first")
+            raise UserError(f"{self} is the current folder and would be replaced: leave it first")
         if any(self.path.iterdir()) and (reason := foreign_in_data_set(self.path)):
             raise UserError(
                 f"{self} exists and is not a built data set: {reason}; choose another --out"
@@ -95,12 +95,12 @@ class Place:
 
     @contextmanager
     def locked(self):
-        """Hold the right to build here; a second build is refused (UserError)."""
+        """Hold the lock of this place; raises UserError if another build holds it."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with _lock_file(self.lock) as (descriptor, made):
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                # A build that has just ended may have removed this file: it locks nobody out.
+                # A build that has just ended may have removed this file, which then locks nothing.
                 mine = os.path.samestat(os.fstat(descriptor), self.lock.lstat())
             except (BlockingIOError, FileNotFoundError):
                 mine = False
@@ -116,16 +116,16 @@ class Place:
                     self.lock.unlink()
 
     def publish(self, data):
-        """Put the finished folder `data`, all of it on the disk, in place of the old one."""
+        """Replace the old data set by the finished folder `data`, which must be synced."""
         if os.path.lexists(self.path):
-            self._check_target()  # again: hours may have passed
+            self._check_target()  # again, since hours may have passed
             if any(self.path.iterdir()):
                 self.path.rename(self.old)
         data.rename(self.path)  # onto nothing or an empty folder
         self._tidy()
 
     def _tidy(self):
-        """Remove what publish() leaves, also one that was killed between or after its renames."""
+        """Remove leftovers of publish(), even if it was killed between or after its renames."""
         if self.old.exists():
             if not self.path.exists():
                 self.old.rename(self.path)
@@ -135,16 +135,16 @@ class Place:
             self.remove_partial()
 
     def remove_partial(self):
-        """Remove the work in progress, if there is any. UserError if it isn't ours."""
+        """Remove the work in progress, if it exists. Raises UserError if no build made it."""
         if not os.path.lexists(self.partial):
             return
         if reason := foreign_in_partial(self.partial):
-            raise UserError(f"{self.partial} can't be removed, no build made it: {reason}")
+            raise UserError(f"{self.partial} is not removed, because no build made it: {reason}")
         shutil.rmtree(self.partial)
 
 
 def foreign_in_data_set(folder):
-    """Why a folder is not a finished data set of ours and nothing else; None if it is."""
+    """Why a folder is not exactly a finished data set; None if it is."""
     reason = _foreign_names(folder)
     return reason or _foreign_manifest(folder / "manifest.json", FINISHED)
 
@@ -172,7 +172,7 @@ def foreign_in_partial(folder):
 
 
 def _foreign_names(folder):
-    """Why not all in a folder has the names and kinds of a data set's files; None if it has."""
+    """The first entry of a folder that a data set can't have, in words; None if all belong."""
     if reason := _other_than(folder, FILES, FOLDERS):
         return reason
     lmdbs = [folder / name for name in sorted(FOLDERS) if (folder / name).exists()]
@@ -180,7 +180,7 @@ def _foreign_names(folder):
 
 
 def _other_than(folder, files=frozenset(), folders=frozenset()):
-    """What a folder is or holds other than plain files and folders of these names, or None."""
+    """What a folder is or contains other than plain files and folders of these names, or None."""
     if folder.is_symlink() or not folder.is_dir():
         return f"{folder} is not a folder"
     for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
@@ -191,7 +191,7 @@ def _other_than(folder, files=frozenset(), folders=frozenset()):
 
 
 def _foreign_manifest(path, fields):
-    """Why a file is not a manifest of a build, with these {field: type}; None if it is."""
+    """Why a file is not a build's manifest with these {field: type}; None if it is."""
     try:
         manifest = read_json(path, "the manifest")
     except UserError as error:
@@ -199,7 +199,7 @@ def _foreign_manifest(path, fields):
     ours = isinstance(manifest, dict) and all(
         isinstance(manifest.get(field), kind) for field, kind in fields.items()
     )
-    return None if ours else f"{path.name} is not one that a build wrote"
+    return None if ours else f"no build wrote its {path.name}"
 
 
 def _foreign_in_lock(path):
@@ -217,8 +217,8 @@ def _foreign_in_lock(path):
 def _lock_file(path, create=True):
     """(descriptor, whether a build made it) of the lock.
 
-    UserError for anything but a plain file of LOCK_TEXT. An empty one, of unknown origin, will do,
-    but stays.
+    Raises UserError for anything but a plain file with LOCK_TEXT. An empty file, of unknown origin,
+    serves as a lock too, but is not removed.
     """
     flags = os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
     try:

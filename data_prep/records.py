@@ -1,4 +1,4 @@
-"""What a reader hands over: images with their labels, before anything is decoded."""
+"""The output of a reader: images with their labels, before anything is decoded."""
 
 import errno
 import functools
@@ -25,28 +25,28 @@ class Record:
     label: int  # fine class, 0-based
     split: str  # one of SPLITS
     box: tuple | None = None  # (x, y, width, height) in the upright image, to crop to
-    footer: int = 0  # rows at the bottom that do not belong to the photograph: cut off always
-    relative: bool = False  # the box is in shares of the image's width and height, not in pixels
+    footer: int = 0  # rows at the bottom that are not part of the photograph; always removed
+    relative: bool = False  # the box is in fractions of the image's width and height, not pixels
     row: str = ""  # where a user's table lists it, e.g. "birds.csv, line 7"
 
 
 @dataclass(frozen=True)
 class Source:
-    """A data set as its reader found it.
+    """A data set as found by its reader.
 
-    prepare(folder, jobs) makes whatever files the records need in an empty folder and returns the
+    prepare(folder, jobs) creates the files that the records need in an empty folder and returns the
     list of Records; it is called only if a build is needed.
     """
 
     hierarchy: Hierarchy
-    fingerprint: str  # changes when anything changes that the records are made from
+    fingerprint: str  # changes with anything that the records are made from
     prepare: Callable
-    options: dict = field(default_factory=dict)  # the reader's own, for the manifest
-    versions: dict = field(default_factory=dict)  # of programs the images depend on
+    options: dict = field(default_factory=dict)  # the reader's options, for the manifest
+    versions: dict = field(default_factory=dict)  # of programs that affect the images
 
 
 def inside(folder, name):
-    """folder/name, refused (UserError) where it leads out of the folder, by `..` or by a link."""
+    """folder/name; raises UserError if it leads out of the folder, by `..` or by a link."""
     path = folder / name
     place, last = os.path.split(name)
     try:
@@ -57,9 +57,7 @@ def inside(folder, name):
     except OSError as error:
         if error.errno != errno.ELOOP:
             raise
-        raise UserError(
-            f"{name} in {folder} is a link that leads to itself: take it away"
-        ) from None
+        raise UserError(f"{name} in {folder} is a link that leads to itself: remove it") from None
     if os.path.isabs(name) or not within:
         raise UserError(f"{name} leads out of {folder}: such a path is not followed")
     return path
@@ -67,15 +65,18 @@ def inside(folder, name):
 
 @functools.lru_cache(maxsize=1 << 14)
 def _leads_inside(folder, place):
-    """Whether folder/place is in the folder: found once for all images in it, because it asks the
-    system about every part.
+    """Whether folder/place is inside the folder.
+
+    Cached for all images in a place, because the check makes a system call per path component.
     """
     return _real(folder / place).is_relative_to(_real(folder))
 
 
 def _real(path):
-    """The path without links; OSError (ELOOP) if a link leads to itself, which pathlib's resolve()
-    passes over since Python 3.13. What follows a missing part stays as it is.
+    """The path with links resolved; components after a missing one stay as they are.
+
+    Raises OSError (ELOOP) if a link leads to itself, which pathlib's resolve() ignores since Python
+    3.13.
     """
     try:
         return Path(os.path.realpath(path, strict=True))
@@ -86,7 +87,7 @@ def _real(path):
 
 
 def by_split(records):
-    """{split: its records}, in the order of SPLITS, without a val split of no records."""
+    """{split: its records}, in the order of SPLITS; an empty val split is left out."""
     parts = {split: [record for record in records if record.split == split] for split in SPLITS}
     return {split: part for split, part in parts.items() if part or split in NEEDED}
 
@@ -94,7 +95,7 @@ def by_split(records):
 def read_listing(path, hierarchy):
     """[(image's name, fine label)] of a split's table in a built data set, for each record.
 
-    UserError, naming the line, where the table is damaged or is not of the hierarchy.
+    Raises UserError, with the line number, if the table is damaged or does not match the hierarchy.
     """
     columns = ["key", "image", *(f"{level}{ID}" for level in hierarchy.levels)]
     try:
@@ -120,9 +121,7 @@ def read_listing(path, hierarchy):
 
 
 def check_records(records, hierarchy):
-    """UserError unless names are unique and plain, labels known, and there are training and test
-    images.
-    """
+    """Raises UserError for duplicate or unusable names, unknown labels, or an empty split."""
     names = set()
     for record in records:
         if record.name in names:

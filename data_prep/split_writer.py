@@ -1,4 +1,4 @@
-"""One split of a data set while it is written: both LMDBs in step, with checkpoints."""
+"""Writes one split of a data set: both LMDBs in step, with checkpoints."""
 
 import shutil
 from contextlib import closing
@@ -11,17 +11,17 @@ from data_prep.common.errors import UserError
 from data_prep.manifest import KINDS, Split
 from data_prep.opencv import cv2
 
-# A transaction has about so many records or bytes: few commits, and bounded memory.
+# Records and bytes per transaction, approximately: few commits, and bounded memory.
 BATCH, BATCH_BYTES = 128, 16 << 20
 
 
 class SplitWriter:
     """Writes <split>_images, <split>_labels and <split>.tsv in the folder partial/data.
 
-    records  in order; one that comes again, in a later epoch, is copied from its first occurrence
-    done     how many of them are in the LMDBs already
+    records  in order; a record repeated in a later epoch is copied from its first occurrence
+    done     number of records already in the LMDBs
 
-    Raises checkpoint.Damaged if the LMDBs are not what the split's checkpoint says.
+    Raises checkpoint.Damaged if the LMDBs do not match the split's checkpoint.
     """
 
     def __init__(self, partial, split, records, hierarchy, options):
@@ -47,7 +47,7 @@ class SplitWriter:
 
     @property
     def total(self):
-        """float64 size x size x 3, BGR: the sum of the images, each counted once."""
+        """float64 size x size x 3, BGR: the sum of the distinct images."""
         return self._state.total
 
     @property
@@ -64,14 +64,14 @@ class SplitWriter:
 
     @property
     def distinct(self):
-        """How many different images the records are of."""
+        """Number of distinct images among the records."""
         return len(self._first)
 
     def write(self, jobs, bad):
         """Write the records that are not done.
 
-        Unusable files are appended to bad, one line each; from the first on, files are only looked
-        at, so that all of them are named at once.
+        Unusable files are appended to bad, one line each. After the first one, files are only
+        checked, so that all of them are reported at once.
         """
         if not self.done:
             for folder in self._folders:
@@ -109,7 +109,7 @@ class SplitWriter:
                 writer.close()
 
     def _add(self, chunk, writers):
-        """Add a chunk's records to both LMDBs, and to the state what is known of its images."""
+        """Add a chunk's records to both LMDBs, and the facts of its images to the state."""
         state = self._state
         for record, image in zip(chunk.records, chunk.images):
             number = self._first[record.name]
@@ -125,7 +125,7 @@ class SplitWriter:
         cv2.accumulate(chunk.total, state.total)
 
     def _commit(self, writers):
-        """Put what waits into both LMDBs; the state is then that of a checkpoint."""
+        """Commit pending records to both LMDBs; the state then matches a checkpoint."""
         for writer in writers:
             writer.commit()
         self._state.count = writers[0].count

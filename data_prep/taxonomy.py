@@ -1,4 +1,4 @@
-"""Public taxonomy files, a child and its parent per line, as label trees.
+"""Converts public taxonomy files, with a child and its parent per line, to label trees.
 
 Such files come with NABirds (`hierarchy.txt`: class, parent; `classes.txt`: class, name), with
 ImageNet (`wordnet.is_a.txt`: parent, child) and many others.
@@ -17,13 +17,13 @@ SHOWN = 3  # leaves named in a sentence
 def convert(path, names_path=None, levels=None, parent_first=False, pad=False):
     """The Hierarchy of a taxonomy file. Its fine classes are the leaves.
 
-    names_path    a file of node and name per line, or None: the nodes are the names
+    names_path    file with a node and its name per line; None: nodes serve as names
     levels        names of the levels, fine to coarse (default: level_1, ...), without the root
     parent_first  each line has the parent before the child
-    pad           a leaf at a smaller depth than others is its own only child down to their depth
+    pad           repeat a shallow leaf as its own only child, down to the depth of the others
 
-    A level is a depth below the root; a single root is left out, because it tells no classes apart.
-    UserError where the file is not such a tree, and without `pad` where leaves differ in depth.
+    A level is a depth below the root; a single root is left out, because it separates no classes.
+    Raises UserError if the file is not such a tree or, without `pad`, if leaves differ in depth.
     """
     parents = _parents(path, parent_first)
     lines = [_line(path, parents, node) for node in _leaves(parents)]
@@ -40,13 +40,13 @@ def convert(path, names_path=None, levels=None, parent_first=False, pad=False):
         deep = next(line for line in lines if len(line) == depth)
         some = ", ".join(f"{line[0]} at {len(line)}" for line in shallow[:SHOWN])
         raise UserError(
-            f"{path}: {len(shallow)} of {len(lines)} leaves lie at a smaller depth than {depth} "
-            f"(that of {deep[0]}): {some}; --pad repeats such a leaf on the levels below it"
+            f"{path}: {len(shallow)} of {len(lines)} leaves have a smaller depth than {depth} "
+            f"(that of {deep[0]}): {some}; add --pad to repeat such leaves on the levels below them"
         )
     lines = [[line[0]] * (depth - len(line)) + line for line in lines]
     levels = levels or tuple(f"level_{number}" for number in range(1, depth + 1))
     if len(levels) != depth:
-        raise UserError(f"--levels names {len(levels)} levels, and {path} has {depth}")
+        raise UserError(f"--levels names {len(levels)} levels, but {path} has {depth}")
     known = _names(names_path) if names_path else {}
     return _tree(levels, lines, known, names_path)
 
@@ -61,9 +61,7 @@ def _pairs(path, what):
         separator = next((mark for mark in ("\t", ",", ";") if mark in line), None)
         cells = [cell.strip() for cell in line.split(separator, 1)]
         if len(cells) != 2 or not all(cells) or not all(cell.isprintable() for cell in cells):
-            raise UserError(
-                f"{what} {path}, line {number}: two values were expected: {line[:60]!r}"
-            )
+            raise UserError(f"{what} {path}, line {number}: expected two values, got {line[:60]!r}")
         yield number, *cells
 
 
@@ -74,13 +72,13 @@ def _parents(path, parent_first):
         if re.search(r"[\t,;]", second):
             raise UserError(f"the taxonomy {path}, line {number}: more than two values")
         child, parent = (second, first) if parent_first else (first, second)
-        if child == parent:  # how some files mark the root
+        if child == parent:  # some files mark the root like this
             continue
         if found.setdefault(child, parent) != parent:
-            hint = "" if parent_first else "; where a line has the parent first, add --parent-first"
+            hint = "" if parent_first else "; if lines have the parent first, add --parent-first"
             raise UserError(
                 f"the taxonomy {path}, line {number}: {child} has a second parent, {parent}, "
-                f"beside {found[child]} of line {lines[child]}{hint}"
+                f"besides {found[child]} in line {lines[child]}{hint}"
             )
         lines.setdefault(child, number)
     if not found:
@@ -89,7 +87,7 @@ def _parents(path, parent_first):
 
 
 def _leaves(parents):
-    """The nodes that are no parent: by number where all are numbers, else in the file's order."""
+    """The nodes without children: sorted if all are numbers, otherwise in the file's order."""
     inner = set(parents.values())
     leaves = [node for node in parents if node not in inner]
     if all(node.isascii() and node.isdigit() and len(node) < 20 for node in leaves):
@@ -130,7 +128,7 @@ def _tree(levels, lines, known, names_path):
 
 
 def _unique(nodes, known):
-    """Names of a level's nodes; two of one name are told apart by the node."""
+    """Names of a level's nodes; the node is appended to a name that occurs twice."""
     found = [names.class_name(known.get(node, node)) for node in nodes]
     twice = (
         {name for name in found if found.count(name) > 1} if len(set(found)) < len(found) else ()

@@ -1,4 +1,4 @@
-"""A label tree as one HTML page without scripts: every class can be folded and unfolded."""
+"""Writes a label tree as a single HTML page without scripts, in which classes can be folded."""
 
 from html import escape
 
@@ -17,9 +17,9 @@ summary { cursor: pointer; } .note { color: #666; font-size: 85%; }
 
 
 def images(folder, hierarchy):
-    """{split: int array, images per fine class} of a built data set; empty for a table.
+    """{split: int array, images per fine class} of a built data set; {} for a table.
 
-    An image that the training order repeats is counted once.
+    Images that the training order repeats are counted once.
     """
     if not folder.is_dir():
         return {}
@@ -34,7 +34,7 @@ def images(folder, hierarchy):
 
 
 def write(path, hierarchy, title, counts):
-    """Write the page, whole or not at all. counts: of `images`."""
+    """Write the page atomically. counts: as returned by `images`."""
     top = len(hierarchy.levels) - 1
     parts = [
         '<!DOCTYPE html><html lang="en"><head><meta charset="utf-8">',

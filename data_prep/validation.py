@@ -1,4 +1,4 @@
-"""The val split that is drawn from the training images (--validation N)."""
+"""Draws a val split from the training images (--validation N)."""
 
 import hashlib
 import math
@@ -10,9 +10,9 @@ from data_prep.common.errors import UserError
 def drawn(records, count, seed):
     """The records with `count` of the training records moved to the split val.
 
-    Each class gives its share of them, rounded, and keeps one or more for training; which images
-    are taken depends on the seed and their names alone. UserError where there are not enough, or
-    the data set has a val split already.
+    Each class contributes proportionally, rounded, and keeps at least one image for training. The
+    choice depends on the seed and the names alone. Raises UserError if there are too few images, or
+    if the data set already has a val split.
     """
     if not count:
         return records
@@ -34,8 +34,8 @@ def _quotas(sizes, count):
     total, most = sum(sizes.values()), sum(size - 1 for size in sizes.values())
     if count > most:
         raise UserError(
-            f"--validation {count}: of {total} training images of {len(sizes)} classes at most "
-            f"{most} can be taken, because each class keeps one to train with"
+            f"--validation {count}: at most {most} of the {total} training images can be moved, "
+            f"because each of the {len(sizes)} classes keeps one for training"
         )
     exact = {label: count * size / total for label, size in sizes.items()}
     quotas = {label: min(math.floor(share), sizes[label] - 1) for label, share in exact.items()}

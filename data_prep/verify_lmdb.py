@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Check a built data set record by record: keys, counts, labels, images, separate splits."""
+"""Check a built data set record by record: keys, counts, labels, images, disjoint splits."""
 
 import argparse
 import hashlib
@@ -22,11 +22,11 @@ SHOWN = 10  # problems printed; one mistake usually shows in thousands of record
 
 
 class Findings:
-    """Problems in the order found, and what was seen of every image."""
+    """Problems in the order found, and facts about every image."""
 
     def __init__(self):
         self.problems, self.count = [], 0
-        self.warnings = []  # of the source, which building again does not change
+        self.warnings = []  # problems of the source, which rebuilding does not change
         self.images = []  # a findings.Images of each split
         self.inks = {split: {} for split in SPLITS}  # label: [(key, ink), ...]
 
@@ -37,11 +37,10 @@ class Findings:
 
 
 def verify(folder, nearest=None):
-    """Check a data set folder. Returns (Findings, manifest); raises UserError where it can't be
-    read at all.
+    """Check a data set folder. Returns (Findings, manifest); raises UserError if it can't be read.
 
-    With nearest, also compare every test image with the training images of its class by ink
-    distance, and report those nearer than that.
+    nearest: if given, also report test images whose ink distance from a training image of their
+    class is smaller.
     """
     manifest = manifests.read(folder)
     hierarchy = Hierarchy.read(folder / "hierarchy.tsv")
@@ -49,10 +48,10 @@ def verify(folder, nearest=None):
     for file, checksum in manifest.checksums.items():
         data = (folder / file).read_bytes() if (folder / file).is_file() else b""
         if hashlib.sha256(data).hexdigest() != checksum:
-            found.add(f"{file} is not the one that was built")
+            found.add(f"{file} differs from the file that was built")
     levels = [(level.name, level.classes) for level in manifest.levels]
     if levels != [*zip(hierarchy.levels, hierarchy.sizes)]:
-        found.add("the levels of manifest.json are not those of hierarchy.tsv")
+        found.add("manifest.json and hierarchy.tsv have different levels")
     for split in manifest.present_splits:
         _verify_split(folder, split, manifest, hierarchy, found, nearest is not None)
     total = sum(len(images.names) for images in found.images)
@@ -83,7 +82,7 @@ def _verify_split(folder, split, manifest, hierarchy, found, keep_inks):
         where = f"{split} {key}"
         if image_item[0] != label_item[0]:
             found.add(
-                f"{where}: the labels have the key {label_item[0].decode(errors='replace')} here"
+                f"{where}: the labels have the key {label_item[0].decode(errors='replace')} instead"
             )
         if key != lmdb_io.KEY.format(total):
             found.add(f"{where}: record {total} should have the key {lmdb_io.KEY.format(total)}")
@@ -96,7 +95,7 @@ def _verify_split(folder, split, manifest, hierarchy, found, keep_inks):
         _verify_labels(image, labels, hierarchy, where, found)
         if total <= len(listed) and image.label != listed[total - 1][1]:
             found.add(
-                f"{where}: the label {image.label}, and {listed[total - 1][1]} in {split}.tsv"
+                f"{where}: the label is {image.label}, but {listed[total - 1][1]} in {split}.tsv"
             )
         pixels = _verify_image(image, options, (split, key), found, keep_inks)
         name = listed[total - 1][0] if total <= len(listed) else where
@@ -125,11 +124,11 @@ def _verify_labels(image, labels, hierarchy, where, found):
 
 
 def _verify_image(datum, options, where, found, keep_inks):
-    """The image of a Datum, uint8 height x width x 3; None where it can't be decoded."""
+    """The image of a Datum, uint8 height x width x 3; None if it can't be decoded."""
     name = " ".join(where)
     if datum.encoded != (images.ENCODINGS.get(options["encoded"]) is not None):
         found.add(
-            f"{name}: the image is {'' if datum.encoded else 'not '}marked as encoded, and "
+            f"{name}: the image is {'' if datum.encoded else 'not '}marked as encoded, but "
             f"manifest.json says {options['encoded']}"
         )
     try:
@@ -178,9 +177,9 @@ def main(argv=None):
         type=within(float, 0, 1),
         metavar="DISTANCE",
         help="for drawings, such as data/cards: also "
-        "check that no test image is nearer than this to a training image of its class, by "
-        "the ink distance of data_prep/near_duplicates.py (0 same, 1 nothing in common; "
-        "0.1 tells other artwork from the same)",
+        "check that every test image has at least this ink distance from the training images of "
+        "its class (data_prep/near_duplicates.py: 0 for equal images, 1 for images without "
+        "overlap; 0.1 separates different artwork from the same)",
     )
     args = parser.parse_args(argv)
     found, manifest = verify(args.folder, args.nearest)
@@ -189,9 +188,9 @@ def main(argv=None):
     if found.count:
         print("\n".join(found.problems))
         raise UserError(
-            f"{args.folder} is not right: {found.count} problem(s), the first "
+            f"{args.folder} is damaged: {found.count} problem(s), the first "
             f"{len(found.problems)} "
-            "above; build it again with data_prep/build_lmdb.py ... --force"
+            "above; rebuild it with data_prep/build_lmdb.py ... --force"
         )
     for split in manifest.present_splits:
         entry = manifest.splits[split]
@@ -206,12 +205,12 @@ def main(argv=None):
             f"{found.closest:.3f}"
         )
     print(
-        f"{args.folder} holds what was built: labels are rows of hierarchy.tsv, images decode to "
+        f"{args.folder} is intact: labels are rows of hierarchy.tsv, images decode to "
         f"{manifest.size} pixels"
         + (
             f"; {len(found.warnings)} warning(s) about its source, above"
             if found.warnings
-            else ", none is in two splits or under two classes"
+            else ", no image is in two splits or classes"
         )
     )
     return 0

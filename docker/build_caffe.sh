@@ -4,8 +4,8 @@ set -euo pipefail
 
 CMAKE_OPTIONS=(-DCMAKE_BUILD_TYPE=Release -DCPU_ONLY=ON -DBLAS=open -DUSE_LEVELDB=OFF
                -DBUILD_docs=OFF -Dpython_version=3)
-# Caffe's tests that need a GPU: by name, and those that are run for several types (0 and 1: float
-# and double on the CPU, 2 and 3: on a GPU)
+# Caffe's tests that need a GPU: by name, and by type for tests that run for several types (0 and 1:
+# float and double on the CPU, 2 and 3: on a GPU)
 readonly GPU_TESTS='*GPU*:*/2.*:*/3.*:*CuDNN*:Im2colKernelTest/*:PlatformTest.*'
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
@@ -17,27 +17,28 @@ usage() {
 Usage: docker/build_caffe.sh [--prefix DIR] [--source DIR|TARBALL] [--python EXE] [--jobs N]
                              [--test] [--cuda 13|12 [--cuda-arch LIST] [--cuda-home DIR]]
 
-Builds Caffe and installs it into DIR; does nothing where DIR already holds this very build.
+Builds Caffe and installs it into DIR; does nothing if DIR already holds this exact build.
 
-  --prefix DIR          where Caffe goes (default: where .venv has it already, else ~/.local/caffe; for
+  --prefix DIR          installation folder (default: that of .venv's Caffe, else ~/.local/caffe; for
                         --cuda 13 ~/.local/caffe-cuda13); sources, objects and the log stay in
                         DIR.build, which may be deleted
   --source DIR|TARBALL  a tarball of exactly the files of upstream's commit ${COMMIT:0:7}, such as Debian's
                         $TARBALL, or any source
-                        tree that the patches fit (default: a copy of an earlier build, this machine's
-                        mirror, Debian's archives or upstream's repository: the first that has it)
-  --python EXE          the interpreter that pycaffe is for; it needs NumPy, protobuf and six
+                        tree that the patches fit (default: the first available of: the copy kept by
+                        an earlier build, this machine's mirror, Debian's archives, upstream's
+                        repository)
+  --python EXE          interpreter to build pycaffe for; it needs NumPy, protobuf and six
                         (default: .venv/bin/python of this repository)
   --jobs N              parallel compilations (default: one per processor)
-  --test                also build and run Caffe's own C++ and Python tests (some minutes more);
-                        for CUDA those for GPUs too where there is a GPU
-  --cuda 13|12          build for GPUs, with cuDNN 9 and NCCL 2; it runs on the CPU as well. CUDA 13
+  --test                also build and run Caffe's own C++ and Python tests (several minutes more),
+                        including the GPU tests of a CUDA build if the machine has a GPU
+  --cuda 13|12          build for GPUs, with cuDNN 9 and NCCL 2; the build also runs on the CPU. CUDA 13
                         (Turing and later, driver 580 and later) comes from NVIDIA's Python wheels,
                         1.3 GB; CUDA 12 (Pascal and later, driver 525 and later) needs its toolkit
-                        (default: what DIR holds already, else the CPU)
+                        (default: as the build in DIR, else CPU)
   --cuda-arch LIST      GPU architectures to compile for, as in '75 80 90' (default: those of
                         docker/cuda.sh)
-  --cuda-home DIR       the machine's own CUDA toolkit, in place of the wheels (default for CUDA 12:
+  --cuda-home DIR       use the machine's own CUDA toolkit instead of the wheels (default for CUDA 12:
                         the newest /usr/local/cuda-12*)
 
 Example: docker/build_caffe.sh --prefix /opt/caffe --source ~/Downloads/$TARBALL
@@ -49,7 +50,7 @@ say() { printf '%s\n' "$*"; }
 die() { printf 'error: %s\n' "$*" >&2; exit 1; }
 usage_error() { printf 'error: %s (--help shows the options)\n' "$*" >&2; exit 2; }
 minutes() { printf '%d min %02d s' $(($1 / 60)) $(($1 % 60)); }
-# lap NAME: adds to `laps` how long it was since the last one
+# lap NAME: appends the time since the last lap to `laps`
 lap() { laps+=("$1 $(minutes $((SECONDS - lap_start)))"); lap_start=$SECONDS; }
 
 check_packages() {
@@ -80,8 +81,8 @@ print("%d.%d" % sys.version_info[:2], sysconfig.get_paths()["include"],
 END
 }
 
-# hash_configuration: one hash over what a build folder is for, but for its source; of the scripts,
-# only the functions that make it (a reworded message is no reason to compile for minutes)
+# hash_configuration: one hash over everything that configures a build folder, except its source; of
+# the scripts, only the functions that build (rewording a message must not cause a rebuild)
 hash_configuration() {
   { declare -f configure build
     say "$VERSION" "${CMAKE_OPTIONS[@]}" "$python_version" "${numpy_version%%.*}" "$prefix"
@@ -90,7 +91,7 @@ hash_configuration() {
     [ -z "${cuda:-}" ] || cuda_recipe; } | sha256sum | cut -d ' ' -f 1
 }
 
-# hash_recipe: one hash over all that decides what the build is
+# hash_recipe: one hash over everything that determines the build
 hash_recipe() {
   { hash_configuration
     declare -f apply_patches
@@ -103,20 +104,20 @@ source_id() {
   if [ -d "${1:-}" ]; then tree_hash "$1"; else echo "$TREE_SHA256"; fi
 }
 
-# built: a value from the file that a finished build leaves at the prefix
+# built: a value from the file BUILD that a finished build leaves in the prefix
 built() { sed -n "s/^$1: //p" "$prefix/BUILD" 2>/dev/null; }
 
 starts() { "$prefix/bin/caffe" -version >/dev/null 2>&1; }
 
-# up_to_date: the prefix holds this very build (of --source, if one was given), and it still starts
-# (no library of the system has gone)
+# up_to_date: the prefix holds this exact build (of --source, if given), and it still starts (no
+# library of the system was removed)
 up_to_date() {
   [ "$(built recipe)" = "$recipe" ] &&
     { [ -z "$source" ] || [ "$(built source)" = "$(source_id "$source")" ]; } &&
     starts
 }
 
-# show_percent: of make's output, a line every ten per cent
+# show_percent: reduces make's output to a line every ten percent
 show_percent() {
   local line next=0
   while IFS= read -r line; do
@@ -135,13 +136,13 @@ compile() {  # TARGET...
   }
 }
 
-# start_or_resume: $work/source with the patched source, and $work/build. What an earlier build of the
-# same configuration compiled stays, and only what its source did not have is compiled.
+# start_or_resume: makes $work/source, with the patched source, and $work/build. Keeps what an earlier
+# build with the same configuration compiled, so that only files with changes are compiled.
 start_or_resume() {
   local id fresh=$work/source.new configuration
   id="$recipe $(source_id "$source")"
   if [ "$(cat "$work/started" 2>/dev/null)" = "$id" ]; then
-    say "going on in $work"
+    say "resuming in $work"
     return
   fi
   rm -rf "$work/started" "$fresh"
@@ -173,8 +174,8 @@ apply_patches() {
 
 list_files() { (cd "$1" && find . -type f | LC_ALL=C sort); }
 
-# update_tree NEW TREE: TREE gets the content of NEW; files that do not differ keep their time, so that
-# make compiles nothing for them, and what the build itself put there stays
+# update_tree NEW TREE: gives TREE the content of NEW. Unchanged files keep their modification time, so
+# that make does not recompile them; files made by the build stay.
 update_tree() {
   local file changed=0
   list_files "$1" >"$work/files.new"
@@ -191,7 +192,7 @@ update_tree() {
   done < <(LC_ALL=C comm -23 "$work/files" "$work/files.new")
   mv "$work/files.new" "$work/files"
   rm -rf "$1"
-  say "files that differ from the last build's source: $changed; only what they concern is compiled"
+  say "files that differ from the last build's source: $changed; compiling only what depends on them"
 }
 
 configure() {
@@ -215,7 +216,7 @@ build() {
     die "installing failed: see $log"
 }
 
-# install_stage: the finished build takes the place of what is at the prefix
+# install_stage: replaces the content of the prefix by the finished build
 install_stage() {
   printf '%s\n' "recipe: $recipe" "source: $(source_id "$source")" "version: $VERSION" \
     "mode: $mode" "python: $python_version" "numpy: $numpy_version" "cuda: $cuda" \
@@ -277,7 +278,7 @@ main() {
   if [ -z "$python" ]; then
     python=$(dirname "$here")/.venv/bin/python
     [ -x "$python" ] ||
-      die "there is no $python to build pycaffe for: run 'make setup', or name one with --python"
+      die "$python not found, which pycaffe is built for: run 'make setup', or use --python"
   fi
   if [ -z "$cuda" ] && [ -f "$prefix/BUILD" ]; then  # a folder stays what it is
     cuda=$(built cuda) cuda_arch=$(built cuda_arch) cuda_home=$(built cuda_home)
@@ -302,7 +303,7 @@ main() {
     return
   fi
   [ ! -e "$prefix" ] || [ -f "$prefix/BUILD" ] || [ -z "$(ls -A "$prefix")" ] ||
-    die "$prefix holds something else than a Caffe of this script: name a new folder with --prefix"
+    die "$prefix exists and was not built by this script: choose a new folder with --prefix"
 
   check_packages
   local file
@@ -317,7 +318,7 @@ main() {
   if [ $test = yes ] || ! up_to_date; then
     : >"$log"
     say "building Caffe $VERSION for ${mode/CPU/the CPU} (log: $log)"
-    # the same build does not start, as a library of the system has changed: nothing of it is used
+    # the same build no longer starts, because a library of the system changed: start from scratch
     [ "$(built recipe)" != "$recipe" ] || starts || rm -f "$work/started" "$work/configured"
     start_or_resume
     lap source

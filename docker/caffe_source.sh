@@ -1,5 +1,5 @@
-# Where docker/build_caffe.sh gets Caffe's source: several places, whose answer counts by its content
-# alone. That script sets `work`, `log` and `python`, and has say and die.
+# Functions of docker/build_caffe.sh that fetch Caffe's source from one of several places, and accept
+# it by its checksum alone. That script sets `work`, `log` and `python`, and has say and die.
 # shellcheck shell=bash disable=SC2154
 
 # upstream's commit of 2018-08-21; Debian's tarball, made of it, holds the same files
@@ -148,7 +148,7 @@ source_entries() {
   [ -s "$out/source.list" ] || rm "$out/source.list"
 }
 
-# download URL FILE: http, https or file; says why not, in one line
+# download URL FILE: http, https or file; prints the error in one line if it fails
 download() {
   "$python" - "$1" "$2" <<'END_OF_PYTHON'
 import http.client
@@ -168,12 +168,12 @@ except (OSError, ValueError, http.client.HTTPException) as error:
 END_OF_PYTHON
 }
 
-# unpack TARBALL TREE: what it holds, without a folder around it all
+# unpack TARBALL TREE: its content, without the top folder if there is only one
 unpack() {
   local inner
   mkdir -p "$2"
   if ! tar -xf "$1" -C "$2" --no-same-owner 2>>"$log"; then
-    reason="it is not a whole tarball"
+    reason="it is not a complete tarball"
     return 1
   fi
   inner=$(find "$2" -mindepth 1 -maxdepth 1 | head -n 2)
@@ -237,7 +237,7 @@ take_source() {
     if right_content "$2"; then
       say "copied $1: the files of upstream's commit ${COMMIT:0:7}"
     else
-      say "copied $1: not the files of upstream's commit ${COMMIT:0:7}, and taken as they are"
+      say "copied $1: not the files of upstream's commit ${COMMIT:0:7}, used as they are"
     fi
   elif ! unpack "$1" "$2" || ! right_content "$2"; then
     die "$1 is not Caffe's source: $reason"

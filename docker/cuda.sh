@@ -1,5 +1,5 @@
-# What docker/build_caffe.sh reads for --cuda: the toolkit, the compiler's options and the libraries
-# that go with the build. That script sets the variables used here.
+# Functions of docker/build_caffe.sh for --cuda: the toolkit, the compiler's options and the libraries
+# that are installed with the build. That script sets the variables used here.
 # shellcheck shell=bash disable=SC2154
 
 # By CUDA version: the oldest driver, and the architectures that a build is for unless --cuda-arch
@@ -7,7 +7,7 @@
 # each entry is another compilation of all kernels (2 minutes on two cores, 1.7 MB).
 #
 #   CUDA  driver  built for           GPUs
-#   13    580     75 80 90 100 120    Turing; Ampere, Ada; Hopper; Blackwell (data centre, GeForce)
+#   13    580     75 80 90 100 120    Turing; Ampere, Ada; Hopper; Blackwell (data center, GeForce)
 #   12    525     60 70 75 80 90      Pascal; Volta; Turing; Ampere, Ada; Hopper; later ones by PTX
 declare -grA CUDA_ARCH=([13]="75 80 90 100 120" [12]="60 70 75 80 90")
 
@@ -17,16 +17,16 @@ readonly CUDA_LIBRARIES=(cudart cublas cublasLt curand 'cudnn*' nccl nvrtc nvrtc
 # use_cuda: checks the options for CUDA and completes them
 use_cuda() {
   [ -n "${CUDA_ARCH[$cuda]:-}" ] ||
-    usage_error "--cuda $cuda is none of ${!CUDA_ARCH[*]}"
+    usage_error "--cuda $cuda is not one of ${!CUDA_ARCH[*]}"
   cuda_arch=${cuda_arch:-${CUDA_ARCH[$cuda]}}
   [[ $cuda_arch =~ ^[1-9][0-9]{1,2}( [1-9][0-9]{1,2})*$ ]] ||
-    usage_error "--cuda-arch '$cuda_arch' is no list like '75 80 90'"
+    usage_error "--cuda-arch '$cuda_arch' is not a list like '75 80 90'"
   cuda_arch=$(tr ' ' '\n' <<<"$cuda_arch" | sort -nu | tr '\n' ' ')
   cuda_arch=${cuda_arch% }
   if [ "$cuda" = 12 ] && [ -z "$cuda_home" ]; then
     cuda_home=$(find /usr/local -maxdepth 1 -name 'cuda-12*' | sort -V | tail -n 1)
-    [ -n "$cuda_home" ] || die "--cuda 12 needs a CUDA 12 toolkit, and there is no" \
-      "/usr/local/cuda-12*: install one from NVIDIA and name its folder with --cuda-home (CUDA 13" \
+    [ -n "$cuda_home" ] || die "--cuda 12 needs a CUDA 12 toolkit, but /usr/local/cuda-12* was not" \
+      "found: install one from NVIDIA and name its folder with --cuda-home (CUDA 13" \
       "needs none)"
   fi
   if [ -n "$cuda_home" ]; then

@@ -1,5 +1,5 @@
-# A minimal Debian in a folder, made by debootstrap from this machine's mirror: what
-# docker/test_image.sh takes where no registry has a base image, and docker/test_systems.sh works in.
+# Makes a minimal Debian in a folder, with debootstrap and this machine's mirror, for
+# docker/test_image.sh (if no registry has a base image) and docker/test_systems.sh.
 # shellcheck shell=bash
 
 # debian_suite VERSION: the name of a release
@@ -7,7 +7,7 @@ debian_suite() {
   case $1 in
     12) echo bookworm ;;
     13) echo trixie ;;
-    *) echo "error: Debian $1 is not known here (12 and 13 are)" >&2; return 1 ;;
+    *) echo "error: unknown release Debian $1 (known: 12, 13)" >&2; return 1 ;;
   esac
 }
 
@@ -32,7 +32,7 @@ debian_root() {
   suite=$(debian_suite "$1") archive=$(debian_mirror Debian) security=$(debian_mirror Debian-Security)
   command -v debootstrap >/dev/null ||
     { echo "error: debootstrap is not installed: apt-get install debootstrap" >&2; return 1; }
-  [ "$(id -u)" -eq 0 ] || { echo "error: debootstrap works as root only" >&2; return 1; }
+  [ "$(id -u)" -eq 0 ] || { echo "error: debootstrap needs root" >&2; return 1; }
   debootstrap --variant=minbase "$suite" "$2" "$archive" >"$3" ||
     { echo "error: debootstrap: $(tail -n 1 "$3")" >&2; return 1; }
   rm -rf "$2/etc/apt/sources.list" "$2"/var/{lib/apt/lists,cache/apt}/*

@@ -9,13 +9,13 @@ usage() {
   cat <<END_OF_USAGE
 Usage: docker/packages.sh [--missing | --installed] [--any-system] [GROUP...]
 
-Installs the Debian or Ubuntu packages of docker/packages.txt that are missing, as root or through
-sudo: of the groups named, or of all that set-up takes ($(default_groups)).
-What an optional group lacks is said, and does not end it.
+Installs the missing Debian or Ubuntu packages of the given groups of docker/packages.txt, as root or
+with sudo (default: the groups that set-up needs, $(default_groups)).
+Packages of optional groups that can't be installed are reported and do not stop the installation.
 
   --missing     only print the packages that are missing
   --installed   only print the packages that are installed
-  --any-system  also on a system that docker/systems.txt does not list (or ANY_SYSTEM=1)
+  --any-system  also run on a system that docker/systems.txt does not list (or ANY_SYSTEM=1)
 
 Example: docker/packages.sh caffe python
 END_OF_USAGE
@@ -55,7 +55,7 @@ installed() {
   done
 }
 
-# available NAMES: of a|b, the first that the package lists of this machine have; else nothing
+# available NAMES: of a|b, the first in this machine's package lists, or nothing
 available() {
   local name known
   for name in ${1//|/ }; do
@@ -67,8 +67,8 @@ available() {
   done
 }
 
-# missing_rows: of the rows on stdin, those of which no alternative is installed. Where there is no
-# dpkg nothing is known to be missing: the compiler will say.
+# missing_rows: the rows on stdin of which no alternative is installed. Without dpkg, no package is
+# considered missing; the compiler reports what it lacks.
 missing_rows() {
   local group need names reason
   while IFS=$'\t' read -r group need names reason; do
@@ -77,7 +77,7 @@ missing_rows() {
   done
 }
 
-# check_system: one sentence where docker/systems.txt does not list this system
+# check_system: ends with one sentence if docker/systems.txt does not list this system
 check_system() {
   local id="" version="" name line known why=""
   if [ -r "$os_release" ]; then
@@ -100,16 +100,16 @@ check_system() {
       id = toupper(substr($1, 1, 1)) substr($1, 2)
       list = list (list ? (id == last ? " and " : ", ") : "") (id == last ? "" : id " ") $2; last = id
     } END {print list}' "$packages_here/systems.txt")
-  die "make setup works on $known, and this is ${name:-$(uname -s)}$why: use the CPU image," \
+  die "make setup supports $known, but this is ${name:-$(uname -s)}$why: use the CPU image," \
     "which runs wherever Docker does ('make image-cpu', docker/README.md)"
 }
 
-# apt_update APT...: the package lists
+# apt_update APT...: updates the package lists
 apt_update() {
-  "$@" update >/dev/null || say "apt-get update met errors; going on with the package lists there are"
+  "$@" update >/dev/null || say "apt-get update failed; continuing with the existing package lists"
 }
 
-# apt_install APT...: -- NAME...: installs these; status 1 where apt-get could not
+# apt_install APT...: -- NAME...: installs these packages; status 1 if apt-get fails
 apt_install() {
   local apt=()
   while [ "$1" != -- ]; do apt+=("$1"); shift; done
@@ -133,13 +133,13 @@ install() {
              apt-get -q -o DPkg::Lock::Timeout=600)
   if [ "$(id -u)" -ne 0 ] && [ ${#as_root[@]} -eq 0 ]; then
     names=$(awk -F '\t' '$2 != "optional" {sub(/\|.*/, "", $3); print $3}' <<<"$missing" | xargs)
-    [ -z "$names" ] || die "these packages are missing, and installing them takes root or sudo:" \
-      "ask for 'apt-get install $names'"
+    [ -z "$names" ] || die "packages are missing, and installing them needs root or sudo:" \
+      "have an administrator run 'apt-get install $names'"
     say_lacking "only root can install them" "$missing"
     return
   fi
-  # Lists are fetched where something needed is missing or nothing is known: not again and again for
-  # an optional package that this release does not have.
+  # The lists are updated if a required package is missing or the lists are empty, but not each time
+  # for an optional package that this release does not have.
   if [ -n "$(awk -F '\t' '$2 != "optional"' <<<"$missing")" ] || [ -z "$(available libc6)" ] ||
      [ -n "$(while IFS=$'\t' read -r _ _ names _; do available "$names"; done <<<"$missing")" ]; then
     apt_update "${apt[@]}"
@@ -155,13 +155,13 @@ install() {
         "/etc/apt/sources.list and /etc/apt/sources.list.d"
     fi
   done <<<"$missing"
-  # one transaction where that works; an optional package that can't be installed takes no other with it
+  # one transaction if possible; an optional package that fails must not prevent the others
   local all=(${needed[@]+"${needed[@]}"} ${optional[@]+"${optional[@]}"})
   if [ ${#all[@]} -gt 0 ]; then
     say "system packages: installing ${all[*]}"
     if ! apt_install "${apt[@]}" -- "${all[@]}"; then
       [ ${#needed[@]} -eq 0 ] || apt_install "${apt[@]}" -- "${needed[@]}" ||
-        die "apt-get could not install ${needed[*]}: its own message is above"
+        die "apt-get could not install ${needed[*]}: see its message above"
       for name in ${optional[@]+"${optional[@]}"}; do
         apt_install "${apt[@]}" -- "$name" || true
       done
@@ -172,10 +172,10 @@ install() {
   say "system packages: installed in $(((SECONDS - start) / 60)) min $(((SECONDS - start) % 60)) s"
 }
 
-# say_lacking WHY ROWS: which optional packages are missing and what for
+# say_lacking WHY ROWS: reports which optional packages are missing and what needs them
 say_lacking() {
   [ -n "$2" ] || return 0
-  say "system packages: going on without these, as $1:"
+  say "system packages: continuing without these, because $1:"
   awk -F '\t' '{gsub(/\|/, " or ", $3); print "  " $3 " (" $1 ": " $4 ")"}' <<<"$2"
 }
 

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# What `make setup` does: system packages, the Python environment .venv, Caffe, and the links between.
-# A second run only checks them.
+# Sets up system packages, the Python environment .venv, Caffe, and the links between them; this is
+# `make setup`. A second run only checks them.
 set -euo pipefail
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
@@ -16,7 +16,7 @@ into .venv, and Caffe (docker/build_caffe.sh). Environment variables:
 
   CAFFE_PREFIX=DIR            where Caffe goes (default: where .venv has it, else ~/.local/caffe)
   CAFFE_SOURCE=DIR|TARBALL    Caffe's source (docker/build_caffe.sh --source)
-  ANY_SYSTEM=1                also on a system that docker/systems.txt does not list
+  ANY_SYSTEM=1                also run on a system that docker/systems.txt does not list
 
 Example: CAFFE_PREFIX=/opt/caffe docker/setup.sh
 END_OF_USAGE
@@ -26,18 +26,18 @@ say() { printf '%s\n' "$*"; }
 die() { printf 'error: %s\n' "$*" >&2; exit 1; }
 minutes() { printf '%d min %02d s' $(($1 / 60)) $(($1 % 60)); }
 
-# make_venv: .venv with exactly the packages of $LOCK. Debian's python3, whatever other python3 comes
-# first on PATH: Boost.Python is built for that one.
+# make_venv: creates .venv with exactly the packages of $LOCK. Uses Debian's python3, even if another
+# one comes first on PATH, because Boost.Python is built for Debian's.
 make_venv() {
   local version
   version=$(/usr/bin/python3 -c 'import sys; print("%d.%d" % sys.version_info[:2])')
   if [ -e .venv ] && [ ! -e .venv/requirements.lock ] && [ ! -e .venv/unfinished ] &&
      [ ! -e .venv/requirements.txt ]; then
-    die ".venv exists, and 'make setup' did not make it: move it away"
+    die ".venv exists, but 'make setup' did not make it: move it away"
   fi
   if [ -e .venv ] && ! .venv/bin/python -c "
 import sys; sys.exit('%d.%d' % sys.version_info[:2] != '$version')" 2>/dev/null; then
-    say "Python packages: .venv is not of this system's Python $version: making it again"
+    say "Python packages: .venv is not for this system's Python $version: recreating it"
     rm -rf .venv
   fi
   ! cmp -s $LOCK .venv/requirements.lock || return 0
@@ -68,7 +68,7 @@ install_repository() {
   echo "$wanted" >.venv/pyproject.toml
 }
 
-# link_caffe PREFIX: pycaffe and the caffe binary are found from .venv
+# link_caffe PREFIX: makes pycaffe and the caffe binary available in .venv
 link_caffe() {
   echo "$1/python" >"$(echo .venv/lib/python3*/site-packages)/caffe.pth"
   ln -sfn "$1/bin/caffe" .venv/bin/caffe

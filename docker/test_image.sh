@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Builds the images by `make image-cpu` and `make image`, and tests what they promise. No GPU needed.
+# Builds the images with `make image-cpu` and `make image`, and tests them. No GPU needed.
 set -euo pipefail
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
@@ -59,7 +59,7 @@ start_daemon() {
   die "the Docker daemon did not start: see $data_root/log"
 }
 
-# make_base NAME: what the registry's image of that name is: Debian's essential packages and apt
+# make_base NAME: makes a replacement for the registry's image: Debian's essential packages and apt
 make_base() {
   [[ $1 =~ ^debian:([0-9]+) ]] || die "no registry has the base image $1"
   say "no registry has $1: making it with debootstrap"
@@ -171,7 +171,7 @@ trains() {
   [ -z "$(find "$mounts" -not -user "${owner%:*}")" ]
 }
 
-# What the CUDA image does on a machine without a GPU, beside `trains`, which went by the wrapper
+# The CUDA image on a machine without a GPU; `trains` has already tested the wrapper
 no_gpu_is_named() {
   grep -q 'caffe: on the CPU: this container has no GPU' "$work/train.log"
   local arguments status
@@ -185,7 +185,7 @@ no_gpu_is_named() {
   done
 }
 
-# Left out is what needs make or a compiler, which an image lacks: tests of building, and the
+# Without the tests that need make or a compiler, which an image lacks: tests of building, and the
 # gradient checker
 tests_pass() {
   inside --user "$owner" "$image" python -m pytest -q -p no:cacheprovider --ignore tests/docker \

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Tries what README.md promises for a fresh machine: each release of Debian from a minimal debootstrap.
+# Tests README.md's set-up on a fresh machine: each release of Debian, from a minimal debootstrap.
 set -euo pipefail
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
@@ -20,7 +20,7 @@ system in a folder; inside it, 'apt-get install git make', a copy of this reposi
   --folder DIR        where the systems and logs go (default: /var/tmp/hierarchical-caffe-systems); a
                       system there that this script made is replaced
   --steps "TARGET..." make's targets, in order (default: $STEPS)
-  --again             goes on in the systems of the last run, which --keep or a failure left
+  --again             reuse the systems of the last run, kept by --keep or after a failure
   --keep              leaves the systems in place at the end; those where a step failed always stay
 
 Mirror, proxies, certificates and pip's index are those of this machine. Environment variable
@@ -34,8 +34,8 @@ say() { printf '%s\n' "$*"; }
 die() { printf 'error: %s\n' "$*" >&2; exit 1; }
 minutes() { printf '%d min %02d s' $(($1 / 60)) $(($1 % 60)); }
 
-# inside SYSTEM COMMAND...: a process of that system, with /proc and /dev, and with an environment of
-# its own; when it ends, or this script, so does all that it started
+# inside SYSTEM COMMAND...: runs a process in that system, with /proc, /dev and its own environment;
+# all its children end with it, or with this script
 inside() {
   local system=$1 status=0
   shift
@@ -54,7 +54,7 @@ inside() {
   return "$status"
 }
 
-# end_together: what `inside` runs ends with this script; unshare hands on nothing but its own death
+# end_together: ends what `inside` runs with this script; unshare passes on only SIGKILL
 end_together() {
   trap '[ -z "${child:-}" ] || kill -KILL "$child"' EXIT
   trap 'exit 130' INT TERM
@@ -62,8 +62,8 @@ end_together() {
 
 note() { say "$@" | tee -a "$folder/summary"; }
 
-# machine_settings: sets the array pass_on: what this machine's environment says about the network.
-# Indexes and folders that are files of this machine are not inside; the others are enough.
+# machine_settings: sets the array pass_on to this machine's network settings. Indexes that are local
+# files do not exist inside and are left out.
 machine_settings() {
   local name key value
   pass_on=()
@@ -99,7 +99,7 @@ make_system() {
     >>"$3" 2>&1 || die "apt-get inside $2 failed: see $3"
 }
 
-# copy_repository SYSTEM: the files that git knows or would know, as they are now
+# copy_repository SYSTEM: copies the current files that git tracks or does not ignore
 copy_repository() {
   mkdir -p "$1$repository"
   git -C "$root" ls-files -z --cached --others --exclude-standard |
@@ -132,7 +132,7 @@ try_release() {
     rm -rf --one-file-system "$system" "$system.made-here"
 }
 
-# last_result LOG: what a log ends with, of pytest, Caffe's tests, the demo and set-up
+# last_result LOG: the last lines of results of pytest, Caffe's tests, the demo and set-up
 last_result() {
   local said
   said=$(grep -E '^=+ .*(passed|failed).* =+$|^\[  PASSED  \]|^Ran [0-9]+ tests|^done in|^set-up took' \

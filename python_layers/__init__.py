@@ -1,1 +1,1 @@
-"""Layers that Caffe imports while it trains, and their maths apart from Caffe."""
+"""Python layers for Caffe, and their maths in modules that do not import Caffe."""

@@ -1,15 +1,14 @@
 """NumPy on the host, CuPy on a GPU: lets the same maths code run on both.
 
-A GPU works through a queue of kernels while Python runs ahead of it. Python must wait for the queue
-and copy a value to the host wherever it needs to know one: for float(), bool() and int(), for an
-index by booleans, and in nonzero, unique and bincount, whose results have a size that depends on
-values. The maths therefore takes its shapes from the batch alone. Where the host selects the few
-entries that count, a GPU, on which more entries cost next to nothing, keeps all of them and weighs
-each with a mask. (CuPy's sorts wait too before CuPy 14, cupy/cupy pull request 9497: slower, with
-the same result.)
+A GPU works through a queue of kernels while Python runs ahead of it. Whenever Python needs a value,
+it has to wait for the queue and copy the value to the host: for float(), bool() and int(), for
+boolean indexing, and in nonzero, unique and bincount, whose result sizes depend on values. The
+maths therefore takes its shapes from the batch alone. Where the host selects the few relevant
+entries, a GPU, on which more entries cost next to nothing, keeps all and weights them with a mask.
+(Before CuPy 14, sorts wait too, cupy/cupy pull request 9497: slower, with the same result.)
 
 Values on a GPU are not checked: features with nan or inf make the loss nan or inf, and labels are
-taken as they come.
+used as given.
 """
 
 import sys
@@ -29,7 +28,7 @@ def array_module(array):
 def active_indices(mask):
     """Indices of the entries of a boolean array that can be true, one array per axis, as nonzero.
 
-    On the host these are the true entries; on a GPU all entries, which the caller weighs with
+    On the host these are the true entries; on a GPU all entries, which the caller weights with
     `mask` at these indices.
     """
     if on_host(mask):

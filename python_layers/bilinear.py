@@ -38,7 +38,7 @@ SMALLEST = 1e-8
 
 @dataclass(frozen=True)
 class Pooled:
-    """What a forward pass leaves for the backward pass.
+    """The results of a forward pass that the backward pass needs.
 
     descriptors: n x c1 x c2, of the maps' dtype; z, y or p.
     lengths:     n float64, |y|; None without L2 normalization.

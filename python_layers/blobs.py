@@ -94,10 +94,10 @@ class DeviceBlobs:
 
 
 def blobs_of_mode():
-    """HostBlobs in CPU mode, DeviceBlobs in GPU mode; HostBlobs there too if CuPy is missing, with
-    one line in the log.
+    """HostBlobs in CPU mode, DeviceBlobs in GPU mode.
 
-    Reads the current mode: a layer calls this in its setup, when its net is made.
+    If CuPy is missing, HostBlobs in GPU mode too, with one line in the log. Reads the current mode:
+    a layer calls this in its setup, when its net is made.
     """
     if not _gpu_mode():
         return HostBlobs
@@ -111,8 +111,8 @@ def _cupy():
         return importlib.import_module("cupy")
     except ImportError as error:
         caffe.log(
-            f"CuPy can't be imported ({error}): Python layers compute on the CPU, and copy "
-            "their features there and back in every pass. pip install the cupy package of "
+            f"CuPy can't be imported ({error}): Python layers compute on the CPU and copy "
+            "their features to the host and back in every pass. pip install the cupy package of "
             "this CUDA version, 14 or later, such as cupy-cuda12x"
         )
         return None

@@ -37,7 +37,7 @@ def diagnostic_names(levels):
 
 @dataclass(frozen=True)
 class CenterTerms:
-    """What a forward pass leaves for the backward pass, for the centers and for the diagnostics.
+    """The results of a forward pass: for the backward pass, the centers and the diagnostics.
 
     loss:    a float >= 0; on a GPU an array without axes.
     offsets: n x d, x_i - c_{y_i}, of the features' dtype.

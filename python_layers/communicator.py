@@ -1,4 +1,4 @@
-"""The samples of all processes that train one net together, for losses that compare samples.
+"""Gathers the samples of all processes that train one net, for losses that compare samples.
 
 Each process, a rank, runs the net on its own batch, and the gradients of the weights are averaged.
 For a loss that is a mean over samples this average is the gradient of the joint batch. A loss that

@@ -1,4 +1,4 @@
-"""Losses that weigh a softmax by the label tree: hierarchical cross-entropy, soft labels, and the
+"""Softmax losses that use the label tree: hierarchical cross-entropy, soft labels, and the
 conditional softmax along the tree. NumPy or CuPy, no Caffe.
 
 L. Bertinetto, R. Mueller, K. Tertikas, S. Samangooei, N. Lord, "Making better mistakes: leveraging

@@ -48,7 +48,7 @@ class LabelTree:
                 )
 
     def graph(self, level):
-        """C x C_level booleans: which class of a level each fine class belongs to."""
+        """C x C_level booleans: True where the fine class belongs to the class of the level."""
         return self.ancestors[:, level][:, None] == np.arange(self.sizes[level])
 
     def parents(self):

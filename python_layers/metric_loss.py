@@ -1,4 +1,4 @@
-"""What the metric losses have in common as Caffe layers."""
+"""Base class of the metric losses as Caffe layers."""
 
 import math
 
@@ -104,15 +104,15 @@ class MetricLossLayer(caffe.Layer):
         self.arrays = blobs_of_mode()
 
     def set_forward_pass(self, number):
-        """Caffe has restored a snapshot, and pass `number`, from 0, is next."""
+        """Called by Caffe when it has restored a snapshot; pass `number`, from 0, is next."""
         if self.memory is None:
             return
         self.memory, self._to_keep = SampleMemory(self.memory.capacity), False
         if number:
             caffe.log(
                 f"{type(self).__name__}: a snapshot does not hold the memory of "
-                f"{self.memory.capacity} samples, which starts empty: the training from here "
-                "differs from one that was not interrupted"
+                f"{self.memory.capacity} samples, which starts empty: training from here on "
+                "differs from an uninterrupted run"
             )
 
     def reshape(self, bottom, top):
@@ -160,7 +160,7 @@ class MetricLossLayer(caffe.Layer):
         if self.memory is not None:
             features, labels, gram = self.memory.join(features, labels)
             arguments = {**arguments, "anchors": anchors, "gram": gram}
-        # A view of a blob isn't kept: Caffe may move the blob's memory.
+        # Views of blobs are not kept, because Caffe may move the blob's memory.
         self._features = None if features is batch else features
         try:
             return self.forward_pass(features, labels, **arguments)

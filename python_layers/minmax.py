@@ -50,7 +50,7 @@ def forward(
 
     features:  n x d, float32 or float64, finite.
     labels:    one vector of n whole numbers, in a list, as all losses take them.
-    k1:        number of nearest neighbours of a sample in its class.
+    k1:        number of nearest neighbors of a sample in its class.
     k2:        number of nearest pairs of a class, or of a sample, with other classes.
     k2_per:    "class", as in marginal Fisher analysis and the authors' abstract, or "sample".
     normalize: scale the features to length `scale` first; distances are then in [0, 4 scale^2]. The

@@ -32,10 +32,10 @@ class MinMaxLossLayer(MetricLossLayer):
             `loss_weight: 0`, since Caffe expects one weight per top.
 
     Parameters (param_str, JSON; an unknown name is an error)
-      k1               5         nearest neighbours in the own class. A batch rarely has more than
-                                 six samples of a fine-grained class, so this mostly joins all.
-      k2               10        nearest pairs between a class and the rest. Like k1 a choice
-                                 of ours, not tuned.
+      k1               5         number of nearest neighbors in a sample's own class. A batch rarely
+                                 has more than six samples of a fine class, so 5 mostly joins all.
+      k2               10        number of nearest pairs between a class and the rest. Like k1, our
+                                 own choice, not tuned.
       k2_per           "class"   k2 nearest pairs of each class with the rest, as in marginal Fisher
                                  analysis, which the authors' abstract follows; "sample": k2 nearest
                                  samples of other classes for each sample, as in public layers.

@@ -42,7 +42,7 @@ LARGEST_COEFFICIENT = 1e18
 
 @dataclass(frozen=True)
 class LossTerms:
-    """What a forward pass leaves for the backward pass and for the diagnostics.
+    """The results of a forward pass: for the backward pass and the diagnostics.
 
     loss:         a float; on a GPU an array without axes.
     coefficients: r x n float64, dLoss/dX = coefficients @ X for the first r samples; r = n unless

@@ -1,4 +1,4 @@
-"""What losses of class scores that use the label tree have in common as Caffe layers."""
+"""Base classes of Caffe layers that compute on class scores and use the label tree."""
 
 import math
 

@@ -14,7 +14,7 @@ LARGEST_SCORE = 1e15
 
 @dataclass(frozen=True)
 class ScoreTerms:
-    """What a forward pass of a loss of scores leaves for the backward pass and for the second top.
+    """The results of a forward pass of a loss of scores: for backward and for the second top.
 
     loss:          a float >= 0; on a GPU an array without axes.
     gradients:     dL/dscores, one float64 array per score array, of its shape.

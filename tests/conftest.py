@@ -19,5 +19,5 @@ os.chdir(ROOT)
 
 @pytest.fixture(scope="session", autouse=True)
 def log_files(tmp_path_factory):
-    """Caffe's programs leave files of their logs in the temporary folder, unless told another."""
+    """Caffe's programs leave log files in the temporary folder, unless another one is set."""
     os.environ["GLOG_log_dir"] = str(tmp_path_factory.mktemp("caffe_logs"))

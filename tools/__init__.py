@@ -1,1 +1,1 @@
-"""What a person runs: nets, weights, evaluation, pictures and checks."""
+"""Command-line tools: nets, weights, training, evaluation, figures and checks."""

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Benchmarks: how long the project's own code takes beside a yardstick measured in the same run."""
+"""Benchmark the project's own code against a reference measured in the same run."""
 
 import argparse
 
@@ -7,13 +7,13 @@ from data_prep.common.command import command
 from tools.benchmarks import lmdb, losses, memory, step
 
 EXAMPLES = """examples, on an idle machine:
-  tools/bench.py losses     metric losses beside matrix products, and beside others' losses
+  tools/bench.py losses     metric losses, against matrix products and other implementations
   tools/bench.py memory     the large-margin loss with a memory of earlier batches
-  tools/bench.py lmdb       build_lmdb.py beside Caffe's convert_imageset
-  tools/bench.py step       the part of a training step that each layer of a net takes
+  tools/bench.py lmdb       build_lmdb.py, against Caffe's convert_imageset
+  tools/bench.py step       the share of each layer in a training step
 """
 
-# Each has __doc__ (its line in the help), add_options(parser) and run(options), described there.
+# Each module has a docstring (its line in the help), add_options(parser) and run(options).
 BENCHMARKS = {"losses": losses, "memory": memory, "lmdb": lmdb, "step": step}
 
 

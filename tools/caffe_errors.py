@@ -1,4 +1,4 @@
-"""What Caffe refuses, as an error that a person can read."""
+"""Turns Caffe's errors into readable ones."""
 
 from contextlib import contextmanager
 
@@ -7,10 +7,10 @@ from data_prep.common.errors import UserError
 
 @contextmanager
 def refusals(what):
-    """Within it, what Caffe or a Python layer says of its input is a UserError: `what`: reason.
+    """Context manager that turns errors of Caffe or a Python layer into UserError("what: reason").
 
-    caffe.Error is a failed check of Caffe's own (docker/patches/0007); a ValueError is how the
-    Python layers refuse parameters, shapes and values.
+    caffe.Error is a failed check in Caffe itself (docker/patches/0007); Python layers raise
+    ValueError for invalid parameters, shapes and values.
     """
     from tools.pycaffe import caffe
 

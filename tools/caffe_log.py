@@ -1,4 +1,4 @@
-"""What `caffe train` printed, as numbers: losses, test accuracies, learning rate per iteration.
+"""Parses logs of `caffe train`: losses, test accuracies and learning rate per iteration.
 
 Messages follow glog's prefix, `I1123 14:01:02.123456 pid file:line]` (from glog 0.6 on
 `I20261123 ...`). Solver::Step prints `Iteration N (...), loss = mean over average_loss iterations`,
@@ -6,9 +6,9 @@ then each output of the training net for the last batch; Solver::Test prints `It
 net (#0)`, then each output's mean over test_iter batches; the rate is `Iteration N, lr = ...`,
 after the loss or, in 2014, before it. NVIDIA's Caffe adds `, m = ..., wd = ...` to the rate.
 
-What others add is left out: time stamps and names in front of the prefix (containers, job systems,
-mpirun), colors of terminals, carriage returns, the NULs of UTF-16. Lines without glog's prefix
-(-log_prefix=false, other loggers) are read where they hold one of these messages.
+Additions of other programs are ignored: time stamps and names before the prefix (containers, job
+systems, mpirun), terminal colors, carriage returns, the NULs of UTF-16. Lines without glog's prefix
+(-log_prefix=false, other loggers) are read if they contain one of these messages.
 """
 
 import re
@@ -25,7 +25,7 @@ RATE = re.compile(r"Iteration (\d{1,18}), lr = ([^\s,]+)")
 TEST = re.compile(r"Iteration (\d{1,18}), Testing net(?: \(#0\))?$")
 OTHER_TEST = re.compile(r"Iteration \d+, Testing net")
 OUTPUT = re.compile(r"(Train|Test) net output #\d+: ([^\t]+?) = (\S+)( \(\* )?")
-SCORE = re.compile(r"(Test) (score #\d+): (\S+)")  # of 2014, when outputs had no names
+SCORE = re.compile(r"(Test) (score #\d+): (\S+)")  # Caffe of 2014, where outputs have no names
 STOPPED = re.compile(r"caffe train stopped: ")
 
 COLORS = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]")
@@ -35,7 +35,7 @@ SOURCE = re.compile(r"\s*(\[\d+(?:,\d+)?\](?:<\w+>:?)?|\d+:(?=\s)|[\w.-]+ *\||\[
 
 TOTAL = "loss"  # name of the solver's own sum of losses
 LARGEST = float(np.finfo(np.float32).max)  # Caffe computes in this precision
-# What SoftmaxWithLoss gives where the class of each sample has the probability 0: -log(FLT_MIN).
+# SoftmaxWithLoss where the true class of every sample has probability 0: -log(FLT_MIN).
 SATURATED = float(-np.log(np.finfo(np.float32).tiny))
 
 
@@ -64,9 +64,9 @@ class Log:
         return [name for where, name in self.series if where == phase]
 
     def diverged(self):
-        """(iteration, what happened) where the training first diverged, or None.
+        """(iteration, reason) at which training first diverged, or None.
 
-        A loss is nan or inf, or it is the largest that Caffe's softmax loss can be.
+        It has diverged if a loss is nan or inf, or has the largest value of Caffe's softmax loss.
         """
         found = []
         for (phase, name), (x, y) in self.series.items():
@@ -84,11 +84,11 @@ class Log:
 
 
 class _Reader:
-    """Takes the lines of a log in turn."""
+    """Reads the lines of a log in turn."""
 
     def __init__(self):
         self.points, self.losses = {}, {}
-        self.known = False  # has any line been one of Caffe's?
+        self.known = False  # whether any line was Caffe's
         self.stopped = self.source = None
         self.others = {}
         self._iteration = self._phase = self._rate = None
@@ -142,7 +142,7 @@ class _Reader:
         self._put_rate()
 
     def _forget(self):
-        """A run that resumes from an older snapshot replaces what came after that snapshot."""
+        """Drop values that a run resumed from an older snapshot computes again."""
         for found in self.points.values():
             while found and next(reversed(found)) >= self._iteration:  # in ascending order
                 found.popitem()
@@ -169,13 +169,13 @@ class _Reader:
 
 
 def _source(text):
-    """The name of a process at the start of the text, or None."""
+    """The name of the process at the start of the text, or None."""
     found = SOURCE.match(text) if text else None
     return found and found[1]
 
 
 def number_of(text):
-    """float of a printed value, None where the text is not one (a line that was cut or mixed).
+    """float of a printed value; None if the text is not a number (a truncated or mixed line).
 
     Windows' C library prints 1.#INF, 1.#QNAN, -1.#IND and nan(ind), also with rounded digits.
     """
@@ -188,7 +188,7 @@ def number_of(text):
 
 
 def _lines(data):
-    """The whole lines of a log's bytes; what follows the last line end may be half a line."""
+    """The complete lines of a log's bytes; text after the last line end may be half a line."""
     if data.startswith((b"\xff\xfe", b"\xfe\xff")):  # PowerShell's `>` and tee
         try:
             data = data.decode("utf-16").encode()
@@ -205,7 +205,7 @@ def _lines(data):
 def read(path):
     """The Log in a file. Raises UserError if it is not a log of `caffe train` or has no iterations.
 
-    Of several processes in one file, the one that prints an iteration first is read.
+    If a file holds several processes, the one that prints an iteration first is read.
     """
     path = Path(path)
     try:

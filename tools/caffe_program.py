@@ -1,4 +1,4 @@
-"""The caffe binary, run for its answer."""
+"""Runs the caffe binary and returns its status and last message."""
 
 import os
 import re

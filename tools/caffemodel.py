@@ -1,4 +1,4 @@
-"""Shapes of the weights in a caffemodel, to compare before Caffe reads it: it aborts at others."""
+"""Compares the shapes in a caffemodel with a net's before Caffe reads it and aborts."""
 
 from google.protobuf.message import DecodeError
 
@@ -15,7 +15,7 @@ def shapes(path):
         model = caffe_pb2.NetParameter.FromString(files.existing(path, "caffemodel").read_bytes())
     except DecodeError:
         raise UserError(
-            f"{path} is no caffemodel, or was cut short (solver states and HDF5 "
+            f"{path} is not a caffemodel, or is truncated (solver states and HDF5 "
             "snapshots are not read)"
         ) from None
     return {
@@ -30,20 +30,21 @@ def shapes(path):
 
 
 def is_hdf5(path):
-    """Whether a file of weights is in HDF5, by its content, as Caffe itself decides."""
+    """Whether a file of weights is HDF5, by its content, as Caffe itself decides."""
     with open(path, "rb") as file:
         return file.read(len(snapshots.HDF5_SIGNATURE)) == snapshots.HDF5_SIGNATURE
 
 
 def _same(have, need):
-    """Whether two shapes agree; the old format pads with ones in front."""
+    """Whether two shapes agree; the old format pads them with leading ones."""
     return have == need or (len(have) == 4 and have == [1] * (4 - len(need)) + need)
 
 
 def compare(path, needed, what):
-    """Names of the layers that a caffemodel lacks: Caffe would leave them at random values.
+    """Names of the layers missing in a caffemodel, which Caffe would leave at random values.
 
-    needed: {layer: [shape of each blob]}. what: the net, for the UserError where shapes differ.
+    needed: {layer: [shape of each blob]}. what: the net's name in messages. Raises UserError if
+    shapes differ.
     """
     have = shapes(path)
     missing = [name for name in needed if not have.get(name)]
@@ -51,7 +52,7 @@ def compare(path, needed, what):
         need = [list(shape) for shape in needed[name]]
         if len(need) != len(have[name]) or not all(map(_same, have[name], need)):
             raise UserError(
-                f"{path} doesn't fit {what}: {name} has the shapes {have[name]} there "
-                f"and {need} here (another data set, or another network?)"
+                f"{path} does not fit {what}: {name} has the shapes {have[name]} in the file "
+                f"and {need} in the net (another data set or network?)"
             )
     return missing

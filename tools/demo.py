@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
-"""The whole method on playing cards: data, plain softmax beside OURS, accuracies, pictures.
+"""Run the whole method on playing cards: data, plain softmax and OURS, accuracies, pictures.
 
-Prints every command before it runs it, as one would type it. A finished training is not repeated
-unless its solver or its data have changed since.
+Prints every command before running it, as it can be typed in a shell. A finished training is not
+repeated unless its solver or data have changed.
 
 Example:
     make demo
@@ -43,7 +43,7 @@ def run(*arguments):
 
 
 def keep_log(log):
-    """Rename the log of an earlier training, which may be one by hand: train.1.log and so on."""
+    """Rename the log of an earlier training, also of a manual one, to train.1.log and so on."""
     if log.exists():
         names = (log.with_suffix(f".{number}.log") for number in itertools.count(1))
         log.rename(next(name for name in names if not name.exists()))
@@ -57,8 +57,8 @@ class Training:
     path: Path  # of the solver
     iterations: int
     log: Path
-    final: Path  # the weights that it ends with
-    inputs: tuple  # paths of what it reads
+    final: Path  # its final weights
+    inputs: tuple  # paths of its input files
 
     @classmethod
     def of(cls, variant):
@@ -74,9 +74,7 @@ class Training:
         )
 
     def due(self):
-        """Why it has to run, in one clause; None where the final weights are whole, and newer than
-        the files that they are made from.
-        """
+        """Why it has to run, in one clause; None if its final weights are up to date."""
         if reason := snapshots.problem(self.final):
             return reason
         made = self.final.stat().st_mtime
@@ -85,13 +83,13 @@ class Training:
 
 
 class Forecast:
-    """How long `iterations` will take, from the time of the first of them that Caffe reports."""
+    """Estimates the time of `iterations` from the first ones that Caffe reports."""
 
     def __init__(self, iterations):
         self._iterations, self._first = iterations, None
 
     def at(self, iteration, seconds):
-        """The forecast in words at the second report, else None. seconds: of any clock."""
+        """The estimate in words at the second report, otherwise None. seconds: of any clock."""
         if self._first is None:
             self._first = iteration, seconds
             return None
@@ -103,7 +101,7 @@ class Forecast:
 
 
 def train(training, later):
-    """Run `caffe train`; says how long it and the `later` iterations of others will take."""
+    """Run `caffe train`; estimates the time, including `later` iterations of other trainings."""
     arguments = ["caffe", "train", "-solver", training.path, "-weights", WEIGHTS]
     show(arguments, f" 2> {shlex.quote(str(training.log))}")
     training.log.parent.mkdir(parents=True, exist_ok=True)

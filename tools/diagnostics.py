@@ -1,4 +1,4 @@
-"""Names for the values of the second tops of the metric losses, `<loss>_diagnostics`, in a log."""
+"""Names the values of the metric losses' diagnostics, `<loss>_diagnostics`, in a log."""
 
 import re
 
@@ -12,7 +12,7 @@ LOSSES = {
     "minmax": minmax,
 }
 SUFFIX = "_diagnostics"
-DEEPEST = 20  # levels of a tree that are tried
+DEEPEST = 20  # most levels of a tree that are tried
 
 # What a value is, by its name without a level's number; all others are distances.
 KINDS = {
@@ -29,7 +29,7 @@ DISTANCE = "distance"
 
 
 def _entries(loss, count):
-    """Names of the `count` values of a loss's diagnostics; None where it has another number."""
+    """Names of the `count` values of a loss's diagnostics; None if it has another number."""
     if loss not in LOSSES:
         return None
     found = (LOSSES[loss].diagnostic_names(levels) for levels in range(1, DEEPEST + 1))
@@ -40,7 +40,7 @@ def named(outputs):
     """{output: (loss, entry)} of the outputs of a log that are diagnostics, in their order.
 
     outputs: names as in caffe_log.Log: glm_diagnostics, glm_diagnostics[1], glm_diagnostics[2] ...
-    A top of that name with another number of values than the loss's is left out.
+    A top whose number of values does not match the loss is ignored.
     """
     tops = {}
     for output in outputs:

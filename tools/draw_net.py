@@ -36,14 +36,14 @@ def _parse(arguments):
         "--variant",
         choices=list(tables.STAGES),
         default="ours",
-        help="variant of a net to draw (default: %(default)s); a solver names its own",
+        help="variant of a net to draw (default: %(default)s); a solver determines its own",
     )
     parser.add_argument(
         "--out",
         type=Path,
         required=True,
         metavar="FILE",
-        help=f"the figure to write, {', '.join(FORMATS)}",
+        help=f"output figure, {', '.join(FORMATS)}",
     )
     return parser.parse_args(arguments)
 
@@ -58,7 +58,7 @@ def _net_and_stages(path, variant):
 
 
 def _titles(shown):
-    """Titles of the backbone and of the levels: names where the tables know them, else numbers."""
+    """Titles of the backbone and of the levels: names if known to the tables, else numbers."""
     dataset, _, net = shown.name.rpartition("_")
     known = tables.DATASETS.get(dataset.removesuffix(f"_{data.BBOX}"))
     names = dict(enumerate(zip(known.sizes, known.levels), 1)) if known else {}
@@ -72,7 +72,7 @@ def _titles(shown):
 
 
 def _lanes(skips):
-    """Where each skipping connection runs, so that few cross: {(from, to): (lane, out, in)}.
+    """The route of each skipping connection, with few crossings: {(from, to): (lane, out, in)}.
 
     skips: pairs of column numbers. The longer a connection, the higher its lane (0, 1, ...), the
     further left it leaves and the further right it arrives: out and in are in (0, 1) of half a box.
@@ -135,7 +135,7 @@ def draw(shown):
             )
 
     def arrow(points, color="#37474f", width=1.1):
-        """Draw straight pieces between the points, with round corners."""
+        """Draw straight lines between the points, with rounded corners."""
         vertices, codes = [points[0]], [Line.MOVETO]
         for before, at, after in zip(points, points[1:], points[2:]):
             for end in (before, after):
@@ -204,7 +204,7 @@ def main():
     except ValueError as error:
         raise UserError(f"{options.prototxt} {error}") from None
     form = options.out.suffix[1:].lower()
-    # The same net gives the same bytes: no random ids and no date; letters stay letters in SVG.
+    # No random ids or dates, so that the same net gives the same bytes; text stays text in SVG.
     date = {"svg": "Date", "pdf": "CreationDate"}.get(form)
     same = {"metadata": {date: None}} if date else {}
     picture = io.BytesIO()

@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
-"""Draw a sample of an evaluation's images with the net's answers: right in green, wrong in red.
+"""Draw a sample of evaluated images with the net's predictions: green if right, red if wrong.
 
-Reads what tools/evaluate.py wrote, and the image LMDB that it names; nothing is computed again. A
-level's answer is its own classifier's, with its probability, or where there is none the ancestor of
-the predicted fine class. Under a wrong answer is the true name. The sample is random, the same for
-the same --seed.
+Reads the results of tools/evaluate.py and the image LMDB that they name; nothing is computed again.
+The prediction on a level is that of its own classifier, with its probability, or, without one, the
+ancestor of the predicted fine class. The true class is shown below a wrong prediction. The sample
+is random and determined by --seed.
 
 Example:
     tools/draw_predictions.py results/cards_squeezenet_ours.json --out results/predictions.png
@@ -27,15 +27,13 @@ from tools import results
 
 COLUMNS = 6  # images side by side, at most
 TILE = 228  # pixels, the side of an image
-RIGHT, WRONG, GREY = "#1a7a2e", "#c0201c", "#555555"
+RIGHT, WRONG, GRAY = "#1a7a2e", "#c0201c", "#555555"
 
 
 def read_images(path, keys):
     """Images of an LMDB, uint8 height x width x 3, BGR, by their keys."""
     if not (path / "data.mdb").is_file():
-        raise UserError(
-            f"{path} is not there: run this where the data set is, in the repository root"
-        )
+        raise UserError(f"{path} not found: run this in the repository root, where the data set is")
     wanted = {key.encode() for key in keys}
     found = {
         lmdb_io.key_text(key, path): value for key, value in lmdb_io.items(path) if key in wanted
@@ -45,7 +43,7 @@ def read_images(path, keys):
 
 def _decode(path, key, value):
     if value is None:
-        raise UserError(f"{path} has no record {key}: it was built again since, so evaluate again")
+        raise UserError(f"{path} has no record {key}: it was rebuilt since, so evaluate again")
     try:
         return lmdb_io.datum_image(lmdb_io.parse_datum(value))
     except ImageError as error:
@@ -53,22 +51,24 @@ def _decode(path, key, value):
 
 
 def _check_ids(hierarchy, result, predictions):
-    """UserError unless the predictions are of the hierarchy's levels and classes."""
+    """Raises UserError unless the predictions match the hierarchy's levels and classes."""
     fits = [level.level for level in result.levels] == list(hierarchy.levels)
     for answers, size in zip(predictions.levels, hierarchy.sizes):
         for ids in (answers.true, answers.predicted, answers.from_fine):
             fits = fits and (ids is None or (ids.min() >= 0 and ids.max() < size))
     if not fits:
-        raise UserError(f"the predictions are not of {result.data} as it is now: evaluate again")
+        raise UserError(
+            f"the predictions do not match {result.data}, which changed: evaluate again"
+        )
 
 
 def _named(name, sure):
-    """A line with a class and how sure the net is, shortened where it would be cut off."""
+    """A line with a class and its probability, shortened to the width of a tile."""
     return shortened(name, TILE - 40) + sure if sure else name
 
 
 def captions(hierarchy, predictions, row):
-    """Lines [(text, color)] under an image: per level the answer and, if wrong, the truth."""
+    """Lines [(text, color)] below an image: per level the prediction and, if wrong, the truth."""
     lines = []
     for answers, names in zip(predictions.levels, hierarchy.names):
         own = answers.predicted is not None
@@ -76,7 +76,7 @@ def captions(hierarchy, predictions, row):
         sure = f"  {answers.probability[row]:.0%}" if own else ""
         lines.append((_named(names[answer], sure), RIGHT if answer == true else WRONG))
         if answer != true:
-            lines.append((f"  true: {names[true]}", GREY))
+            lines.append((f"  true: {names[true]}", GRAY))
     return lines
 
 
@@ -84,16 +84,19 @@ def main():
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("result", type=Path, help="what tools/evaluate.py wrote, .json")
+    parser.add_argument("result", type=Path, help="result of tools/evaluate.py, .json")
     parser.add_argument("--out", type=Path, required=True, metavar="PNG")
     parser.add_argument(
-        "--images", type=within(int, 1, 200), default=18, help="how many (default: %(default)s)"
+        "--images",
+        type=within(int, 1, 200),
+        default=18,
+        help="number of images (default: %(default)s)",
     )
     parser.add_argument(
         "--seed",
         type=within(int, 0, 2**63 - 1),
         default=1,
-        help="of the random sample, from 0 (default: %(default)s)",
+        help="seed of the random sample, from 0 (default: %(default)s)",
     )
     args = parser.parse_args()
     if args.out.suffix != ".png":
@@ -101,9 +104,7 @@ def main():
     result = results.read(args.result)
     predictions = results.read_predictions(args.result, result)
     if predictions is None:
-        raise UserError(
-            f"{results.table_of(args.result)} is not there: keep it beside {args.result}"
-        )
+        raise UserError(f"{results.table_of(args.result)} not found: keep it beside {args.result}")
     hierarchy = Hierarchy.read(Path(result.data) / "hierarchy.tsv")
     _check_ids(hierarchy, result, predictions)
     rows = np.random.default_rng(args.seed).permutation(len(predictions.keys))[: args.images]

@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
 """Score a trained net on every image of a data set, each exactly once, on every level.
 
-The net is the solver's own test net (its stages, its data); the order is that of the LMDB, and the
-last batch is cut where the images end. For each level of the hierarchy there are two answers: the
-level's own classifier, where the net has one, and `from fine`, the ancestor of the predicted fine
-class, which plain softmax gives as well. Intervals are 95 % (Wilson).
+The net is the solver's own test net (its stages, its data). Images are read in the order of the
+LMDB, and the last batch ends with the last image. Each level of the hierarchy has two predictions:
+that of its own classifier, if the net has one, and `from fine`, the ancestor of the predicted fine
+class, which plain softmax provides too. Intervals are 95 % (Wilson).
 
 Writes the figures to results/NAME.json and one row per image to results/NAME.tsv.
 
@@ -26,7 +26,7 @@ from data_prep.records import SPLITS
 from tools import caffe_errors, results, scores, snapshots, solver_net
 
 TOP = 5
-MOST = 1024  # images at a time: Caffe aborts where the memory does not hold a batch
+MOST = 1024  # largest batch; Caffe aborts if a batch does not fit into memory
 PAIRS = 10  # most confused pairs of fine classes that the result lists
 
 
@@ -43,7 +43,7 @@ def forward(net, scoring, labels):
             part = labels[start : start + scoring.batch]
             if not np.array_equal(net.blobs["label"].data[: len(part)].reshape(part.shape), part):
                 raise UserError(
-                    f"Caffe reads {scoring.labels} in another order than that of its "
+                    f"Caffe does not read {scoring.labels} in the order of its "
                     "keys: build the data set again"
                 )
             for level, blob in scoring.heads.items():
@@ -131,7 +131,7 @@ def table(result):
 
 
 def _check_labels(hierarchy, labels, scoring):
-    """UserError unless every row of labels is a row of the hierarchy."""
+    """Raises UserError unless every row of labels is a row of the hierarchy."""
     fits = labels.shape[1:] == (len(hierarchy.sizes),)
     if not (
         fits
@@ -139,13 +139,13 @@ def _check_labels(hierarchy, labels, scoring):
         and np.array_equal(hierarchy.labels[labels[:, 0]], labels)
     ):
         raise UserError(
-            f"the labels in {scoring.labels} don't follow the hierarchy.tsv beside "
+            f"the labels in {scoring.labels} do not match the hierarchy.tsv beside "
             "them: build the data set again"
         )
 
 
 def _check_heads(hierarchy, net, scoring):
-    """UserError unless every classifier has as many outputs as its level has classes."""
+    """Raises UserError unless every classifier has as many outputs as its level has classes."""
     for level, name in scoring.heads.items():
         wide = net.blobs[name].shape[1]
         if level >= len(hierarchy.sizes) or wide != hierarchy.sizes[level]:
@@ -161,7 +161,7 @@ def parse():
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(
-        "--solver", type=Path, required=True, help="solver that the net was trained with"
+        "--solver", type=Path, required=True, help="solver with which the net was trained"
     )
     parser.add_argument(
         "--weights",
@@ -185,7 +185,7 @@ def parse():
         "--batch",
         type=int,
         default=32,
-        help="images at a time (default: %(default)s); changes speed and memory, not the figures",
+        help="batch size (default: %(default)s); affects speed and memory, not the results",
     )
     parser.add_argument("--gpu", type=int, metavar="N", help="number of the GPU (default: the CPU)")
     args = parser.parse_args()
@@ -218,7 +218,7 @@ def main():
     outputs = forward(net, scoring, labels)
     seconds = time.perf_counter() - started
     if not all(np.isfinite(output).all() for output in outputs.values()):
-        raise UserError(f"{weights} gives scores that are not finite: the training has diverged")
+        raise UserError(f"{weights} gives scores that are not finite: training has diverged")
     levels, fine, answers = summarize(hierarchy, labels, outputs)
     result = results.Result(
         experiment=args.experiment,

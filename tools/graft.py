@@ -1,14 +1,14 @@
 #!/usr/bin/env python3
-"""Give a network of your own the paper's head: classifiers of every level, losses, solvers.
+"""Add the paper's head to your own network: classifiers of every level, losses, solvers.
 
 The network is a train_val or deploy prototxt in any format that BVLC Caffe reads. The layers after
-its feature (its classifier, losses, accuracies) are removed; the layers before keep their names, so
-that its trained weights still load by name. One net for all variants, a solver per variant and a
-deploy file are written, as those in prototxt/.
+the feature (classifier, losses, accuracies) are removed; the layers before it keep their names, so
+that trained weights still load by name. Like prototxt/, the output has one net for all variants, a
+solver per variant and a deploy file.
 
-Prototxts of other Caffes (NVIDIA's, Intel's, SSD's, SENet's ...) may hold fields and layers that
-BVLC Caffe does not have. Those after the feature are removed. Those before it are named by their
-lines; --translate FILE writes them as BVLC Caffe has them where both mean exactly the same.
+Prototxts of Caffe forks (NVIDIA's, Intel's, SSD's, SENet's ...) may use fields and layers that BVLC
+Caffe lacks. Those after the feature are removed. Those before it are reported with their lines;
+--translate FILE replaces those with an exact equivalent in BVLC Caffe.
 """
 
 import argparse
@@ -46,7 +46,7 @@ EXAMPLES = """examples, from the repository's root:
 """
 
 
-MOST_ROWS = 8  # of one kind in the summary
+MOST_ROWS = 8  # most rows of one kind in the summary
 
 
 def _color(text):
@@ -85,28 +85,28 @@ def _parse(arguments):
         "--map",
         choices=("pool", "flatten"),
         dest="how",
-        help="make a vector of a feature that has several positions: pool averages over them, "
-        "flatten joins them (default, without --feature: as the net's own classifier does)",
+        help="how to turn a feature map into a vector: pool averages over its positions, flatten "
+        "concatenates them (default, without --feature: as the net's own classifier does)",
     )
     parser.add_argument(
         "--cut-auxiliary",
         action="store_true",
-        help="remove auxiliary classifiers (default: keep them in training, with the fine labels)",
+        help="remove auxiliary classifiers (default: train them on the fine labels)",
     )
     parser.add_argument(
         "--translate",
         type=Path,
         metavar="FILE",
-        help="translate fields and layers of other Caffes where the translation is certain, and "
-        "write the translated prototxt to FILE",
+        help="translate fields and layers of Caffe forks that have an exact equivalent, and write "
+        "the translated prototxt to FILE",
     )
-    data = parser.add_argument_group("data set (a folder, a name, or known numbers of classes)")
+    data = parser.add_argument_group("data set (a folder, a name, or numbers of classes)")
     add_data_options(data)
     data.add_argument(
         "--levels",
         metavar="N,N,...",
-        help="levels of the label tree to use, fine to coarse, by their number of classes or their "
-        "names (default: all)",
+        help="levels of the label tree to use, fine to coarse, given by their numbers of classes "
+        "or their names (default: all)",
     )
     pixels = parser.add_argument_group("images (default: as the prototxt states)")
     pixels.add_argument(
@@ -119,14 +119,14 @@ def _parse(arguments):
         "--mean",
         type=_color,
         metavar="B,G,R",
-        help="color that is subtracted from the pixels, 0..255; 0 subtracts nothing (default, "
-        "where the prototxt states none: ImageNet's)",
+        help="mean color to subtract, 0..255; 0 subtracts nothing (default: as in the prototxt, "
+        "else ImageNet's)",
     )
     pixels.add_argument(
         "--scale",
         type=positive(float, "number above 0"),
-        help="factor by which pixels are multiplied after that (default, where the prototxt states "
-        "none: 1)",
+        help="factor that multiplies pixels after the subtraction (default: as in the prototxt, "
+        "else 1)",
     )
     run = parser.add_argument_group("files to write")
     add_run_options(run)
@@ -147,7 +147,7 @@ def _parse(arguments):
         if not (options.data or options.dataset or options.levels):
             parser.error("name a data set: --data, --dataset or --levels")
         if not options.out:
-            parser.error("--out is needed: the folder for the files")
+            parser.error("--out is required: the folder for the files")
     check_boxes(parser, options)
     return options
 
@@ -164,7 +164,7 @@ def _net_name(options, proto):
 
 
 def _feature(options, nodes):
-    """cut.Feature: the one asked for, or that of the last classifier."""
+    """The requested cut.Feature, or that of the last classifier."""
     if options.feature:
         return cut.find_feature(nodes, options.feature)
     classifier = cut.find_classifier(nodes)
@@ -201,7 +201,7 @@ def _images(options, nodes, feature, unknown):
 
 
 def _by_sizes(sizes):
-    """The tables' data set with these classes per level; UserError if there is none."""
+    """The tables' data set with these classes per level; raises UserError if none matches."""
     for dataset in tables.DATASETS.values():
         if dataset.sizes == sizes:
             return dataset
@@ -321,7 +321,7 @@ def _print_statistics(backbone):
 
 
 def _print_weights(path, net):
-    """Print which layers of the backbone a caffemodel has; UserError if it has none of them."""
+    """Print which layers of the backbone a caffemodel has; raises UserError if it has none."""
     shapes = net.backbone.weights
     if not path:
         _print_row("weights", "give the network's caffemodel to `caffe train -weights`")
@@ -343,7 +343,7 @@ def _print_weights(path, net):
 
 
 def _print_unknown(read, kept):
-    """Print what this Caffe does not read in layers that are not kept, and ignores in all."""
+    """Print fields that this Caffe does not read in removed layers, and those that it ignores."""
     rows = [str(replace(place, advice="")) for place in read.unknown if place.layer not in kept]
     rows += [f"{ignored}: Caffe ignores it" for ignored in read.ignored]
     for row in rows[:MOST_ROWS]:
@@ -411,9 +411,9 @@ def _print_summary(options, read, nodes, feature, net, images):
 
 
 def _translated(options, read):
-    """{path: text} of the translated net, {} where there is none to write.
+    """{path: text} of the translated net, {} if nothing was translated.
 
-    Raises UserError where the file holds something else.
+    Raises UserError if the file exists with other content.
     """
     path = options.translate
     if path is None:

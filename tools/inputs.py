@@ -1,4 +1,4 @@
-"""What training by a solver reads (net, LMDBs, means, weights), and the commands that make it."""
+"""Lists the files that training reads (net, LMDBs, means, weights) and commands to make them."""
 
 import functools
 from pathlib import Path
@@ -8,7 +8,7 @@ from data_prep.common.errors import UserError
 from tools.nets import rules, tables
 from tools.pycaffe import TEST, TRAIN, caffe_pb2
 
-# Where weights come from that this repository does not train.
+# Sources of weights that this repository does not train.
 WEIGHTS = {
     "squeezenet_v1.1.caffemodel": "tools/convert_squeezenet.py",
     "VGG_ILSVRC_16_layers.caffemodel": "download it from http://www.robots.ox.ac.uk/~vgg/"
@@ -19,12 +19,12 @@ ZOO = "download it from BVLC's model zoo ({name}) into weights/"
 
 @functools.cache  # many solvers share one net
 def read_net(path):
-    """NetParameter of a prototxt; UserError where it can't be read."""
+    """NetParameter of a prototxt; raises UserError if it can't be read."""
     return prototxt.read(path, caffe_pb2.NetParameter())
 
 
 def inputs_of(solver_path):
-    """What `caffe train -solver` reads: (SolverParameter, net's path, [LMDB folder], [mean file]).
+    """Inputs of `caffe train -solver`: (SolverParameter, net's path, [LMDB folder], [mean file]).
 
     Only layers that the solver's train_state and test_state keep count. Raises UserError.
     """

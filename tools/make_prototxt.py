@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Write the nets, solvers and deploy files that `caffe train` and others read."""
+"""Write nets, solvers and deploy files for Caffe."""
 
 import argparse
 import sys
@@ -17,9 +17,9 @@ EXAMPLES = """examples, from the repository's root:
   tools/make_prototxt.py              all of prototxt/, from the tables in tools/nets/tables.py
   tools/make_prototxt.py --check      compare prototxt/ with the tables
   tools/make_prototxt.py --data data/mine --net googlenet --out prototxt/mine --train-batch 16
-                                      for a data set you built: sizes and counts are its own
+                                      for a data set of your own, with its sizes and counts
   tools/make_prototxt.py --dataset cub --bbox --net vgg16 --levels 2 --out prototxt/two
-                                      species and family only, images cut to their boxes
+                                      species and family only, images cropped to their boxes
   tools/make_prototxt.py --dataset cars --net alexnet --variant ours --lambda 0.4 \\
       --name cars_0.4 --out prototxt/mine
                                       another weight of the large-margin loss

@@ -52,9 +52,9 @@ def _pip_settings():
 
 
 def download(url, certificates=None):
-    """The bytes behind an https, http or file address; OSError or ValueError if there are none.
+    """The content of an https, http or file URL; raises OSError or ValueError if that fails.
 
-    certificates: a file of those to trust (default: the one that pip is configured with).
+    certificates: file of certificates to trust (default: as configured for pip).
     """
     if urllib.parse.urlsplit(url).scheme not in ("https", "http", "file"):
         raise ValueError(f"{url}: neither an https, an http nor a file address")
@@ -102,7 +102,7 @@ def fetch(project, filename, sha256):
 
 
 def check(content, filename, sha256):
-    """`content` itself if its SHA-256 is `sha256`; else UserError."""
+    """`content` itself; raises UserError unless its SHA-256 is `sha256`."""
     found = hashlib.sha256(content).hexdigest()
     if found != sha256:
         raise UserError(

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Draw the learning curves in logs of `caffe train`: a panel per quantity, a color per log.
+"""Draw the learning curves in logs of `caffe train`, with a panel per quantity and a color per log.
 
 Panels: the total training loss (already a mean over the solver's average_loss iterations); each
 single loss (pale: single batches; full: their running mean; dashed with dots: on the test images);
@@ -116,7 +116,7 @@ def _printable(name):
 
 
 def figure(logs, names):
-    """Matplotlib figure of the curves; UserError where no log has any."""
+    """Matplotlib figure of the curves; raises UserError if no log has any."""
     from matplotlib.figure import Figure
 
     shown = panels(logs)
@@ -152,7 +152,7 @@ def figure(logs, names):
 
 
 def _legend(target, handles, names, **options):
-    """A legend with the names as they are: `$` is not mathematics, a leading _ hides nothing."""
+    """A legend with literal names: `$` does not start math, and a leading _ hides nothing."""
     legend = target.legend([*handles], ["name"] * len(handles), **options)
     for text, name in zip(legend.get_texts(), names):
         text.set(text=name, parse_math=False)
@@ -191,7 +191,7 @@ def draw(axis, log, panel, color):
 
 
 def explain(axis, panel):
-    """A legend of the line styles, in gray: the colors are the logs'."""
+    """A legend of the line styles, in gray, because colors stand for logs."""
     from matplotlib.lines import Line2D
 
     lines = [
@@ -217,9 +217,7 @@ def main():
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument(
-        "logs", type=Path, nargs="+", metavar="LOG", help="what `caffe train` printed"
-    )
+    parser.add_argument("logs", type=Path, nargs="+", metavar="LOG", help="output of `caffe train`")
     parser.add_argument("--out", type=Path, required=True, metavar="PNG")
     parser.add_argument(
         "--tsv", type=Path, help="also write the numbers: log, phase, output, iteration, value"

@@ -1,10 +1,10 @@
-"""An evaluation on disk: NAME.json with the figures and, beside it, NAME.tsv with a row per image.
+"""Reads and writes an evaluation: NAME.json with the results, NAME.tsv with a row per image.
 
-The table has the column `key` (of the record in the LMDB) and, per level, `<level>_true`; where the
+The table has the column `key` (of the record in the LMDB) and, per level, `<level>_true`; if the
 level has a classifier, `<level>_predicted` and `<level>_probability`; for a coarse level,
 `<level>_from_fine`, the ancestor of the predicted fine class. Classes are the 0-based ids of the
-data set's hierarchy.tsv. The figures hold the SHA-256 of the table: a pair that an interrupted
-evaluation left is recognized.
+data set's hierarchy.tsv. The JSON file holds the SHA-256 of the table, so that a mismatched pair
+left by an interrupted evaluation is detected.
 """
 
 import hashlib
@@ -22,7 +22,7 @@ from data_prep.common.typed import from_json, to_json
 
 @dataclass(frozen=True)
 class Share:
-    """The share of images whose answer is right, in 0..1; its 95 % interval (low, high); images."""
+    """The share of right predictions in 0..1, its 95 % interval (low, high), and their number."""
 
     top1: float
     interval: tuple[float, ...]
@@ -37,12 +37,12 @@ class Share:
 
 @dataclass(frozen=True)
 class Level:
-    """The answers on one level.
+    """The predictions on one level.
 
-    classes, present  of the label tree; those that the images have
+    classes, present  numbers of classes in the label tree, and among the images
     head              the level's own classifier
     from_fine         the ancestors of the predicted fine classes; only of coarse levels
-    consistency       share of the images for which both answers are the same class
+    consistency       share of the images for which both predict the same class
     """
 
     level: str
@@ -59,7 +59,7 @@ class Level:
 
 @dataclass(frozen=True)
 class Confusion:
-    """A number of images of one fine class that were taken for another; names of classes."""
+    """Number of images of one fine class that were predicted as another; names of classes."""
 
     images: int
     true: str
@@ -68,7 +68,7 @@ class Confusion:
 
 @dataclass(frozen=True)
 class Fine:
-    """What only the fine level has; shares in 0..1. top5: None for a tree of 5 or fewer classes."""
+    """Results of the fine level only; shares in 0..1. top5: None for 5 or fewer classes."""
 
     mean_class_accuracy: float
     recall: dict[str, float]
@@ -78,7 +78,7 @@ class Fine:
 
 @dataclass(frozen=True)
 class Result:
-    """The figures of one net on one split of a data set.
+    """The results of one net on one split of a data set.
 
     experiment   the solver's name without _solver
     levels       fine to coarse
@@ -109,7 +109,7 @@ class Result:
 
 @dataclass(frozen=True)
 class Answers:
-    """The rows of the table for one level, arrays of N; None: the level has no such answer."""
+    """The table's columns for one level, arrays of N; None: the level has no such prediction."""
 
     true: np.ndarray
     predicted: np.ndarray | None = None
@@ -139,8 +139,9 @@ def table_of(path):
 
 
 def make_way(path):
-    """Make the folder of a result; UserError if NAME.json or NAME.tsv can't be written, or is a
-    file that no evaluation wrote.
+    """Make the folder of a result.
+
+    Raises UserError if NAME.json or NAME.tsv can't be written, or was not written by an evaluation.
     """
     for file, ours in ((Path(path), _is_result_file), (table_of(path), _is_table)):
         files.make_way(file)
@@ -177,15 +178,15 @@ def write(path, result, predictions):
 
 
 def read(path):
-    """The Result in a file; UserError where it is not one."""
+    """The Result in a file; raises UserError if it is not one."""
     content = read_json(path, "the result")
     return from_json(Result, content, f"{path} is not a result of tools/evaluate.py")
 
 
 def read_predictions(path, result):
-    """The Predictions beside the file `path` of a Result, None where that table is missing.
+    """The Predictions beside the file `path` of a Result; None if that table is missing.
 
-    UserError where the table is not the one that the result was written with.
+    Raises UserError if the table is not the one that was written with the result.
     """
     table = table_of(path)
     if not table.is_file():

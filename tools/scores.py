@@ -1,4 +1,4 @@
-"""Statistics of right and wrong answers, with NumPy alone."""
+"""Statistics of right and wrong predictions, using NumPy only."""
 
 import math
 
@@ -38,7 +38,7 @@ def softmax(scores):
 
 
 def in_top(scores, true, k):
-    """bool, N: is the true class among the k highest scores? Ties go to the lower class."""
+    """bool, N: whether the true class is among the k highest scores. Ties go to the lower class."""
     return (np.argsort(-scores, axis=1, kind="stable")[:, :k] == true[:, None]).any(axis=1)
 
 

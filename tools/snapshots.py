@@ -1,10 +1,10 @@
-"""Snapshots of a training on disk: which are there, and which of them are whole.
+"""Finds the snapshots of a training on disk, and checks whether they are complete.
 
 Caffe writes two files per snapshot, PREFIX_iter_N.caffemodel (weights) and
 PREFIX_iter_N.solverstate (iteration, momentum, the model's path), with `snapshot_format: HDF5` both
-ending in `.h5`. A full disk, a crash of the machine, or a Caffe that writes in place can leave cut
-files, so every file is read through before it is named: lengths and field numbers of protobuf
-messages, the end that the head of an HDF5 file states.
+ending in `.h5`. A full disk, a crash of the machine, or a Caffe that writes in place can leave
+truncated files, so every file is checked before it is used: the lengths and field numbers of
+protobuf messages, and the end of file stated in the header of an HDF5 file.
 """
 
 import mmap
@@ -32,12 +32,12 @@ class Snapshot:
     state: Path
 
     def problem(self):
-        """Why training can't go on from it, in one clause; None where it can."""
+        """Why training can't resume from it, in one clause; None if it can."""
         return problem(self.model) or problem(self.state)
 
 
 class _Damaged(ValueError):
-    """The bytes end, or make no sense, where a field is expected."""
+    """The bytes end or are invalid where a field is expected."""
 
 
 def problem(path):
@@ -58,12 +58,12 @@ def problem(path):
                 _check_message(content, _is_state(path))
         except _Damaged as error:
             kind = "solverstate" if _is_state(path) else "caffemodel"
-            return f"{path} is no {kind}, or was cut short ({error})"
+            return f"{path} is not a {kind}, or is truncated ({error})"
     return None
 
 
 def of_solver(solver):
-    """The solver's Snapshots, newest first, whole or not."""
+    """The solver's Snapshots, newest first, complete or not."""
     prefix = Path(solver.snapshot_prefix)
     name = re.compile(
         rf"{re.escape(prefix.name)}_iter_(\d{{1,18}})({MODEL}|{STATE})({re.escape(HDF5)})?"
@@ -83,16 +83,16 @@ def of_solver(solver):
 
 
 def newest(solver):
-    """The newest Snapshot whose model and state are both whole, or None.
+    """The newest Snapshot whose model and state are both complete, or None.
 
-    Says on stderr which newer ones were passed over, and why.
+    Prints to stderr which newer ones were skipped, and why.
     """
     for snapshot in of_solver(solver):
         reason = snapshot.problem()
         if reason is None:
             return snapshot
         print(
-            f"note: the snapshot of iteration {snapshot.iteration} is passed over: {reason}",
+            f"note: the snapshot of iteration {snapshot.iteration} is skipped: {reason}",
             file=sys.stderr,
         )
     return None
@@ -103,24 +103,24 @@ def newest_model(solver):
     snapshot = newest(solver)
     if snapshot is None:
         raise UserError(
-            f"no snapshot {solver.snapshot_prefix}_iter_* has both a whole {MODEL} and a whole "
-            f"{STATE}: train first, or name the weights with --weights"
+            f"no snapshot {solver.snapshot_prefix}_iter_* has both a complete {MODEL} and a "
+            f"complete {STATE}: train first, or name the weights with --weights"
         )
     return snapshot.model
 
 
 def check_resumable(state):
-    """Raise UserError unless training can go on from this solverstate: it and its model are whole.
+    """Raise UserError unless training can resume: this solverstate and its model must be complete.
 
-    The model is the file that the state names; of an HDF5 state, which Caffe alone reads, the one
-    beside it.
+    The model is the file that the state names or, for an HDF5 state, which only Caffe can read, the
+    one beside it.
     """
     state = Path(state)
     reason = problem(state)
     if reason is None:
         reason = problem(_model_of(state))
     if reason:
-        raise UserError(f"training can't go on from {state}: {reason}; take an earlier snapshot")
+        raise UserError(f"training can't resume from {state}: {reason}; use an earlier snapshot")
 
 
 def _model_of(state):
@@ -133,7 +133,7 @@ def _model_of(state):
         for number, wire, start, end in _fields(content, 0, len(content)):
             if number == learned and wire == LENGTH:
                 return Path(content[start:end].decode(errors="surrogateescape"))
-    raise UserError(f"{state} names no model: it is no snapshot of `caffe train`")
+    raise UserError(f"{state} names no model, so it is not a snapshot of `caffe train`")
 
 
 def _is_state(path):
@@ -148,11 +148,11 @@ def _check_hdf5(content):
     size at byte 9 and the end as the third offset from byte 12.
     """
     if content[: len(HDF5_SIGNATURE)] != HDF5_SIGNATURE or len(content) < 48:
-        raise _Damaged("no head of an HDF5 file")
+        raise _Damaged("no header of an HDF5 file")
     version = content[8]
     first, size_at = {0: (24, 13), 1: (28, 13), 2: (12, 9), 3: (12, 9)}.get(version, (None, 0))
     if first is None or content[size_at] != 8:
-        raise _Damaged("the head of the HDF5 file is of an unknown version")
+        raise _Damaged("the header of the HDF5 file has an unknown version")
     (end,) = struct.unpack_from("<Q", content, first + 16)
     if len(content) < end:
         raise _Damaged(f"{len(content)} of {end} bytes")
@@ -171,7 +171,7 @@ def _check_message(content, is_state):
 
 
 def _walk(content, start, end, descriptor):
-    """Numbers of the fields of a message; those that are messages are walked through as well."""
+    """Numbers of the fields of a message; nested messages are checked too."""
     seen = set()
     for number, wire, begin, stop in _fields(content, start, end):
         seen.add(number)
@@ -184,7 +184,7 @@ def _walk(content, start, end, descriptor):
 def _fields(content, position, end):
     """Yield (number, wire type, start, end) of the fields of a protobuf message.
 
-    The content of packed floats and of strings is stepped over, so that a gigabyte takes no time.
+    The content of packed floats and of strings is skipped, so that a gigabyte takes no time.
     """
     while position < end:
         tag, position = _varint(content, position, end)
@@ -207,7 +207,7 @@ def _fields(content, position, end):
 
 
 def _varint(content, position, end):
-    """(value, position behind it) of a variable-length integer."""
+    """(value, position after it) of a variable-length integer."""
     value = 0
     for i, byte in enumerate(content[position : min(position + LONGEST_VARINT, end)]):
         value |= (byte & 0x7F) << (7 * i)

@@ -14,12 +14,12 @@ from tools import caffe_errors, caffemodel, snapshots
 from tools.inputs import build_command
 from tools.nets import head, rules
 
-LARGEST_LABEL = 1 << 24  # from here on float32 has not all whole numbers
+LARGEST_LABEL = 1 << 24  # float32 represents all whole numbers up to this one
 
 
 @dataclass(frozen=True)
 class ScoringNet:
-    """What to run on which data.
+    """A net for scoring, and its data.
 
     file     path of the net's prototxt
     net      caffe_pb2.NetParameter without stages: Data layers `data` and `label`, and all that
@@ -79,7 +79,7 @@ def scoring_net(solver, split, batch):
                     "one, or from a source that has one"
                 )
             raise UserError(
-                f"{source} is not there: make the data set, from the repository root, "
+                f"{source} not found: make the data set, from the repository root, "
                 f"with {build_command(source.parent)}"
             )
         param.source, param.batch_size = str(source), batch
@@ -130,12 +130,14 @@ def read_labels(scoring):
 
 
 def try_gpu(number, option="--gpu"):
-    """Raise UserError, which names the option, if Caffe can't use a GPU: it would abort the whole
-    process, so another one tries."""
+    """Raise UserError, which names the option, if Caffe can't use the GPU.
+
+    A separate process tries it, because a failure aborts the whole process.
+    """
     trial = f"import caffe; caffe.set_mode_gpu(); caffe.set_device({number:d})"
     if subprocess.run([sys.executable, "-c", trial], capture_output=True).returncode:
         raise UserError(
-            f"GPU {number} can't be used: there is none of that number, or this Caffe "
+            f"GPU {number} can't be used: the machine has no GPU of that number, or this Caffe "
             f"was built for the CPU only; leave out {option}"
         )
 
@@ -152,8 +154,8 @@ def use_gpu(number):
 def load(scoring, weights):
     """caffe.Net with the weights, in the mode that is set.
 
-    Raises UserError if Caffe refuses the net, or if a layer of the net is not in the weights or has
-    other shapes there: Caffe would leave it at random values.
+    Raises UserError if Caffe refuses the net, or if a layer of the net is missing in the weights or
+    has other shapes there, since Caffe would leave it at random values.
     """
     from tools.pycaffe import caffe
 
@@ -173,8 +175,7 @@ def load(scoring, weights):
     if missing:
         few = ", ".join(missing[:4]) + (" ..." if missing[4:] else "")
         raise UserError(
-            f"{weights} has no weights for {few}: evaluate it with the solver that it "
-            "was trained with"
+            f"{weights} has no weights for {few}: evaluate it with the solver of its training"
         )
     _copy(net, weights)
     return net
@@ -186,7 +187,7 @@ def _copy(net, weights):
 
 
 def _missing_in_hdf5(net, weights):
-    """Names of the layers that an HDF5 file lacks: those whose values stay as they are."""
+    """Names of the layers missing in an HDF5 file: those whose values do not change on loading."""
     missing = set(net.params)
     for value in (0, 1):
         for blobs in net.params.values():

@@ -1,15 +1,15 @@
 #!/usr/bin/env python3
-"""Train one net with several GPUs, or several CPU processes: what `caffe train -gpu 0,1` can't do
-for a net with Python layers.
+"""Train one net on several GPUs or CPU processes, also with Python layers.
 
-Every process, a rank, trains on its own share of the records with the batch size of the prototxt,
-and all take the mean of their gradients: N ranks with batch B make the steps of one process with
-batch N x B. The metric losses see the samples of all ranks. Rank 0 prints what `caffe train`
-prints (for its own batches), tests and saves; Ctrl-C makes it save and stop. The solver is taken
-as it is: with N ranks an epoch is 1/N of the iterations.
+(`caffe train -gpu 0,1` does not support Python layers.) Each process, a rank, trains on its own
+share of the records with the batch size of the prototxt, and all ranks apply the mean of their
+gradients: N ranks with batch B make the same steps as one process with batch N x B. The metric
+losses see the samples of all ranks. Rank 0 prints the output of `caffe train` (for its own
+batches), tests and saves; Ctrl-C makes it save and stop. The solver's settings are not changed:
+with N ranks an epoch takes 1/N of the iterations.
 
-Data and HDF5Data layers deal their records out; what other layers read, every rank reads.
-BatchNorm layers average over their own rank's batch.
+Data and HDF5Data layers distribute their records among the ranks; all other inputs are read by
+every rank. BatchNorm layers average over their own rank's batch.
 
 Across machines, with the same files on all: start it under mpirun, with the GPUs of each machine,
 or without for CPUs:
@@ -64,7 +64,7 @@ def main():
         "--processes",
         type=process_count,
         metavar="N",
-        help="so many processes on this machine's CPU",
+        help="number of CPU processes on this machine",
     )
     begin = parser.add_mutually_exclusive_group()
     begin.add_argument(
@@ -72,7 +72,7 @@ def main():
         metavar="A[,B]",
         help="caffemodels to start from, as for `caffe train -weights`",
     )
-    begin.add_argument("--snapshot", metavar="FILE", help="solverstate to go on from")
+    begin.add_argument("--snapshot", metavar="FILE", help="solverstate to resume from")
     args = parser.parse_args()
     if rank.is_rank():
         rank.run(args)

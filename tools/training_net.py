@@ -1,4 +1,4 @@
-"""A solver's net in training, with inputs that a program fills instead of LMDBs."""
+"""Makes a solver's training net with inputs that a program fills, instead of LMDBs."""
 
 import numpy as np
 

@@ -1,4 +1,4 @@
-"""What every package here shares: errors, commands, files, reading of text formats, progress.
+"""Code shared by all packages: errors, commands, files, text formats, progress bars.
 
-Importing it, or any module in it, changes nothing in the process.
+Importing these modules has no side effects.
 """

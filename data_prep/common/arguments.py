@@ -1,4 +1,4 @@
-"""Types of command-line options, for argparse."""
+"""Argument types for argparse."""
 
 import argparse
 import re
@@ -7,8 +7,9 @@ NAMES = {int: "whole number", float: "number"}  # what argparse's own message ca
 
 
 def within(kind, low, high, what=""):
-    """A type: a number (kind: int or float) from low to high. what: words before these in the
-    message that refuses others.
+    """Argument type: a number (kind: int or float) from low to high.
+
+    what: words that precede the range in the error message.
     """
 
     def convert(text):
@@ -22,7 +23,7 @@ def within(kind, low, high, what=""):
 
 
 def level_names(text):
-    """A type: names of levels, with commas between them, as a tuple."""
+    """Argument type: comma-separated names of levels, as a tuple."""
     names = tuple(text.split(","))
     if len(set(names)) < len(names) or not all(re.fullmatch(r"\w+", name) for name in names):
         raise argparse.ArgumentTypeError(
@@ -32,11 +33,11 @@ def level_names(text):
 
 
 def pairs(text):
-    """A type: NAME=VALUE,... as a dict."""
+    """Argument type: NAME=VALUE,... as a dict."""
     found = [part.partition("=") for part in text.split(",")]
     names = [name.strip() for name, _, _ in found]
     if not all(mark and value.strip() and name for name, (_, mark, value) in zip(names, found)):
         raise argparse.ArgumentTypeError("NAME=VALUE expected, with commas between several")
     if len(set(names)) < len(names):
-        raise argparse.ArgumentTypeError("a name occurs twice")
+        raise argparse.ArgumentTypeError("each name may occur once only")
     return {name: value.strip() for name, (_, _, value) in zip(names, found)}

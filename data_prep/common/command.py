@@ -1,4 +1,4 @@
-"""How a command starts and ends: the check of its environment, and errors in one line."""
+"""Runs a command's main(): checks the environment first and reports errors in one line."""
 
 import importlib.util
 import os
@@ -6,7 +6,7 @@ import sys
 
 from data_prep.common.errors import WRITE_FAILURES, UserError
 
-NEEDED = {  # module: the package that it comes with
+NEEDED = {  # module: package that provides it
     "numpy": "numpy",
     "cv2": "opencv-python-headless",
     "lmdb": "lmdb",
@@ -18,9 +18,9 @@ NEEDED = {  # module: the package that it comes with
 def command(main):
     """Run main() and end the process with its status.
 
-    main() returns an int or None (0). These become one line on stderr: UserError and what the file
-    system refuses (disk full, no permission, a file in place of a folder), with status 1; Ctrl-C,
-    with status 130. Any other exception is a fault of ours and keeps its traceback.
+    main() returns an int or None (0). UserError and errors of the file system (disk full, no
+    permission, a file in place of a folder) become one line on stderr and status 1; Ctrl-C becomes
+    one line and status 130. Any other exception is a bug and keeps its traceback.
     """
     sys.stdout.reconfigure(errors="backslashreplace")  # terminals can't show every file name
     try:
@@ -46,7 +46,7 @@ def command(main):
 
 
 def _check_packages():
-    """UserError that names the packages of NEEDED which this Python can't find."""
+    """Raises UserError that names the packages of NEEDED which this Python can't find."""
     missing = [package for module, package in NEEDED.items() if not _found(module)]
     if missing:
         raise UserError(

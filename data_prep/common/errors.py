@@ -2,9 +2,9 @@
 
 import errno
 
-# Reasons for which a write fails and whose OSError names no file.
+# Reasons for failed writes whose OSError names no file.
 WRITE_FAILURES = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 
 
 class UserError(Exception):
-    """Something that the user can correct. The message is one sentence: what, where, how."""
+    """An error that the user can correct. The message is one sentence: what, where, how to fix."""

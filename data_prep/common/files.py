@@ -1,4 +1,4 @@
-"""Files that commands write and read: each appears whole or not at all."""
+"""Reading and writing of files; a written file appears complete or not at all."""
 
 import hashlib
 import os
@@ -9,9 +9,9 @@ from data_prep.common.errors import UserError
 
 
 def make_way(path):
-    """Make the folder of `path`; UserError if `path` can't be written as a file.
+    """Make the folder of `path`; raises UserError if `path` can't be written as a file.
 
-    For commands that compute for minutes, before they begin.
+    Commands that compute for minutes call it before they begin.
     """
     path = Path(path)
     try:
@@ -27,8 +27,8 @@ def make_way(path):
 def write_whole(path, content):
     """Write `content` (bytes or str) to `path`, making its folder.
 
-    The content is written beside `path`, brought to the disk and renamed, so that a reader finds
-    the old file or the new one, also after a loss of power.
+    The content is written to a temporary file beside `path`, synced and renamed, so that a reader
+    finds either the old file or the new one, even after a power failure.
     """
     path = Path(path)
     make_way(path)
@@ -43,28 +43,26 @@ def write_whole(path, content):
 
 
 def beside_of(path):
-    """A new name in the folder of `path`, which nobody can foresee, for its content until it is
-    whole.
-    """
+    """An unpredictable temporary name in the folder of `path`, for its incomplete content."""
     path = Path(path)
     return path.with_name(f".{path.name}.{secrets.token_hex(4)}.new")
 
 
 def open_new(path):
-    """A binary file open for writing that did not exist. Follows no link: FileExistsError."""
+    """Create a binary file and open it for writing. Raises FileExistsError, also for a link."""
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
     return os.fdopen(os.open(path, flags, 0o666), "wb")
 
 
 def publish(beside, path):
-    """Rename the file `beside` to `path`, both in one folder, once its content is on the disk."""
+    """Sync the file `beside` and rename it to `path`, in the same folder."""
     sync(beside)
     os.replace(beside, path)
     sync(Path(path).parent)
 
 
 def sync(path):
-    """Bring a file or the names in a folder to the disk."""
+    """Sync a file, or the entries of a folder, to the disk."""
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
         os.fsync(descriptor)
@@ -79,7 +77,7 @@ def sha256(path):
 
 
 def existing(path, what):
-    """`path` as a Path if it is a file; else UserError. what: its kind, e.g. "the result"."""
+    """`path` as a Path; raises UserError unless it is a file. what: its kind, e.g. "the result"."""
     path = Path(path)
     if not path.is_file():
         raise UserError(f"{what} {path} not found (current folder: {Path.cwd()})")

@@ -1,14 +1,14 @@
-"""Progress bars with rate and time left, also readable where the output is a file."""
+"""Progress bars with rate and time left, readable in log files too."""
 
 import sys
 
 from tqdm import tqdm
 
-LOG_SECONDS = 10  # before the first line and between two, where they stay
+LOG_SECONDS = 10  # between lines in a log file
 
 
 class _Lines:
-    """A stream for tqdm on which each state is a line, instead of written over the last one."""
+    """A stream for tqdm that prints each state on a new line instead of over the last one."""
 
     def __init__(self, stream):
         self._stream = stream
@@ -23,7 +23,7 @@ class _Lines:
 
 
 def bar(what, unit, total, done=0):
-    """A tqdm bar on stderr for `total` of a unit, e.g. "images", of which `done` are done."""
+    """A tqdm bar on stderr: `done` of `total` units, e.g. "images"."""
     kind = {"desc": what, "unit": f" {unit}", "total": total, "initial": done}
     if sys.stderr.isatty():
         return tqdm(**kind)
@@ -32,7 +32,7 @@ def bar(what, unit, total, done=0):
 
 
 def each(items, what, unit, total):
-    """Yield the items while a bar shows how many have been taken."""
+    """Yield the items, and show their number in a progress bar."""
     with bar(what, unit, total) as shown:
         for item in items:
             yield item

@@ -1,4 +1,4 @@
-"""Prototxts as protobuf messages, read from files and handed to Caffe in files."""
+"""Reads prototxt files as protobuf messages, and passes messages to Caffe as files."""
 
 import tempfile
 from contextlib import contextmanager
@@ -13,9 +13,9 @@ KINDS = {"SolverParameter": "solver", "NetParameter": "net"}
 
 
 def read(path, *messages):
-    """Parse a prototxt into the first of the messages, all empty, that it fits; returns that.
+    """Parse a prototxt into the first of the given empty messages that it fits; returns that one.
 
-    UserError, in one sentence, where it can't be read or fits none.
+    Raises UserError, in one sentence, if it can't be read or fits none of them.
     """
     kinds = [KINDS[message.DESCRIPTOR.name] for message in messages]
     text = read_text(path, " or ".join(kinds))
@@ -30,7 +30,7 @@ def read(path, *messages):
 
 @contextmanager
 def as_file(message):
-    """The path of a temporary prototxt of the message, for Caffe, which reads files only."""
+    """Path of a temporary prototxt of the message, since Caffe reads only files."""
     with tempfile.NamedTemporaryFile("w", suffix=".prototxt", encoding="utf-8") as file:
         file.write(text_format.MessageToString(message))
         file.flush()

@@ -1,4 +1,4 @@
-"""JSON and tab-separated text; UserError, in one sentence, for whatever is wrong in a file."""
+"""Reads JSON and tab-separated text; raises UserError, in one sentence, for any error in a file."""
 
 import json
 from pathlib import Path
@@ -7,9 +7,9 @@ from data_prep.common.errors import UserError
 
 
 def read_text(path, what):
-    """The content of a UTF-8 file, without the mark that some editors write at its start.
+    """The content of a UTF-8 file, without a byte-order mark.
 
-    what: its kind, for the sentence, e.g. "the manifest". UserError where it can't be read.
+    what: its kind, for messages, e.g. "the manifest". Raises UserError if it can't be read.
     """
     path = Path(path)
     try:
@@ -25,18 +25,20 @@ def read_text(path, what):
 
 
 def read_json(path, what):
-    """The value in a JSON file; UserError where it can't be read or is not JSON."""
+    """The value in a JSON file; raises UserError if it can't be read or is not JSON."""
     return parse_json(read_text(path, what), f"{what} {path}")
 
 
 def parse_json(text, what):
-    """The value of a JSON text. UserError, beginning with `what`, for text that the JSON standard
-    excludes (NaN, Infinity, a key that occurs twice) or that is nested too deeply.
+    """The value of a JSON text.
+
+    Raises UserError, beginning with `what`, for invalid JSON (also NaN, Infinity and repeated keys)
+    and for text that is nested too deeply.
     """
     try:
         return json.loads(text, object_pairs_hook=_unique, parse_constant=_refuse)
     except RecursionError:
-        raise UserError(f"{what} is nested too deeply for JSON of this project") from None
+        raise UserError(f"{what} is nested too deeply") from None
     except ValueError as error:  # also numbers of thousands of digits
         raise UserError(f"{what} is not valid JSON: {error}") from None
 
@@ -45,28 +47,28 @@ def _unique(pairs):
     found = {}
     for key, value in pairs:
         if key in found:
-            raise ValueError(f"the key {key!r} occurs twice")
+            raise ValueError(f"duplicate key {key!r}")
         found[key] = value
     return found
 
 
 def _refuse(constant):
-    raise ValueError(f"{constant} is not a number of JSON")
+    raise ValueError(f"{constant} is not a JSON number")
 
 
 def read_table(path, what, remarks=False):
     """(header, rows) of a tab-separated file, lists of str; rows have as many cells as the header.
 
-    Quotation marks have no meaning in it. Blank lines are left out, and with `remarks` those that
-    start with #. UserError, naming the line, where a row is shorter or longer than the header, or a
-    column occurs twice.
+    Quotation marks have no special meaning. Blank lines are skipped and, with `remarks`, lines that
+    start with #. Raises UserError, with the line number, if a row is shorter or longer than the
+    header, or if a column occurs twice.
     """
     header, rows = read_numbered(path, what, remarks)
     return header, [row for _, row in rows]
 
 
 def read_numbered(path, what, remarks=False):
-    """As read_table, with rows as (number of the line, cells)."""
+    """As read_table, with rows as (line number, cells)."""
     lines = [line.removesuffix("\r") for line in read_text(path, what).split("\n")]
     rows = [
         (number, line.split("\t"))
@@ -82,15 +84,15 @@ def read_numbered(path, what, remarks=False):
     for number, row in rows:
         if len(row) != len(header):
             raise UserError(
-                f"{what} {path}, line {number}: {len(row)} cells where the header has {len(header)}"
+                f"{what} {path}, line {number}: {len(row)} cells, but the header has {len(header)}"
             )
     return header, rows
 
 
 def number_of(cell, most):
-    """The whole number from 0 to `most` in a cell; ValueError where the cell holds something else.
+    """The whole number from 0 to `most` in a cell; raises ValueError for anything else.
 
-    Digits only: no sign, blank, point or other script.
+    Only ASCII digits are accepted: no sign, blank or decimal point.
     """
     if not (cell.isascii() and cell.isdigit() and len(cell) <= len(str(most))) or int(cell) > most:
         raise ValueError(f"{cell[:20]!r} is not a whole number from 0 to {most}")

@@ -1,10 +1,10 @@
-"""Rows of strings as a table: aligned for a terminal, or in Markdown."""
+"""Formats rows of strings as a table, aligned for a terminal or in Markdown."""
 
 import unicodedata
 
 
 def aligned(rows, right=()):
-    """Lines with aligned columns; right: indices of the columns that are aligned to the right."""
+    """Lines with aligned columns; right: indices of right-aligned columns."""
     rows = [list(row) for row in rows]
     widths = [max(map(width, column)) for column in zip(*rows)]
     return ["  ".join(_cells(row, widths, right)).rstrip() for row in rows]
@@ -17,7 +17,7 @@ def _cells(row, widths, right):
 
 
 def width(text):
-    """Columns of a terminal that the text takes: Chinese and the like two, accents apart none."""
+    """Width of the text in terminal columns: wide characters take two, combining marks none."""
     return sum(
         0 if unicodedata.combining(letter) else 1 + (unicodedata.east_asian_width(letter) in "WF")
         for letter in text

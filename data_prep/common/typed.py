@@ -1,4 +1,4 @@
-"""Frozen dataclasses as JSON: every type is checked when they are read."""
+"""Converts frozen dataclasses to and from JSON, and checks every type when reading."""
 
 import dataclasses
 import math
@@ -20,8 +20,8 @@ def from_json(kind, value, what):
     """Decoded JSON as an instance of the dataclass `kind`.
 
     Fields are str, int, float (finite), bool, dict, tuple[X, ...], dict[str, X], X | None, or
-    dataclasses of such; __post_init__ may refuse values with a ValueError. Keys without a field are
-    left out. UserError, beginning with `what`, names the place in the value that does not fit.
+    dataclasses of these; __post_init__ may reject values with a ValueError. Unknown keys are
+    ignored. Raises UserError, beginning with `what`, which names the invalid entry.
     """
     try:
         return _read(kind, value, "")
@@ -30,7 +30,7 @@ def from_json(kind, value, what):
 
 
 def to_json(instance):
-    """A dataclass as dicts, lists and plain values for JSON; fields that are None are left out."""
+    """A dataclass as dicts, lists and plain values for JSON; fields that are None are omitted."""
     if dataclasses.is_dataclass(instance):
         fields = {f.name: getattr(instance, f.name) for f in dataclasses.fields(instance)}
         return {name: to_json(value) for name, value in fields.items() if value is not None}

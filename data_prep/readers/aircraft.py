@@ -23,7 +23,7 @@ CLASSES = {  # level: list of its classes
     "family": "families.txt",
     "manufacturer": "manufacturers.txt",
 }
-BOXES = "images_box.txt"  # xmin ymin xmax ymax in pixels from 1; xmax and ymax are in the box
+BOXES = "images_box.txt"  # xmin ymin xmax ymax in pixels from 1, inclusive
 COPYRIGHT = 20  # pixels
 
 
@@ -32,14 +32,14 @@ def add_arguments(parser):
         "--root",
         type=Path,
         required=True,
-        help="fgvc-aircraft-2013b, or its folder data: the one that has variants.txt, "
+        help="folder fgvc-aircraft-2013b, or its subfolder data, which has variants.txt, "
         "images_variant_trainval.txt and images/",
     )
     parser.add_argument(
         "--bbox",
         action="store_true",
-        help=f"crop to the ground-truth boxes of {BOXES}; none reaches into the copyright strip of "
-        f"{COPYRIGHT} pixels, which is removed with and without them",
+        help=f"crop to the ground-truth boxes in {BOXES} (the copyright strip of {COPYRIGHT} "
+        "pixels is always removed)",
     )
     add_partial(parser)
 
@@ -64,7 +64,7 @@ def open_source(args):
         if len(labels) != count and not args.partial:
             raise UserError(
                 f"{path} lists {len(labels)} images, FGVC-Aircraft has {count} in {word}: unpack "
-                "the whole archive, or add --partial to build from what is there"
+                "the whole archive, or add --partial to build from these"
             )
         for image in labels:
             if split_of.setdefault(image, split) != split:
@@ -90,7 +90,7 @@ def open_source(args):
 
 
 def _lines(path, digest):
-    """[(line number, text)] of a list without its blank lines; its bytes go to the digest."""
+    """[(line number, text)] of a list without its blank lines; adds its bytes to the digest."""
     if not path.is_file():
         raise UserError(
             f"{path} not found: --root must name the folder of the unpacked archive, "
@@ -108,7 +108,7 @@ def _table(path, digest):
         image, _, rest = line.partition(" ")
         if not (re.fullmatch("[0-9]{7}", image) and rest):
             raise UserError(
-                f"{path}, line {number}: '<seven digits> <value>' expected, got {line[:60]!r}"
+                f"{path}, line {number}: expected '<seven digits> <value>', got {line[:60]!r}"
             )
         if image in rows:
             raise UserError(f"{path}, line {number}: image {image} is listed twice")
@@ -117,7 +117,7 @@ def _table(path, digest):
 
 
 def _check_classes(path, lines, names):
-    """UserError unless the list has each of the names once and no others."""
+    """Raises UserError unless the list has each of the names once, and no others."""
     found = [line for _, line in lines]
     for problem, wrong in (
         ("lacks", sorted(set(names) - set(found))),
@@ -134,8 +134,8 @@ def _check_classes(path, lines, names):
 def _labels(root, word, hierarchy, digest):
     """{image: variant's id}, in the order of the archive's list.
 
-    UserError where the lists of the levels are not of the same images, or put one elsewhere in the
-    tree than our table does.
+    Raises UserError if the lists of the levels have different images, or disagree with the table in
+    data_prep/hierarchies.
     """
     paths = [root / f"images_{level}_{word}.txt" for level in hierarchy.levels]
     tables = [_table(path, digest) for path in paths]
@@ -143,7 +143,7 @@ def _labels(root, word, hierarchy, digest):
         differ = sorted(tables[0].keys() ^ table.keys())
         if differ:
             raise UserError(
-                f"{path} and {paths[0]} are not of the same images: {len(differ)} are in one only, "
+                f"{path} and {paths[0]} list different images: {len(differ)} are in one only, "
                 f"e.g. {differ[0]}"
             )
     numbers = {variant: label for label, variant in enumerate(hierarchy.names[0])}
@@ -159,7 +159,7 @@ def _labels(root, word, hierarchy, digest):
             expected = hierarchy.names[j][hierarchy.labels[label, j]]
             if tables[j][image] != expected:
                 raise UserError(
-                    f"{paths[j]}: image {image} has {tables[j][image]!r}, and the "
+                    f"{paths[j]}: image {image} has {tables[j][image]!r}, but the "
                     f"{hierarchy.levels[j]} of its variant {variant} is {expected!r} "
                     "(data_prep/hierarchies/aircraft.tsv): unpack the archive again"
                 )

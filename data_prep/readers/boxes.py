@@ -1,26 +1,26 @@
-"""Bounding boxes in tables, in the forms in which they are published."""
+"""Reads bounding boxes from tables, in the common published forms."""
 
 import math
 
 from data_prep.common.errors import UserError
 
-FORMS = {  # columns of a box: edges or sides from the image's left top corner
+FORMS = {  # columns of a box, measured from the image's top left corner
     "pixels": ("x", "y", "w", "h"),
     "relative": ("x", "y", "w", "h"),
     "corners": ("x1", "y1", "x2", "y2"),
     "relative-corners": ("x1", "y1", "x2", "y2"),
 }
 FAR = 1e6  # pixels; no photograph is so large
-OVER = 1e-3  # shares of a side that rounding may add
+OVER = 1e-3  # rounding error allowed, as a fraction of a side
 HELP = (
-    "what the boxes are: pixels (x, y, w, h: left, top, width, height), relative (the same as "
-    "shares of the image's width and height), corners (x1, y1, x2, y2: left, top, right and bottom "
-    "edge in pixels) or relative-corners (default: pixels)"
+    "form of the boxes: pixels (x, y, w, h: left, top, width, height), relative (the same as "
+    "fractions of the image's width and height), corners (x1, y1, x2, y2: left, top, right and "
+    "bottom edge in pixels) or relative-corners (default: pixels)"
 )
 
 
 def form(table, header, wanted):
-    """The form of a table's boxes, of FORMS, or None where it has none. wanted: --boxes or None."""
+    """The form of a table's boxes, a key of FORMS; None if it has none. wanted: --boxes or None."""
     has = {name: [c for c in columns if c in header] for name, columns in FORMS.items()}
     if wanted is None:
         if has["corners"] and not has["pixels"]:
@@ -39,15 +39,15 @@ def form(table, header, wanted):
 
 
 def read(rows, wanted):
-    """[(x, y, width, height)] of rows (where, {column: cell}): in pixels, or relative to the image.
+    """[(x, y, width, height)] of rows (where, {column: cell}), in pixels or relative to the image.
 
-    UserError, naming the row, where a box can't be one of this form.
+    Raises UserError, which names the row, if a box does not fit this form.
     """
     numbers = [_numbers(where, row, FORMS[wanted]) for where, row in rows]
     relative = wanted.startswith("relative")
     if not relative and all(max(values) <= 1 for values in numbers):
         raise UserError(
-            f"{rows[0][0]}: all boxes lie in 0 to 1: shares of the width and height need --boxes "
+            f"{rows[0][0]}: all boxes lie in 0 to 1: fractions of width and height need --boxes "
             f"{'relative' if wanted == 'pixels' else 'relative-corners'}"
         )
     return [_box(*row, values, wanted, relative) for row, values in zip(rows, numbers)]
@@ -61,7 +61,7 @@ def _numbers(where, row, columns):
         except ValueError:
             raise UserError(f"{where}: {column} is {row[column]!r}, not a number") from None
     if not all(map(math.isfinite, values)) or max(map(abs, values)) >= FAR:
-        raise UserError(f"{where}: the box {_shown(row, columns)} is not of numbers below {FAR:g}")
+        raise UserError(f"{where}: the box {_shown(row, columns)} has a number of {FAR:g} or more")
     return values
 
 
@@ -80,8 +80,8 @@ def _box(where, row, values, wanted, relative):
         raise UserError(f"{what} is not {shape}")
     if relative and max(x + width, y + height) > 1 + OVER:
         raise UserError(
-            f"{what} reaches beyond the image: shares of its sides from the left and top edge are "
-            "at most 1 in all (x and y are not the center, nor pixels)"
+            f"{what} reaches beyond the image: x + width and y + height are fractions of at most "
+            "1 (x and y are neither the center nor pixels)"
         )
     return x, y, width, height
 

@@ -1,15 +1,14 @@
-"""Playing cards drawn by many hands: the decks of two Debian packages, split by deck into train
-and test.
+"""Playing cards in many designs: the decks of two Debian packages, split into train and test.
 
-data_prep/decks.tsv lists the decks, and says which are the same artwork ("family"), which split
-they are in, how their cards are found in the file ("layout") and why a deck is left out.
+data_prep/decks.tsv lists the decks: which share their artwork ("family"), which split they are in,
+how to find their cards in the file ("layout"), and why some decks are left out.
 
 Layouts: "cells <row> <row> ..." is a sheet of 13 x 5 equal cells; "gaps <row> <row> ..." is a
-sheet with transparent space between the cards, which need not lie evenly. A row names its cards
-from left to right, ranks first and then their suit (`A23456789TJQKc`: ace to king of clubs; `-`:
+sheet with transparent space between the cards, which need not be even. A row names its cards from
+left to right, ranks first and then their suit (`A23456789TJQKc`: ace to king of clubs; `-`:
 something else). In the layout "elements" each card is rendered alone, as the SVG element with an
-id such as `king_spade`: that costs 52 runs of the renderer instead of one or two and drops shades
-and frames of some decks, so it is for those whose cards lie pell-mell or outside the page.
+id such as `king_spade`. That takes 52 runs of the renderer instead of one or two, and drops the
+shades and frames of some decks, so it is used only for cards that overlap or lie outside the page.
 """
 
 import csv
@@ -29,23 +28,23 @@ from data_prep.opencv import cv2
 from data_prep.readers.files import some
 from data_prep.records import Record, Source
 
-DESCRIPTION = "playing cards of 41 decks: 52 cards -> 4 suits -> 2 colours"
+DESCRIPTION = "playing cards of 41 decks: 52 cards -> 4 suits -> 2 colors"
 SIZE = 160
 DECKS = Path(__file__).resolve().parent.parent / "decks.tsv"
 COLUMNS = ("deck", "package", "file", "layout", "family", "split", "remark")
-INSTALL = "docker/packages.sh demo"  # knows the packages' names on each release
-INSTALLS = f"`{INSTALL}` installs those that this release of the system has"
+INSTALL = "docker/packages.sh demo"  # knows the packages' names in each release
+INSTALLS = f"`{INSTALL}` installs those that this release of the system provides"
 RANKS = dict(zip("A23456789TJQK", "ace 2 3 4 5 6 7 8 9 10 jack queen king".split()))
 SUITS = dict(zip("cdhs", "clubs diamonds hearts spades".split()))
-BACKGROUND = (128, 128, 128)  # BGR, behind the rounded corners: mid-grey, like no suit and no card
-SECONDS = 120  # a card takes 0.1 s; a renderer that hangs is ended
+BACKGROUND = (128, 128, 128)  # BGR, behind the rounded corners: gray, unlike any suit or card
+SECONDS = 120  # time limit for a hanging renderer; a card takes 0.1 s
 
 
 def add_arguments(parser):
     parser.add_argument(
         "--decks",
         metavar="DECK,...",
-        help="only these decks of data_prep/decks.tsv (default: all that are not left out there)",
+        help="use only these decks of data_prep/decks.tsv (default: all with a split)",
     )
 
 
@@ -76,7 +75,7 @@ def open_source(args):
 
 
 def read_decks(path=DECKS):
-    """The rows of decks.tsv as dicts; UserError if one is incomplete or a family is split."""
+    """The rows of decks.tsv as dicts; raises UserError for incomplete rows and split families."""
     with open(path, encoding="utf-8", newline="") as file:
         lines = [line for line in file if line.strip() and not line.startswith("#")]
     decks = list(csv.DictReader(lines, delimiter="\t", quoting=csv.QUOTE_NONE))
@@ -109,9 +108,9 @@ def _choose(decks, names):
 
 
 def _installed(decks, named):
-    """The decks whose files are on this machine; says which are not.
+    """The decks whose files are on this machine; prints the missing ones.
 
-    UserError if decks that the user `named` are missing, or all of one split.
+    Raises UserError if decks that the user `named` are missing, or all decks of a split.
     """
     here = [deck for deck in decks if Path(deck["file"]).is_file()]
     gone = [deck["deck"] for deck in decks if deck not in here]
@@ -122,14 +121,14 @@ def _installed(decks, named):
         )
     if gone:
         print(
-            f"going on with {len(here)} of {len(decks)} decks, the others are not on this machine "
+            f"using {len(here)} of {len(decks)} decks, the others are not on this machine "
             f"({some(gone)}): {INSTALLS}"
         )
     return here
 
 
 def _prepare(renderer, decks, hierarchy, size, folder, jobs):
-    """Render all cards as PNG files, shorter side >= size; return Records, equal cards once."""
+    """Render all cards as PNG files, shorter side >= size. Returns Records of distinct cards."""
     labels = {card: label for label, card in enumerate(hierarchy.names[0])}
     cards = [(rank, suit) for suit in SUITS for rank in RANKS]
     with (
@@ -185,20 +184,20 @@ def _render(renderer, deck, *options):
         )
     except subprocess.TimeoutExpired:
         raise UserError(
-            f"{' '.join(command)} took more than {SECONDS} s: left out of {DECKS}, the deck "
-            "will not be needed"
+            f"{' '.join(command)} took more than {SECONDS} s: set the deck's split to none in "
+            f"{DECKS} to build without it"
         ) from None
     image = None
-    if done.returncode == 0 and done.stdout:  # a renderer that was stopped leaves half a picture
+    if done.returncode == 0 and done.stdout:  # an interrupted renderer leaves half a picture
         image = cv2.imdecode(np.frombuffer(done.stdout, np.uint8), cv2.IMREAD_UNCHANGED)
     if image is None or image.ndim != 3 or image.shape[2] != 4:
         said = done.stderr.decode(errors="replace").strip()
-        raise UserError(f"{' '.join(command)} made no picture: {said or 'it gave no reason'}")
+        raise UserError(f"{' '.join(command)} failed: {said or 'no error message'}")
     return image
 
 
 def _trim(image):
-    """Cut transparent margins off (shadows count as margin); None if nothing is opaque."""
+    """Remove transparent margins (shadows count as margin); None if nothing is opaque."""
     opaque = image[:, :, 3] > 127
     rows, columns = np.flatnonzero(opaque.any(axis=1)), np.flatnonzero(opaque.any(axis=0))
     if not rows.size:
@@ -214,8 +213,9 @@ def _png(image):
 
 
 def parse_rows(text):
-    """[[(rank, suit) or None, ...], ...] of a layout's rows; UserError unless all 52 cards are
-    there once.
+    """[[(rank, suit) or None, ...], ...] of a layout's rows.
+
+    Raises UserError unless each of the 52 cards occurs once.
     """
     rows = []
     for word in text.split():
@@ -239,9 +239,7 @@ def parse_rows(text):
 
 
 def _cut_sheet(renderer, deck, size):
-    """{(rank, suit): PNG bytes} of a sheet, rendered so that its cards are at least `size` pixels
-    wide.
-    """
+    """{(rank, suit): PNG bytes} of a sheet, rendered with cards at least `size` pixels wide."""
     kind, _, rows = deck["layout"].partition(" ")
     rows = parse_rows(rows)
     if kind == "cells":
@@ -284,7 +282,7 @@ def _cut_sheet(renderer, deck, size):
 
 
 def _runs(flags):
-    """[(start, end)] of the stretches of True in a 1-d array."""
+    """[(start, end)] of the runs of True in a 1-d array."""
     edges = np.flatnonzero(np.diff(np.concatenate(([0], flags.astype(np.int8), [0]))))
     return list(zip(edges[::2].tolist(), edges[1::2].tolist()))
 
@@ -305,7 +303,7 @@ def _between_gaps(sheet, deck, rows):
 
 
 def _zoom(renderer, deck, size):
-    """The scale at which the deck's two of spades is `size` pixels wide; None for sheets."""
+    """The scale that makes the deck's two of spades `size` pixels wide; None for sheets."""
     return (
         None if deck["layout"] != "elements" else _element(renderer, deck, ("2", "s"), 1.0, size)[1]
     )
@@ -318,14 +316,14 @@ def _one_element(renderer, deck, card, zoom, size):
 def _element(renderer, deck, card, zoom, size):
     """(BGRA image, zoom) of one card, its shorter side at least `size` pixels.
 
-    librsvg's own idea of an element's extent is often far too large, hence the trim; and some decks
-    draw their court cards smaller than the others, hence the second try.
+    The image is trimmed because librsvg often reports a far too large extent, and rendered a second
+    time if it is too small, since some decks draw their court cards smaller than the others.
     """
     rank, suit = RANKS[card[0]].replace("ace", "1"), SUITS[card[1]].removesuffix("s")
     for _ in range(2):
         image = _trim(_render(renderer, deck, "-z", f"{zoom:.4f}", "-i", f"{rank}_{suit}"))
         if image is None:
-            raise UserError(f"{deck['file']} shows nothing in its element {rank}_{suit}")
+            raise UserError(f"{deck['file']}: the element {rank}_{suit} is empty")
         shorter = min(image.shape[:2])
         if shorter >= size:
             break

@@ -3,11 +3,11 @@
 The official layout has devkit/ and cars_test_annos_withlabels.mat beside cars_train/ and
 cars_test/. Kaggle's copies have car_devkit/devkit/, cars_train/cars_train/, cars_test/cars_test/
 and names such as `cars_test_annos_withlabels (1).mat`; other mirrors put all .mat files beside the
-folders, or one folder stanford_cars/ around all. These are read, and give the same data set.
+folders, or everything into a folder stanford_cars/. All of these give the same data set.
 
-The later edition of the archive has all photographs in car_ims/, numbered otherwise, and one list,
-cars_annos.mat, with class names and a mark for test images. It is read where there is no
-cars_train_annos.mat.
+The later edition of the archive has all photographs in car_ims/, with other numbers, and a single
+list, cars_annos.mat, with class names and a flag for test images. It is read if
+cars_train_annos.mat is missing.
 """
 
 import hashlib
@@ -29,10 +29,10 @@ LISTS = {  # split: (annotations, images in them, folder)
     "train": ("cars_train_annos.mat", 8144, "cars_train"),
     "test": ("cars_test_annos_withlabels.mat", 8041, "cars_test"),
 }
-AROUND = "stanford_cars"  # a folder that some mirrors have around all
-DEVKITS = ("", "devkit", "car_devkit/devkit")  # folders of --root that are searched for .mat files
-COPIES = ("", " (1)")  # what downloads add to names of files
-CORNERS = ("bbox_x1", "bbox_y1", "bbox_x2", "bbox_y2")  # pixels from 1; x2 and y2 are in the box
+AROUND = "stanford_cars"  # top folder of some mirrors
+DEVKITS = ("", "devkit", "car_devkit/devkit")  # folders below --root to search for .mat files
+COPIES = ("", " (1)")  # suffixes that browsers add to file names
+CORNERS = ("bbox_x1", "bbox_y1", "bbox_x2", "bbox_y2")  # pixels from 1, inclusive
 
 
 def add_arguments(parser):
@@ -40,8 +40,8 @@ def add_arguments(parser):
         "--root",
         type=Path,
         required=True,
-        help="the folder that has cars_train/, cars_test/, devkit/ and "
-        "cars_test_annos_withlabels.mat (which may be in devkit/ too)",
+        help="folder of the unpacked archive, with cars_train/, cars_test/, devkit/ and "
+        "cars_test_annos_withlabels.mat (which may also be in devkit/)",
     )
     parser.add_argument("--bbox", action="store_true", help="crop to the ground-truth boxes")
     add_partial(parser)
@@ -66,7 +66,7 @@ def open_source(args):
         if len(rows) != count and not args.partial:
             raise UserError(
                 f"{path} lists {len(rows)} {split} images, Stanford Cars has {count}: download "
-                "it again, or add --partial to build from what is there"
+                "it again, or add --partial to build from these"
             )
         listed = _records(path, rows, split, folder, field, hierarchy.sizes[0], args.bbox)
         records += present(listed, path, folder, digest, args.partial)
@@ -90,7 +90,7 @@ def _apart(root, digest):
 
 
 def _joint(root, digest):
-    """As _apart, of the later edition; paths in its list begin with car_ims/."""
+    """As _apart, for the later edition; paths in its list begin with car_ims/."""
     path, rows = _load(root, JOINT, "annotations", digest)
     fields = rows.dtype.names or ()
     lacking = [field for field in ("relative_im_path", "test") if field not in fields]
@@ -103,24 +103,24 @@ def _joint(root, digest):
 
 
 def _find(root, file):
-    """The path of a .mat file, None if there is none."""
+    """The path of a .mat file, or None if it is not found."""
     stem, suffix = file.rsplit(".", 1)
     paths = (root / place / f"{stem}{copy}.{suffix}" for place in DEVKITS for copy in COPIES)
     return next((path for path in paths if path.is_file()), None)
 
 
 def _load(root, file, variable, digest):
-    """The path of a .mat file and one variable of it, a flat array; its bytes go to the digest."""
+    """The path of a .mat file and one variable, a flat array; adds its bytes to the digest."""
     path = _find(root, file)
     if path is None:
         hint = ""
         if file == LISTS["test"][0]:
-            hint = " (a download of its own: the devkit's cars_test_annos.mat has no classes)"
+            hint = " (a separate download: the devkit's cars_test_annos.mat has no classes)"
         raise UserError(
-            f"{root} has no {file}{hint}, neither itself nor in {' or '.join(DEVKITS[1:])}: --root "
+            f"{file}{hint} not found in {root}, also not in {' or '.join(DEVKITS[1:])}: --root "
             "must name the folder of the unpacked archive"
         )
-    from scipy.io import loadmat  # here, because no other data set needs it
+    from scipy.io import loadmat  # imported here, because no other data set needs it
 
     data = path.read_bytes()
     digest.update(data)
@@ -134,13 +134,13 @@ def _load(root, file, variable, digest):
 
 
 def _check_classes(path, found, names):
-    """UserError unless class i of the devkit is row i of our label tree."""
+    """Raises UserError unless class i of the devkit is row i of data_prep/hierarchies/cars.tsv."""
     if len(found) != len(names):
         raise UserError(f"{path} has {len(found)} classes, Stanford Cars has {len(names)}")
     for number, (one, other) in enumerate(zip(found, names), 1):
         if str(one) != other:
             raise UserError(
-                f"{path}: class {number} is {str(one)!r}, and {other!r} in "
+                f"{path}: class {number} is {str(one)!r}, but {other!r} in "
                 "data_prep/hierarchies/cars.tsv: download the devkit again"
             )
 

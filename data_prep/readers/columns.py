@@ -1,4 +1,4 @@
-"""Which columns of a table are levels of the label tree."""
+"""Decides which columns of a table are levels of the label tree."""
 
 import re
 
@@ -9,10 +9,11 @@ NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?")
 
 
 def levels(table, header, rows, wanted, others):
-    """The columns that are levels, the finest first.
+    """The columns that are levels, finest first.
 
-    wanted: --levels or None; others: columns that never are; rows: table.Row. UserError, with the
-    command to choose, where a column without --levels looks like something else.
+    wanted: --levels or None; others: columns with another use; rows: table.Row. Raises UserError,
+    with the options to choose from, if --levels is not given and a column does not look like a
+    level.
     """
     if wanted is not None:
         lacking = [column for column in wanted if column not in header]
@@ -25,7 +26,7 @@ def levels(table, header, rows, wanted, others):
     else:
         found = [column for column in header if column not in others]
         if not found:
-            raise UserError(f"{table}: the header has no column of a level, such as species")
+            raise UserError(f"{table}: the header has no column for a level, such as species")
         doubts = {c: doubt for c in found if (doubt := _doubt(c, rows))} if len(found) > 1 else {}
         if doubts:
             column, doubt = next(iter(doubts.items()))
@@ -41,15 +42,13 @@ def levels(table, header, rows, wanted, others):
 
 
 def without(found, column):
-    """What to add to a message on the cells of a column that need not be a level."""
+    """The hint, for a message about a column's cells, that the column need not be a level."""
     rest = [level for level in found if level != column]
     return f"; {_choice(rest)}, if {column} is not a level" if rest else ""
 
 
 def without_either(found, child, parent, rows):
-    """`without`, for two columns that are not child and parent: of the one without which the others
-    are a tree.
-    """
+    """As `without`, for the one of two columns that keeps the others from forming a tree."""
     rest = [level for level in found if level != parent]
     return without(found, parent if _is_tree(rest, rows) or len(found) == 2 else child)
 
@@ -73,7 +72,7 @@ def _all_of(found):
 
 
 def _doubt(column, rows):
-    """What a column looks like that is not a level, or None."""
+    """Why a column does not look like a level, or None."""
     if not column:
         return "has no name"
     values = [class_name(row.cells[column]) for row in rows]

@@ -11,7 +11,7 @@ from data_prep.records import Record, Source, inside
 
 DESCRIPTION = "CUB-200-2011: 200 bird species -> 40 families -> 13 orders"
 SIZE = 256
-MOST = 10**6  # number of an image
+MOST = 10**6  # largest number of an image
 COUNTS = {"train": 5994, "test": 5794}
 LISTS = (
     "images.txt",
@@ -27,7 +27,7 @@ def add_arguments(parser):
         "--root",
         type=Path,
         required=True,
-        help="the folder that has images.txt, "
+        help="folder of the unpacked archive, with images.txt, "
         "image_class_labels.txt, train_test_split.txt, classes.txt, bounding_boxes.txt "
         "and images/",
     )
@@ -45,7 +45,7 @@ def open_source(args):
     if absent:
         raise UserError(
             f"{args.root / absent} not found: --root must name the folder of the unpacked archive, "
-            f"the one that has {', '.join(LISTS)}"
+            f"which has {', '.join(LISTS)}"
         )
     texts = {file: read_text(args.root / file, "the list") for file in LISTS}
     records = _records(args, hierarchy, {f: _parse(args.root / f, t) for f, t in texts.items()})
@@ -72,7 +72,7 @@ def _parse(path, text):
             own, value = number_of(cells[0], MOST), cells[1]
         except (ValueError, IndexError):
             raise UserError(
-                f"{path}, line {number}: '<number> <value>' expected, got {line[:60]!r}"
+                f"{path}, line {number}: expected '<number> <value>', got {line[:60]!r}"
             ) from None
         if own in rows:
             raise UserError(f"{path}, line {number}: {own} occurs twice")
@@ -93,7 +93,7 @@ def _records(args, hierarchy, lists):
         differ = sorted(images.keys() ^ lists[file].keys())
         if differ:
             raise UserError(
-                f"{root / file} and {root / 'images.txt'} are not of the same images: "
+                f"{root / file} and {root / 'images.txt'} list different images: "
                 f"{len(differ)} numbers are in one only, e.g. {differ[0]}"
             )
     known = {str(number): number - 1 for number in classes}
@@ -126,7 +126,7 @@ def _records(args, hierarchy, lists):
         raise UserError(
             f"{root} lists {counts['train']} training and {counts['test']} test images, "
             f"CUB-200-2011 has {COUNTS['train']} and {COUNTS['test']}: unpack the whole "
-            "archive, or add --partial to build from what is there"
+            "archive, or add --partial to build from these"
         )
     return records
 
@@ -140,5 +140,5 @@ def _box(root, number, boxes):
         pass
     raise UserError(
         f"{root / 'bounding_boxes.txt'}: image {number} needs x, y, width, height in pixels, "
-        f"and has {boxes[number]}"
+        f"but has {boxes[number]}"
     )

@@ -1,8 +1,8 @@
-"""The test split of a user's own photographs, where nothing says which images it has.
+"""Draws a test split for a user's own photographs that have none.
 
-Each class is split by the order of its images' hashes: the share of the test split is exact, up to
-rounding; the images of one class have no influence on the split of another; and an image that is
-added to a class moves at most one other image of it to the other split.
+Each class is split by the order of its images' hashes. The share of the test split is exact, up to
+rounding; classes do not influence each other; and an image added to a class moves at most one other
+image of the class to the other split.
 """
 
 import argparse
@@ -12,26 +12,26 @@ TEST_SHARE = 0.25
 
 
 def add_test_share(parser, when):
-    """Add --test-share. when: where it counts, for its help."""
+    """Add --test-share. when: the condition under which it applies, for its help."""
     parser.add_argument(
         "--test-share",
         type=_share,
         metavar="SHARE",
-        help="of each class's images that are for testing, at least one where there are two; "
-        f"{when}",
+        help=f"fraction of each class's images used for testing, at least one image of two; {when}",
     )
 
 
 def _share(text):
     value = float(text)
     if not 0 < value < 1:
-        raise argparse.ArgumentTypeError("a number between 0 and 1 expected")
+        raise argparse.ArgumentTypeError("expected a number between 0 and 1")
     return value
 
 
 def drawn_test(classes, share, seed):
-    """{file: "train" or "test"} of {file: class}: in each class the files with the lowest hashes of
-    seed and name are test.
+    """{file: "train" or "test"} of {file: class}.
+
+    In each class, the files with the lowest hashes of seed and name are test.
     """
     members = {}
     for file, own in classes.items():

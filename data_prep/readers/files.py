@@ -1,6 +1,4 @@
-"""What readers share: --partial, fingerprints of the images they list, names of users' own data
-sets, and short lists of names.
-"""
+"""Helpers shared by the readers: --partial, fingerprints of images, names of data sets."""
 
 import re
 
@@ -11,18 +9,18 @@ SHOWN = 5  # names in a sentence
 
 
 def add_partial(parser, what="images"):
-    """Add --partial, for archives whose official counts are checked. what: may be missing then."""
+    """Add --partial, for archives whose official counts are checked. what: what may be missing."""
     parser.add_argument(
         "--partial",
         action="store_true",
-        help=f"accept a copy that lacks some of the {what}; labels stay those of the full data set",
+        help=f"accept a copy that lacks some {what}; labels stay those of the full data set",
     )
 
 
 def add_images(digest, records):
-    """Feed the records' names, file sizes and times of change to a hashlib digest.
+    """Add the records' names, file sizes and modification times to a hashlib digest.
 
-    Returns the records whose path isn't there; they are not in the digest.
+    Returns the records whose file is missing; they are not in the digest.
     """
     missing = []
     for record in records:
@@ -36,10 +34,10 @@ def add_images(digest, records):
 
 
 def present(listed, path, folder, digest, partial):
-    """The records listed in `path` whose images are in `folder`; feeds them to the digest.
+    """The records listed in `path` whose images are in `folder`; adds them to the digest.
 
-    UserError if some are missing and `partial` isn't set, or if all are; else says which are left
-    out.
+    Raises UserError if images are missing and `partial` is not set, or if all are missing. Prints
+    which images are left out.
     """
     missing = add_images(digest, listed)
     if not missing:
@@ -49,7 +47,7 @@ def present(listed, path, folder, digest, partial):
     if len(missing) == len(listed) or not partial:
         raise UserError(
             f"{what}: {names}: unpack the archive again"
-            + ("" if partial else ", or add --partial to build from what is there")
+            + ("" if partial else ", or add --partial to build without them")
         )
     print(f"left out: {what}: {names}")
     gone = {record.name for record in missing}
@@ -62,14 +60,14 @@ def some(names):
 
 
 def own_name(text):
-    """text as the name of a user's own data set, which is a part of file names.
+    """text as the name of a user's own data set, usable in file names.
 
-    UserError if it is the name of a published one.
+    Raises UserError if it is the name of a published data set.
     """
     safe = re.sub(r"[^\w.-]+", "_", text).strip("_.-") or "photographs"
     if (TABLES / f"{safe.removesuffix('_bbox')}.tsv").exists():
         raise UserError(
-            f"{safe} is the name of a published data set here: give your own one another with "
+            f"{safe} is the name of a published data set: choose another name with "
             f"--out data/my_{safe}"
         )
     return safe

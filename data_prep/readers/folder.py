@@ -1,10 +1,10 @@
-"""A user's own photographs, in folders that are the label tree: order/family/species/*.jpg.
+"""A user's own photographs, in folders that form the label tree: order/family/species/*.jpg.
 
-The deepest folders are the fine classes; every folder above is a class of the next level. Classes
-are numbered by name. Folders of one level that share a name are told apart by their parents:
+The deepest folders are the fine classes; each folder above is a class of the next level. Classes
+are numbered by name. Folders of one level with the same name are distinguished by their parents:
 Audi/Coupe and BMW/Coupe become the classes "Audi/Coupe" and "BMW/Coupe" instead of "Coupe".
 
-Folders of one level that are named train and test, and perhaps val, are the splits and no level
+Folders of one level named train and test, and optionally val, are splits, not classes
 (readers/splits.py). Without such folders the test images are drawn (readers/draws.py).
 """
 
@@ -37,8 +37,8 @@ def add_arguments(parser):
         "--root",
         type=Path,
         required=True,
-        help="the folder of the photographs; all of them lie at the same depth below it. Folders "
-        "named train and test, and perhaps val, on one level are the splits",
+        help="folder of the photographs, all at the same depth below it. Folders named train and "
+        "test, and optionally val, on one level are the splits",
     )
     parser.add_argument(
         "--levels",
@@ -50,15 +50,15 @@ def add_arguments(parser):
         "--splits",
         type=_split_folders,
         metavar="FOLDER=SPLIT,...",
-        help="folders that are the splits train, val and test, e.g. seg_train=train,seg_test=test; "
-        "images outside them are left out. none: folders named train or test are classes (default: "
-        "by their names, where that is certain)",
+        help="folders of the splits train, val and test, e.g. seg_train=train,seg_test=test; "
+        "other images are left out. none: folders named train or test are classes (default: "
+        "recognize splits by name if this is unambiguous)",
     )
-    add_test_share(parser, "chosen by --seed (default: 0.25; not with folders of splits)")
+    add_test_share(parser, "chosen by --seed (default: 0.25; not for data with split folders)")
 
 
 def name(args):
-    """The target's name, or else that of the photographs' folder, as a part of file names."""
+    """The name of --out or else of the photographs' folder, usable in file names."""
     return own_name((args.out or args.root).resolve().name)
 
 
@@ -67,13 +67,13 @@ def open_source(args):
     if not root.is_dir():
         raise UserError(f"{root} is not a folder: --root must name the folder of the photographs")
     if out.resolve().is_relative_to(root.resolve()):
-        raise UserError(f"{out} lies among the photographs of {root}: choose another --out")
+        raise UserError(f"{out} is inside the photographs' folder {root}: choose another --out")
     files = _scan(root)
     folders = {file: tuple(file.split("/")[:-1]) for file in files}
     found = _splits(root, [*dict.fromkeys(folders.values())], args.splits)
     if found.levels and args.test_share:
         raise UserError(
-            f"--test-share has no use here: {root} has folders for its splits; leave it out"
+            f"--test-share does not apply: {root} has folders for its splits; leave it out"
         )
     split_of, classes = {}, {}
     for file, parts in folders.items():
@@ -85,7 +85,7 @@ def open_source(args):
     levels = args.levels or tuple(f"level_{level}" for level in range(1, depth + 1))
     if len(levels) != depth:
         raise UserError(
-            f"--levels names {len(levels)} levels, and each photograph in {root} lies in "
+            f"--levels names {len(levels)} levels, but each photograph in {root} lies in "
             f"{_folders(depth)}: give one name per level"
         )
     hierarchy, labels = _tree(levels, set(classes.values()))
@@ -99,7 +99,7 @@ def open_source(args):
     if found.levels:
         _check_train(root, classes, splits)
     elif "test" not in splits.values():
-        raise UserError(f"no class in {root} has two images: one to train, one to test with")
+        raise UserError(f"no class in {root} has two images, one for training and one for testing")
     records = [Record(file, root / file, labels[classes[file]], splits[file]) for file in files]
     digest = hashlib.sha256(hierarchy.text().encode())
     add_images(digest, records)
@@ -108,7 +108,7 @@ def open_source(args):
 
 
 def _splits(root, paths, wanted):
-    """splits.Found of the folders of all images, as --splits says."""
+    """splits.Found for the folders of all images and the option --splits."""
     if wanted is None:
         return splits_of_folders.found(root, paths)
     if wanted == NO_SPLITS:
@@ -118,7 +118,7 @@ def _splits(root, paths, wanted):
 
 
 def _in_splits(root, files, split_of, stated):
-    """The files that lie in a split's folder. Says which are left out because of --splits."""
+    """The files in a split's folder. Prints those that --splits leaves out."""
     others = [file for file in files if split_of[file] is None]
     if others and stated is None:
         raise UserError(f"{root / others[0]} lies outside the folders of the splits: move it")
@@ -128,7 +128,7 @@ def _in_splits(root, files, split_of, stated):
 
 
 def _tidy(classes):
-    """{file: names of its classes} of {file: its folders}. Says which folders are one class."""
+    """{file: names of its classes} of {file: its folders}. Prints which folders form one class."""
     tidy = {path: tuple(map(class_name, path)) for path in dict.fromkeys(classes.values())}
     same = {}
     for path, names in tidy.items():
@@ -142,7 +142,7 @@ def _tidy(classes):
 
 
 def _scan(root):
-    """The images below root as sorted paths relative to it, with /. Says what it leaves out."""
+    """The images below root as sorted relative paths, with /. Prints what it leaves out."""
     files, others, empty = [], [], []
 
     def stop(error):
@@ -155,8 +155,8 @@ def _scan(root):
             if (place / folder).is_symlink():
                 inside(root, (place / folder).relative_to(root))
                 raise UserError(
-                    f"{place / folder} is a link to another folder of {root}: its images would be "
-                    "there twice; take it away"
+                    f"{place / folder} is a link to another folder of {root}: its images would "
+                    "occur twice; remove it"
                 )
             _check_name(place, folder)
         images = 0
@@ -171,9 +171,7 @@ def _scan(root):
             if (place / file).is_symlink():
                 inside(root, path)
             if not (place / file).is_file():
-                raise UserError(
-                    f"{place / file} is a broken link or not a plain file: take it away"
-                )
+                raise UserError(f"{place / file} is a broken link or not a plain file: remove it")
             files.append(path.as_posix())
             images += 1
         if not folders and not images and place != root:
@@ -191,7 +189,7 @@ def _scan(root):
 
 
 def _check_name(place, name):
-    """UserError for a name that hierarchy.tsv and the lists of images can't hold."""
+    """Raises UserError for a name that hierarchy.tsv and the lists of images can't hold."""
     if not (name.strip() and name.isprintable()):
         raise UserError(
             f"the name {ascii(name)} in {place} is blank, not UTF-8 or has invisible characters: "
@@ -204,7 +202,7 @@ def _folders(depth):
 
 
 def _depth(root, classes):
-    """The number of class folders above the images; UserError if it isn't the same for all."""
+    """The number of class folders above the images; raises UserError if it differs."""
     (depth, _), *others = Counter(map(len, classes.values())).most_common()
     if others or not depth:
         usual = next(file for file, path in classes.items() if len(path) == depth)
@@ -234,7 +232,7 @@ def _tree(levels, paths):
 
 
 def _class_names(paths):
-    """{path: name} of one level's classes: the shortest end of the path that is its alone."""
+    """{path: name} of one level's classes: the shortest unique end of the path."""
     longest = max(map(len, paths))
     counts = [Counter(path[-n:] for path in paths) for n in range(1, longest + 1)]
     return {
@@ -248,6 +246,6 @@ def _check_train(root, classes, splits):
     lacking = sorted("/".join(path) for path in set(classes.values()) - trained)
     if lacking:
         raise UserError(
-            f"{len(lacking)} of the classes in {root} have no training images: {some(lacking)}: a "
-            "class that is tested must have some"
+            f"{len(lacking)} of the classes in {root} have no training images: {some(lacking)}: "
+            "each class with test images needs some"
         )

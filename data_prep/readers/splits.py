@@ -1,9 +1,9 @@
-"""Which folders of a user's photographs are splits and which are classes.
+"""Decides which folders of a user's photographs are splits and which are classes.
 
-A folder whose name has a word such as train, test or val is a split where that is certain: every
-folder of its level has such a word, they differ in that word alone, and training and test are
-among them. Anything else that looks like splits is refused with the options to choose from,
-because official test images that become training images spoil every figure without a sign.
+A folder with a word such as train, test or val in its name is a split if this is unambiguous: every
+folder of its level has such a word, the names differ in that word only, and both training and test
+exist. Anything else that looks like splits is refused with the options to choose from, because
+official test images used for training would silently invalidate every result.
 """
 
 import re
@@ -29,7 +29,7 @@ JOINED = re.compile(rf"({'|'.join(sorted(WORDS, key=len, reverse=True))})(sets?|
 
 
 def split_of(name):
-    """(split, the other words of the name) of a folder's name; None unless it has one such word."""
+    """(split, other words) of a folder's name; None unless it has exactly one such word."""
     tokens = [token.lower() for token in TOKEN.findall(name)]
     tokens = [part for token in tokens for part in _apart(token)]
     words = [token for token in tokens if token in WORDS]
@@ -47,16 +47,19 @@ def _apart(token):
 
 @dataclass(frozen=True)
 class Found:
-    """levels: indices of the folders in a path that name its split, the others being classes;
-    splits: {name of a folder of the first of them: split}. None of both where there are no splits.
+    """The folders that are splits; both fields are empty if none are.
+
+    levels: indices of the folders in a path that name its split; the others are classes.
+    splits: {name of a folder of the first of these levels: split}.
     """
 
     levels: tuple = ()
     splits: dict | None = None
 
     def of(self, parts):
-        """(split or None, folders that are classes) of an image's folders, the top one first; a
-        split of None where --splits does not name the folder.
+        """(split, folders that are classes) of an image's folders, the top one first.
+
+        The split is None if --splits does not name the folder.
         """
         if not self.levels:
             return None, parts
@@ -66,9 +69,9 @@ class Found:
 
 
 def found(root, paths):
-    """Found of the folders of all images (tuples, the top folder first), by their names alone.
+    """Found for the folders of all images (tuples, top folder first), by their names alone.
 
-    UserError, with the options that state what is meant, where it is not certain.
+    Raises UserError, with the options that resolve it, if the names are ambiguous.
     """
     columns = _columns(paths)
     looks = [d for d, names in enumerate(columns) if _looks_like_splits(names)]
@@ -106,17 +109,17 @@ def stated(root, paths, wanted):
 
 
 def check_stated(wanted):
-    """UserError unless --splits names splits, those that are needed among them."""
+    """Raises UserError unless --splits names valid splits, including all required ones."""
     for name, split in wanted.items():
         if split not in SPLITS:
-            raise UserError(f"--splits {name}={split}: the splits are {', '.join(SPLITS)}")
+            raise UserError(f"--splits {name}={split}: the split must be {', '.join(SPLITS)}")
     lacking = [split for split in NEEDED if split not in wanted.values()]
     if lacking:
         raise UserError(f"--splits {_stated(wanted)} names no folder for {lacking[0]}")
 
 
 def _columns(paths):
-    """Names of the folders per level, a set each."""
+    """The set of folder names of each level."""
     depth = max(map(len, paths))
     return [{path[d] for path in paths if len(path) > d} for d in range(depth)]
 
@@ -141,12 +144,12 @@ def _certain(names):
 
 
 def _repeats(paths, result, level, split=lambda name: (split_of(name) or (None,))[0]):
-    """Whether the folders of a level say of each image what those of result.levels say."""
+    """Whether the folders of a level give every image the same split as result.levels."""
     return all(len(path) > level and split(path[level]) == result.of(path)[0] for path in paths)
 
 
 def _with_wrappers(paths, result):
-    """With the folders above the splits as well where all images lie in the same."""
+    """The result, extended by the folders above the splits that all images share."""
     first = result.levels[0]
     above = {path[:first] for path in paths if len(path) > first}
     return Found((*result.levels, *range(first)), result.splits) if len(above) == 1 else result

@@ -1,6 +1,6 @@
 """A user's own photographs, listed with their labels in tables: CSV or TSV files.
 
-Classes are numbered by name, so that the order of the rows has no influence on the labels.
+Classes are numbered by name, so that labels do not depend on the order of the rows.
 """
 
 import argparse
@@ -34,16 +34,16 @@ The table is a UTF-8 file, .csv (commas) or .tsv (tabs), whose first line is a h
   path,species,family,order,split,x,y,w,h
   gulls/0001.jpg,Ivory Gull,Laridae,Charadriiformes,train,12,30,200,180
 
-path      the image, relative to --root or an absolute path in it; each image in one row only
+path      the image, relative to --root or an absolute path below it; one row per image
 x,y,w,h   optional: the box, for --bbox; see --boxes
-split     train, val or test; a class that is tested must have training images
-the rest  one column per level of the label tree, the finest first (or see --levels), named with
+split     train, val or test; each class with test images needs training images
+others    one column per level of the label tree, finest first (see also --levels), named with
           letters, digits and _; a class has one parent, so names must differ within a level
 
-No cell that is used is empty; blanks around a value are ignored; a value with a comma stands in
+Cells that are used must not be empty; blanks around a value are ignored; values with a comma need
 "quotes".
 
-Tables of other people are read as they are:
+Options adapt to other tables:
   no header:           --header path,x1,y1,x2,y2,model
   other names:         --column path=image,x1=xmin,species="common name"
   a table per split:   --table train=train.csv --table test=test.csv
@@ -61,11 +61,11 @@ example: Kaggle's Cars, 8144 rows of ,x1,y1,x2,y2,Class,image without a split
 class Row:
     where: str  # table and line, for messages
     cells: dict  # {column: value}
-    split: str | None  # as --table states it
+    split: str | None  # as given with --table
 
 
 def _split_and_table(text):
-    """A type: [SPLIT=]FILE as (split or None, path)."""
+    """Argument type: [SPLIT=]FILE as (split or None, path)."""
     split, mark, path = text.partition("=")
     return (split, Path(path)) if mark and split in SPLITS else (None, Path(text))
 
@@ -73,7 +73,7 @@ def _split_and_table(text):
 def _header(text):
     found = [name.strip() for name in text.split(",")]
     if not all(found) or len(set(found)) < len(found):
-        raise argparse.ArgumentTypeError("different names expected, with commas between them")
+        raise argparse.ArgumentTypeError("expected different names, separated by commas")
     return found
 
 
@@ -85,44 +85,45 @@ def add_arguments(parser):
         action="append",
         required=True,
         metavar="[SPLIT=]FILE",
-        help="the table, .csv or .tsv; again for each further table; SPLIT (train, val or test) is "
-        "that of all its images",
+        help="table, .csv or .tsv; may be repeated; SPLIT (train, val or test) applies to all "
+        "images of the table",
     )
     parser.add_argument(
-        "--root", type=Path, help="the folder of the photographs (default: the first table's)"
+        "--root", type=Path, help="folder of the photographs (default: that of the first table)"
     )
-    parser.add_argument("--bbox", action="store_true", help="crop to the boxes (default: not used)")
+    parser.add_argument("--bbox", action="store_true", help="crop to the boxes")
     parser.add_argument("--boxes", choices=boxes.FORMS, help=boxes.HELP)
     parser.add_argument(
         "--levels",
         type=level_names,
         metavar="FINE,...,COARSE",
-        help="the columns that are levels; others are not read (default: all without another use)",
+        help="columns that are levels, finest first; other columns are ignored (default: all "
+        "columns without another use)",
     )
     parser.add_argument(
         "--column",
         type=pairs,
         default={},
         metavar="NAME=COLUMN,...",
-        help="the table's names of the columns path, split, those of the boxes, and levels",
+        help="the table's own names for the columns path, split, those of the boxes, and levels",
     )
     parser.add_argument(
         "--header",
         type=_header,
         metavar="COLUMN,...",
-        help="the columns of a table without a header line",
+        help="names of the columns of a table without a header line",
     )
     parser.add_argument(
         "--path",
         metavar="TEMPLATE",
-        help="path of an image below --root: {path}, {split} or another {column} stands for the "
-        "row's value (default: {path})",
+        help="path of an image below --root, where {path}, {split} and any other {column} are "
+        "replaced by the row's values (default: {path})",
     )
     add_test_share(parser, "chosen by --seed; for tables without a column split")
 
 
 def name(args):
-    """The target's name, or else that of the table (and _bbox), as a part of file names."""
+    """The name of --out or else of the table (with _bbox), usable in file names."""
     _, first = args.table[0]
     return own_name(args.out.resolve().name if args.out else first.stem + "_bbox" * args.bbox)
 
@@ -167,7 +168,7 @@ def open_source(args):
 
 
 def _options(args):
-    """The options that the records depend on; without those that are not given."""
+    """The given options that the records depend on."""
     given = {
         "boxes": args.boxes,
         "levels": args.levels and list(args.levels),
@@ -181,11 +182,11 @@ def _options(args):
 
 
 def _read_all(args):
-    """(bytes of all tables, the columns that all have, rows: [Row])"""
+    """(bytes of all tables, their common columns, [Row])."""
     data, headers, rows = b"", [], []
     for split, path in args.table:
         if (split is None) != (args.table[0][0] is None):
-            raise UserError("--table: name the split of all tables, as in train=FILE, or of none")
+            raise UserError("--table: give a split, as in train=FILE, for all tables or for none")
         part, header, lines = _read(path, args.header)
         header = _renamed(path, header, args.column)
         _check_header(path, header, args)
@@ -197,14 +198,14 @@ def _read_all(args):
         ]
     if not rows:
         raise UserError(
-            f"{args.table[0][1]} lists no images: a header and a row per image expected"
+            f"{args.table[0][1]} lists no images: expected a header and one row per image"
         )
     common = [column for column in headers[0] if all(column in header for header in headers)]
     return data, common, rows
 
 
 def _read(path, header):
-    """The bytes of a table, its header, and [(line number, cells)]. header: where it has none."""
+    """The bytes of a table, its header, and [(line number, cells)]. header: used if it has none."""
     delimiter = DELIMITERS.get(path.suffix.lower())
     if delimiter is None:
         raise UserError(f"{path} must be named .csv (values between commas) or .tsv (tabs)")
@@ -225,7 +226,7 @@ def _read(path, header):
                 continue
             if len(cells) != len(header):
                 raise UserError(
-                    f"{path}, line {reader.line_num}: {len(cells)} values, and the header has "
+                    f"{path}, line {reader.line_num}: {len(cells)} values, but the header has "
                     f"{len(header)} columns"
                 )
             rows.append((reader.line_num, cells))
@@ -235,7 +236,7 @@ def _read(path, header):
 
 
 def _renamed(path, header, columns):
-    """The header with our names of the columns that --column names."""
+    """The header, with the columns that --column names renamed to this reader's names."""
     for name, column in columns.items():
         if column not in header:
             raise UserError(
@@ -249,16 +250,16 @@ def _renamed(path, header, columns):
 
 
 def _check_header(path, header, args):
-    """UserError where columns that are read are lacking, have the same name or no proper name."""
+    """Raises UserError for missing columns, duplicate names and invalid names."""
     if not header:
-        raise UserError(f"{path} lists no images: a header and a row per image expected")
+        raise UserError(f"{path} lists no images: expected a header and one row per image")
     read = [column for column in header if args.levels is None or column in args.levels]
     for column in [*read, *(column for column in header if column in RESERVED)]:
         if column and not re.fullmatch(r"\w+", column):
             raise UserError(
-                f"{path}, line 1: the column name {column!r} is not of letters, digits and _ (a "
-                ".csv has commas between columns, a .tsv tabs; --levels names the columns that are "
-                "levels, --column renames, --header is for a table without a header)"
+                f"{path}, line 1: the column name {column!r} may have only letters, digits and _ "
+                "(a .csv has commas between columns, a .tsv tabs; --levels names the columns that "
+                "are levels, --column renames, --header is for a table without a header)"
             )
         if column and header.count(column) > 1:
             raise UserError(f"{path}, line 1: the header has the column {column} twice")
@@ -269,15 +270,15 @@ def _check_header(path, header, args):
     if "split" not in header and args.table[0][0] is None and args.test_share is None:
         raise UserError(
             f"{path}, line 1: the header has no column split: --column split=NAME names it, "
-            "--table train=FILE --table test=FILE gives a table per split, --test-share 0.25 draws "
+            "--table train=FILE --table test=FILE reads a table per split, --test-share 0.25 draws "
             "test images"
         )
 
 
 def _form(tables, header, args):
-    """The form of the boxes, of boxes.FORMS, that is read; None without --bbox."""
+    """The form of the boxes, a key of boxes.FORMS; None without --bbox."""
     if args.boxes and not args.bbox:
-        raise UserError("--boxes says what the boxes are: it needs --bbox, which crops to them")
+        raise UserError("--boxes has an effect only with --bbox, which crops to the boxes")
     some_columns = [column for column in boxes.FORMS["pixels"] if column in header]
     if args.bbox or 0 < len(some_columns) < 4 and not args.levels:
         form = boxes.form(tables, header, args.boxes)
@@ -310,7 +311,9 @@ def _tree(tables, levels, rows, asked):
                 )
     names = [sorted({path[j] for path in paths.values()}) for j in range(len(levels))]
     if len(names[0]) == 1:
-        raise UserError(f"{tables} has one {levels[0]} only, {names[0][0]}: two or more are needed")
+        raise UserError(
+            f"{tables} has only one {levels[0]}, {names[0][0]}: at least two are needed"
+        )
     numbers = [{text: number for number, text in enumerate(level)} for level in names]
     labels = [[number[text] for number, text in zip(numbers, paths[fine])] for fine in names[0]]
     hierarchy = Hierarchy(levels, labels, names)
@@ -319,13 +322,13 @@ def _tree(tables, levels, rows, asked):
 
 
 def _place(row, other):
-    """Where a row is, for a sentence that begins with where another is."""
+    """The position of a row, for a sentence that begins with the position of another one."""
     table, _, line = row.where.rpartition(", ")
     return line if table == other.where.rpartition(", ")[0] else row.where
 
 
 def _files(args, root, rows):
-    """[(the image's name, its path)], the name being the plain path below root."""
+    """[(name, path)] of the images; the name is the normalized path below root."""
     found, first = [], {}
     for row in rows:
         given = _completed(args.path, row) if args.path else row.cells["path"]
@@ -335,7 +338,7 @@ def _files(args, root, rows):
             raise UserError(f"{row.where}: {ascii(given)} has invisible characters: rename it")
         file = os.path.normpath(_below(root, given))
         if first.setdefault(file, row) is not row:
-            raise UserError(f"{row.where}: {given} is listed in {_place(first[file], row)} already")
+            raise UserError(f"{row.where}: {given} is already listed in {_place(first[file], row)}")
         try:
             path = inside(root, file)
         except UserError as error:
@@ -347,7 +350,7 @@ def _files(args, root, rows):
 
 
 def _completed(template, row):
-    """The path of --path, with the values of the row's cells in it."""
+    """The template of --path, filled with the row's values."""
 
     def value(match):
         if match[1] == "split" and row.split:
@@ -360,7 +363,7 @@ def _completed(template, row):
 
 
 def _below(root, path):
-    """An absolute path that lies in root as one below it; others as they are."""
+    """An absolute path inside root as a relative path; others unchanged."""
     if not os.path.isabs(path):
         return path
     for folder in (os.path.abspath(root), os.path.realpath(root)):
@@ -374,7 +377,7 @@ def _splits(tables, args, header, rows, files, fine):
     if args.test_share is not None:
         if "split" in header or args.table[0][0]:
             raise UserError(
-                f"--test-share has no use here: {tables} states the splits; leave it out"
+                f"--test-share does not apply: {tables} states the splits; leave it out"
             )
         drawn = drawn_test(dict(zip(files, fine)), args.test_share, args.seed)
         return [drawn[file] for file in files]
@@ -389,7 +392,9 @@ def _splits(tables, args, header, rows, files, fine):
         if row.cells["split"].lower() not in WORDS:
             hint = ""
             if words <= set(FLAGS):
-                hint = "; a column of 0 and 1 must say of what: --column split=test or split=train"
+                hint = (
+                    "; a column of 0 and 1 needs a split's name: --column split=test or split=train"
+                )
             raise UserError(
                 f"{row.where}: the split is {row.cells['split']!r}, not train, val or test{hint}"
             )
@@ -406,5 +411,5 @@ def _check_splits(rows, splits, fine):
     if lacking:
         raise UserError(
             f"{rows[fine.index(lacking[0])].where}: {len(lacking)} of the classes have no training "
-            f"images: {some(lacking)}: a class that is tested must have some"
+            f"images: {some(lacking)}: each class with test images needs some"
         )

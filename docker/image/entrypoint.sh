@@ -1,5 +1,5 @@
 #!/bin/sh
-# Entry of the images: the folders for snapshots, which a mounted snapshots/ lacks, then the command.
-# Where snapshots/ cannot be written to, caffe says so itself, and other commands need none.
+# Entry point of the images: makes the folders for snapshots, which a mounted snapshots/ lacks, then
+# runs the command. If snapshots/ is read-only, caffe reports it itself; other commands need none.
 "$(dirname "$0")/../snapshot_folders.sh" 2>/dev/null || true
 exec "$@"

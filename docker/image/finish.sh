@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Final stage, when all files are there: the folders to write to, the list of what is inside, a user.
+# Final stage, after all files are copied: makes the writable folders, the list of contents, a user.
 #
 # Usage: docker/image/finish.sh REVISION
 set -euo pipefail

@@ -1,6 +1,6 @@
 #!/bin/sh
-# Final stage: the Debian packages that docker/image/runtime_packages.sh listed, and nothing left of
-# the download.
+# Final stage: installs the Debian packages that docker/image/runtime_packages.sh listed, and removes
+# the downloads.
 #
 # Usage: install_packages.sh LIST
 set -eu

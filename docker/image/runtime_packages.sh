@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Prints the Debian packages that the final stage of an image needs: Python, decks of cards, fonts,
-# and whatever holds a library that a compiled file below the given folders is linked with.
+# and the packages of all libraries that compiled files below the given folders link to.
 #
 # Usage: docker/image/runtime_packages.sh FOLDER...
 #

@@ -21,7 +21,7 @@ PER_CLASS = 4
 def make(root, width=60, height=40):
     """Write the archive: CLASSES x PER_CLASS images, half of each class in train. Returns root.
 
-    An image is blurred noise with a box (10, 5, 20, 30) of the class's own colour.
+    An image is blurred noise with a box (10, 5, 20, 30) of the class's own color.
     """
     rng = np.random.default_rng(1)
     lists = {
@@ -33,7 +33,7 @@ def make(root, width=60, height=40):
             number += 1
             name = f"{SPECIES[label - 1]}/bird_{i}.jpg"
             image = cv2.resize(rng.integers(0, 256, (4, 6, 3), np.uint8), (width, height))
-            image[5:35, 10:30] = colour(label)
+            image[5:35, 10:30] = color(label)
             path = root / "images" / name
             path.parent.mkdir(parents=True, exist_ok=True)
             cv2.imwrite(str(path), image, [cv2.IMWRITE_JPEG_QUALITY, 100])
@@ -45,7 +45,7 @@ def make(root, width=60, height=40):
     return root
 
 
-def colour(label):
+def color(label):
     return (label % 7 * 40, label % 5 * 60, 255 - label)
 
 

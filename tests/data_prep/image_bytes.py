@@ -30,7 +30,7 @@ def png(width, height, *chunks):
 
 
 def jpeg(width, height, scans=((0, 1, 2),), progressive=False, extra=b""):
-    """A grey JPEG of three full components, coded in these scans of components' numbers."""
+    """A gray JPEG of three full components, coded in these scans of components' numbers."""
     source, tables, position = encoded(Image.new("RGB", (16, 16)), "JPEG", subsampling=0), b"", 2
     while source[position + 1] != 0xDA:
         (length,) = struct.unpack_from(">H", source, position + 2)

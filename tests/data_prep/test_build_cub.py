@@ -82,18 +82,18 @@ def test_contents(built):
     )
     assert cv2.imread(str(built / "contact_sheet.png")) is not None
     done = run("verify_lmdb.py", built)
-    assert done.returncode == 0 and "holds what was built" in done.stdout, done.stderr
+    assert done.returncode == 0 and "is intact" in done.stdout, done.stderr
 
 
 def test_labels_and_pixels_belong_together(built):
-    """The colour painted on each image says its class; labels are the tree's row of that class."""
+    """The color painted on each image says its class; labels are the tree's row of that class."""
     tree = Hierarchy.read(built / "hierarchy.tsv")
     pairs = zip(lmdb_io.items(built / "train_images"), lmdb_io.items(built / "train_labels"))
     for (key, image), (same, labels) in pairs:
         assert key == same
         image, labels = lmdb_io.parse_datum(image), lmdb_io.parse_datum(labels)
         pixel = cv2.imdecode(np.frombuffer(image.data, np.uint8), cv2.IMREAD_COLOR)[16, 10]
-        nearest = min(CLASSES, key=lambda c: np.abs(pixel - np.array(archive.colour(c), int)).sum())
+        nearest = min(CLASSES, key=lambda c: np.abs(pixel - np.array(archive.color(c), int)).sum())
         assert image.label == labels.label == nearest - 1
         assert list(labels.float_data) == tree.labels[nearest - 1].tolist()
 
@@ -162,7 +162,7 @@ def test_bbox_and_names(birds, tmp_path):
     for _, value in lmdb_io.items(tmp_path / "data/cub_bbox/test_images"):
         datum = lmdb_io.parse_datum(value)
         image = cv2.imdecode(np.frombuffer(datum.data, np.uint8), cv2.IMREAD_COLOR).astype(int)
-        assert np.abs(image - archive.colour(datum.label + 1)).mean() < 12
+        assert np.abs(image - archive.color(datum.label + 1)).mean() < 12
 
 
 def test_shorter(birds, tmp_path):

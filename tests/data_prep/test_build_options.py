@@ -33,7 +33,7 @@ def stored(folder):
 
 
 def test_bad_images_are_left_out(tmp_path):
-    """All are named, counted and recorded; a class that has lost all of a split is told."""
+    """All are named, counted and recorded; a class that loses a whole split is reported."""
     birds = archive.make(tmp_path / "birds")
     first, second, third, fourth, *_ = sorted((birds / "images").rglob("*.jpg"))
     first.write_bytes(b"")

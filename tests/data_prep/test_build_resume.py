@@ -1,4 +1,4 @@
-"""build_lmdb.py when it is killed, stopped, or out of room: nothing half-made, and it goes on."""
+"""build_lmdb.py when killed, interrupted or out of disk space: no broken output, and it resumes."""
 
 import contextlib
 import io
@@ -140,13 +140,13 @@ def test_goes_on(photos, whole, left):
     assert [path.name for path in left.parent.iterdir()] == ["birds"]
 
 
-def test_other_options_start_anew(photos, left):
+def test_other_options_start_over(photos, left):
     assert "resuming" not in build(arguments(photos, left, "--seed", 1))
     assert json.loads((left / "manifest.json").read_text())["options"]["seed"] == 1
     assert verify(left)[0].count == 0
 
 
-def test_other_images_start_anew(photos, whole, left):
+def test_other_images_start_over(photos, whole, left):
     copy = shutil.copytree(photos, left.parent / "photos")
     path = next(copy.rglob("*.png"))
     path.write_bytes(path.read_bytes() + b" ")
@@ -154,7 +154,7 @@ def test_other_images_start_anew(photos, whole, left):
     assert contents(left)["train_images"] == whole["train_images"]
 
 
-def test_force_starts_anew(photos, whole, left):
+def test_force_starts_over(photos, whole, left):
     assert "resuming" not in build(arguments(photos, left, "--force"))
     assert contents(left) == whole
 
@@ -177,9 +177,9 @@ def cut_the_checkpoint(partial):
 
 @pytest.mark.parametrize("harm", [change_a_record, cut_an_lmdb, cut_the_checkpoint])
 def test_damaged_remains_are_not_used(photos, whole, left, harm):
-    """As after a loss of power on a disk that lies about what it has written."""
+    """As after a power failure on a disk that lies about what it has written."""
     harm(partial_of(left))
-    assert "damaged: starting anew" in build(arguments(photos, left))
+    assert "damaged: starting over" in build(arguments(photos, left))
     assert contents(left) == whole
 
 
@@ -198,7 +198,7 @@ def test_no_room(photos, whole, tmp_path, share):
         *arguments(photos, out),
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)),
     )
-    refused(done, "make room on the disk", partial_of(out))
+    refused(done, "free disk space", partial_of(out))
     assert not out.exists()
     if share > 0.5:
         assert resumed(build(arguments(photos, out))) >= 128 and contents(out) == whole

@@ -50,7 +50,7 @@ def test_fewer_decks_are_enough(some_decks, capsys):
     everything = some_decks({deck["deck"] for deck in DECKS})
     assert capsys.readouterr().out == ""
     fewer = some_decks(package)
-    assert "going on with 29 of 41 decks" in capsys.readouterr().out
+    assert "using 29 of 41 decks" in capsys.readouterr().out
     assert fewer.fingerprint != everything.fingerprint
 
 
@@ -141,7 +141,7 @@ def test_all_decks(built):
         assert f"{copies} cards are exact copies" in done.stdout
     else:
         assert len(HERE) > used / 2
-        assert f"going on with {len(HERE)} of {used} decks" in done.stdout
+        assert f"using {len(HERE)} of {used} decks" in done.stdout
     assert all(entry["classes_present"] == [52, 4, 2] for entry in manifest["splits"].values())
     listed = {
         split: {
@@ -183,8 +183,8 @@ def test_no_test_card_resembles_a_training_card(built):
 
 
 @rendered
-def test_suits_have_their_colours(built):
-    """Pip cards of two-colour decks: coloured ink is red on diamonds and hearts, and on no black
+def test_suits_have_their_colors(built):
+    """Pip cards of two-color decks: colored ink is red on diamonds and hearts, and on no black
     suit.
     """
     out, _ = built

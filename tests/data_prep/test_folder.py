@@ -72,7 +72,7 @@ def test_tree_splits_and_what_is_left_out(tmp_path):
     assert run("verify_lmdb.py", out).returncode == 0
     tree = Hierarchy.read(out / "hierarchy.tsv")
     assert tree.levels == ("species", "family", "order")
-    # Sorted by name; two species of one name are told apart by their families.
+    # Sorted by name; two species of one name are distinguished by their families.
     assert tree.names == (
         ("Barn", "Gulls/Common", "Little", "Terns/Common"),
         ("Gulls", "Owls", "Terns"),
@@ -232,10 +232,10 @@ def _nothing(root):
         (_one_class, (), ("one class only, x/b", "--root")),
         (_half_split, (), ("train in", "--root", "photos/train if it is one", "--splits none")),
         (_untrained, (), ("1 of the classes", "no training images: c:")),
-        (_untrained, ("--test-share", "0.5"), ("--test-share has no use",)),
+        (_untrained, ("--test-share", "0.5"), ("--test-share does not apply",)),
         (_nothing, ("--levels", "a,b,c"), ("names 3 levels", "2 class folders")),
         (_nothing, ("--root", "nowhere"), ("nowhere is not a folder",)),
-        (_nothing, ("--out", "photos/mine"), ("lies among the photographs",)),
+        (_nothing, ("--out", "photos/mine"), ("is inside the photographs' folder",)),
         (_nothing, ("--out", "data/cub_bbox"), ("cub_bbox is the name of a published", "--out")),
     ],
 )

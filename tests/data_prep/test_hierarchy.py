@@ -42,7 +42,7 @@ def test_cub_species_are_the_archives():
 
 @pytest.mark.skipif(not SHARED.exists(), reason=f"no second table to compare with: {SHARED}")
 def test_cub_against_a_second_table(tmp_path):
-    """A table of other origin names the same parents for every species."""
+    """A table from another source names the same parents for every species."""
     table = tmp_path / "cub.tsv"  # without the class numbers in front
     table.write_text(
         "".join(f"{line.partition(chr(9))[2]}\n" for line in SHARED.read_text().splitlines())
@@ -63,9 +63,9 @@ GOOD = "a_id\ta\tb_id\tb\n0\tx\t0\tp\n1\ty\t0\tp\n2\tz\t1\tq\n"
     [
         ("1\ty\t0\tp", "1\ty\t1\tq\n3\tw\t0\tp\n4\tu\t0\tr", "b 0 has the names p and r"),
         ("2\tz", "3\tz", "gaps in the numbering of a: no 2"),
-        ("1\ty", "1\tx", "the a name x stands for the ids 0 and 1"),
+        ("1\ty", "1\tx", "the a name x has the ids 0 and 1"),
         ("1\ty", "0\ty", "a 0 has the names x and y"),
-        ("2\tz\t1\tq", "2\tz\t1\tp", "the b name p stands for the ids 0 and 1"),
+        ("2\tz\t1\tq", "2\tz\t1\tp", "the b name p has the ids 0 and 1"),
         ("2\tz\t1\tq", "1\ty\t1\tq", "a y has 2 parents"),
         ("2\tz\t1\tq\n", "2\tz\t1\tq\n2\tz\t1\tq\n", "a z (2) has 2 rows"),
         ("2\tz\t1\tq", "2\tz\t1", "line 4"),
@@ -173,7 +173,7 @@ def test_page_of_a_data_set(tmp_path):
         assert line in words
     (tmp_path / "test.tsv").write_text(header + "0\tthree\n")
     done = run("hierarchy.py", "show", tmp_path, "--html", tmp_path / "t.html")
-    refused(done, "test.tsv, line 2: 2 cells where the header has 4", "build the data set again")
+    refused(done, "test.tsv, line 2: 2 cells, but the header has 4", "build the data set again")
 
 
 OTHER_KINDS = [  # text, what is said of it
@@ -182,8 +182,8 @@ OTHER_KINDS = [  # text, what is said of it
     ("species\ngull\nhawk\n", "one column only"),
     ("1 0\n2 0\n3 1\n", "hierarchy.py convert"),
     ("1\t0\n2\t0\n3\t1\n", "hierarchy.py convert"),
-    ("gull\tLaridae\ntern\tLaridae\nhawk\tAccipitridae\n", "is a row and not a header"),
-    ("1\tx\n2\tx\n", "is a row and not a header"),
+    ("gull\tLaridae\ntern\tLaridae\nhawk\tAccipitridae\n", "is a row, not a header"),
+    ("1\tx\n2\tx\n", "is a row, not a header"),
     ("ivory gull\tLaridae\nhawk\tAccipitridae\n", "level name 'ivory gull'"),
     ('"species"\t"family"\n"gull"\t"L"\n', "quotation marks"),
     ("species\tfamily\n'gull'\tL\n'hawk'\tA\n", "quotation marks"),
@@ -241,7 +241,7 @@ def not_converted(tmp_path, text, *words, names=None):
 
 @pytest.mark.parametrize("separator", [" ", "\t", ","])
 def test_convert(tmp_path, separator, capsys):
-    """Leaves are the fine classes, in the order of their numbers; the root is no level."""
+    """Leaves are the fine classes, in the order of their numbers; the root is not a level."""
     text = NABIRDS.replace(" ", separator)
     tree = convert(tmp_path, text, "--levels", "species,group,order", names=NAMES)
     assert "4 species -> 3 group -> 2 order" in capsys.readouterr().out
@@ -276,7 +276,7 @@ def test_convert_parents_first_and_several_roots(tmp_path):
         ("1 1\n", None, "has no lines of a child and its parent"),
         ("1 2\n2 3\n3 1\n", None, "is a circle"),
         ("1 2\n2 3\n3 2\n", None, "is its own ancestor"),
-        ("1\n", None, "line 1: two values were expected"),
+        ("1\n", None, "line 1: expected two values"),
         ("1,2,3\n", None, "line 1: more than two values"),
         ("1 0\n2 0\n", "1 a\n", "lack 1 classes, e.g. 2"),
         ("1 0\n2 0\n", "1 a\n1 b\n", "line 2: 1 has two names"),

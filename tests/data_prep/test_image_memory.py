@@ -68,7 +68,7 @@ PLAIN = {
     "tiff 16": tiff(SIDE, SIDE, bits=16),
     "tiff float": tiff(1000, 1000, bits=32, kind=3),
     "tiff double": tiff(1000, 1000, bits=64, kind=3),
-    "tiff grey": tiff(SIDE, SIDE, samples=1),
+    "tiff gray": tiff(SIDE, SIDE, samples=1),
     "tiff tiles": tiff(SIDE, SIDE, tile=(256, 256)),
     "tiff noise": encoded(NOISE, "TIFF"),
     "tiff jpeg": encoded(NOISE, "TIFF", compression="jpeg"),

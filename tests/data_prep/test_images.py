@@ -1,4 +1,4 @@
-"""Image files of all kinds become uint8 BGR arrays; unusable ones are told apart."""
+"""Image files of all kinds become uint8 BGR arrays; unusable ones are refused with a reason."""
 
 import io
 import os
@@ -39,7 +39,7 @@ def rotated():
     return file(rgb().rotate(90, expand=True), "JPEG", quality=95, exif=exif)
 
 
-GREY = tuple(rgb().convert("L").convert("RGB").getpixel((0, 0)))
+GRAY = tuple(rgb().convert("L").convert("RGB").getpixel((0, 0)))
 PALE = tuple(round(0.2 * value + 0.8 * 255) for value in RED)
 DEEP = Image.fromarray(np.full((40, 60), 0x4000, np.uint16))
 
@@ -54,8 +54,8 @@ DEEP = Image.fromarray(np.full((40, 60), 0x4000, np.uint16))
         (file(rgb(), "TIFF"), RED),
         (file(rgb(), "BMP"), RED),
         (file(rgb().convert("CMYK"), "JPEG", quality=95), RED),
-        (file(rgb().convert("L"), "JPEG"), GREY),
-        (file(rgb().convert("LA"), "PNG"), GREY),
+        (file(rgb().convert("L"), "JPEG"), GRAY),
+        (file(rgb().convert("LA"), "PNG"), GRAY),
         (file(rgb().quantize(8), "PNG"), RED),
         (file(alpha(), "PNG"), PALE),
         (file(DEEP, "PNG"), (64,) * 3),
@@ -71,7 +71,7 @@ DEEP = Image.fromarray(np.full((40, 60), 0x4000, np.uint16))
         (file(rgb().quantize(8), "PNG", transparency=bytes([51] * 8)), PALE),
         (file(rgb().convert("1"), "PNG"), None),
     ],
-    ids="jpeg png gif webp tiff bmp cmyk grey grey-alpha palette alpha 16-bit exif progressive "
+    ids="jpeg png gif webp tiff bmp cmyk gray gray-alpha palette alpha 16-bit exif progressive "
     "profile webp-lossy webp-alpha tiff-lzw tiff-16-bit tiff-alpha bmp-32 palette-alpha "
     "1-bit".split(),
 )
@@ -105,9 +105,9 @@ def test_upright_at_any_scale(orientation, scale):
     image = images.decode(turned(orientation), scale).astype(int)
     height, width = 320 // scale, 480 // scale
     assert image.shape == (height, width, 3)
-    for y, x, colour in ((0.1, 0.1, (0, 0, 255)), (0.1, 0.9, RED), (0.9, 0.1, GREEN)):
+    for y, x, color in ((0.1, 0.1, (0, 0, 255)), (0.1, 0.9, RED), (0.9, 0.1, GREEN)):
         seen = image[int(y * height), int(x * width)]
-        assert np.abs(seen - colour[::-1]).max() <= 12, (y, x)
+        assert np.abs(seen - color[::-1]).max() <= 12, (y, x)
 
 
 def test_transparent_and_turned_is_refused():
@@ -176,7 +176,7 @@ def test_unusable(data, says, tmp_path):
 
 @pytest.mark.parametrize("make", [os.mkfifo, os.mkdir])
 def test_only_plain_files_are_opened(make, tmp_path):
-    """A pipe without a writer must not stop the build for ever."""
+    """A pipe without a writer must not block the build forever."""
     make(tmp_path / "photograph.jpg")
     with pytest.raises(images.ImageError, match="not a plain file|Is a directory"):
         image_files.open_plain(tmp_path / "photograph.jpg")
@@ -267,5 +267,5 @@ def test_datums(encoding, worst):
     )
     again = lmdb_io.datum_image(datum)
     assert datum.label == 7 and datum.encoded == (encoding != "raw") and again.shape == (40, 60, 3)
-    # but where two colours meet: JPEG halves the resolution of colour
+    # but where two colors meet: JPEG halves the resolution of color
     assert np.abs(again.astype(int) - PICTURE)[:16].max() <= worst

@@ -121,11 +121,11 @@ def test_a_class_with_more_images_than_its_siblings():
         (dict(groups=3), [9] * 20, "--classes 8 must be a multiple of --groups 3"),
         (dict(groups=8), [9] * 20, "--classes 8 must be a multiple of --groups 8, 2 x or more"),
         (dict(groups=1), [9] * 20, "needs --groups 2 or more"),
-        (dict(groups=10, classes=20), [9] * 20, "are of 8 groups: --groups 8 is the most"),
-        (dict(groups=2, classes=22), [9] * 20, "are of 20 classes: choose fewer --classes"),
+        (dict(groups=10, classes=20), [9] * 20, "have 8 groups: --groups can be at most 8"),
+        (dict(groups=2, classes=22), [9] * 20, "have 20 classes: choose fewer --classes"),
         (dict(), [9] * 19 + [3], "class 19 has 3 training images, and a batch holds 4 different"),
         (dict(), [9] * 19 + [1], "class 19 has 1 training image"),
-        (dict(), [400] + [9] * 19, "class 0 has 400 of 571, and comes once in a batch"),
+        (dict(), [400] + [9] * 19, "class 0 has 400 of 571 images but appears once per batch"),
     ],
 )
 def test_impossible(options, counts, says):

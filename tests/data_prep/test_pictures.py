@@ -9,7 +9,7 @@ import pytest
 from data_prep import build_lmdb, pictures
 from data_prep.pictures import Tile
 
-GREY = np.full((40, 40, 3), 128, np.uint8)
+GRAY = np.full((40, 40, 3), 128, np.uint8)
 
 
 def decoded(png):
@@ -17,7 +17,7 @@ def decoded(png):
 
 
 def named(name):
-    return decoded(pictures.grid([Tile(GREY, [(name, pictures.BLACK)])], 1, 160))
+    return decoded(pictures.grid([Tile(GRAY, [(name, pictures.BLACK)])], 1, 160))
 
 
 NAMES = {
@@ -44,7 +44,7 @@ def test_letters_of_all_scripts(pair, capsys):
 def test_letters_that_no_font_has(monkeypatch, capsys):
     monkeypatch.setattr(pictures, "CJK_FONTS", ())
     named("蓝鹀")
-    assert "no font here has 蓝鹀" in capsys.readouterr().out
+    assert "no installed font has 蓝鹀" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("shape", [(400, 1), (1, 400), (1, 1), (3000, 2), (40, 40)])
@@ -58,7 +58,7 @@ def test_shapes(shape):
 
 def test_long_names_end_with_their_tile():
     lines = [("a name that is much too long for the tile that it is under, by far", "black")]
-    picture = decoded(pictures.grid([Tile(GREY, lines), None], 2, 100))
+    picture = decoded(pictures.grid([Tile(GRAY, lines), None], 2, 100))
     assert picture[110:, : 6 + 100].min() < 128 and picture[:, 6 + 100 + 1 :].min() == 255
     assert pictures.shortened("蓝" * 50, 100) == "蓝" * 7 + "..."
 

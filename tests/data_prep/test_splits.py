@@ -169,7 +169,7 @@ def test_a_class_named_train(tmp_path):
     "splits, says",
     [
         ("train=train", "names no folder for test"),
-        ("train=train,test=exam", "the splits are train, val, test"),
+        ("train=train,test=exam", "the split must be train, val, test"),
     ],
 )
 def test_splits_that_are_none(splits, says, tmp_path):
@@ -226,7 +226,7 @@ def test_validation_of_an_archive(tmp_path, capsys):
     assert "wrote" in said("--validation", "5")
     assert "wrote" in said()
     assert not (out / "val.tsv").exists()
-    with pytest.raises(UserError, match="at most 6 can be taken"):
+    with pytest.raises(UserError, match="at most 6 of the 12 training images"):
         said("--validation", "7")
 
 

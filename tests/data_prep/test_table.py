@@ -195,9 +195,9 @@ B = ("--bbox",)
         (_put("path", "file"), (), ("line 1", "no column path")),
         (_put("split", "fold"), (), ("line 1", "no column split")),
         (_put(",h", ",height"), (), ("no column h", "x, y, w, h")),
-        (_all("path,split\na/1.jpg,train\n"), (), ("no column of a level",)),
+        (_all("path,split\na/1.jpg,train\n"), (), ("no column for a level",)),
         (_all("path,a,split\na/1.jpg,p,train\na/2.jpg,q,test\n"), B, ("no column x",)),
-        (_all("path,a,split\na/1.jpg,p,train\na/2.jpg,p,test\n"), (), ("one a only, p",)),
+        (_all("path,a,split\na/1.jpg,p,train\na/2.jpg,p,test\n"), (), ("only one a, p",)),
         (_put("Gull,Gulls", "Gull"), (), ("line 6", "7 values", "8 columns")),
         (_put('"Owl, barn"', '"Owl" barn'), (), ("line 4", "expected")),
         (_put("Tern,Gulls,test", "Tern,,test"), (), ("line 3: the cell of family is empty",)),
@@ -209,7 +209,7 @@ B = ("--bbox",)
         ),
         (_put("train", "val"), (), ("line 2: 1 of the classes have no training images: Tern",)),
         (_put("train", "1"), (), ("line 2: the split is '1', not train, val or test",)),
-        (_put("a/2.jpg", "a//./1.jpg"), (), ("line 3", "a//./1.jpg is listed in line 2")),
+        (_put("a/2.jpg", "a//./1.jpg"), (), ("line 3", "a//./1.jpg is already listed in line 2")),
         (_put("a/2.jpg", "../elsewhere.jpg"), (), ("line 3: ../elsewhere.jpg leads out",)),
         (_put("a/2.jpg", "/etc/passwd"), (), ("line 3: /etc/passwd leads out",)),
         (_put("a/2.jpg", "x" * 300), (), ("line 3: no file",)),
@@ -307,7 +307,7 @@ def test_cars_by_classes(tmp_path):
     )
     assert [entry["images"] for entry in manifest["splits"].values()] == [4, 4]
     assert "cars_test/00004.jpg" in listed(tmp_path / "mine")
-    with pytest.raises(UserError, match="name the split of all tables"):
+    with pytest.raises(UserError, match="give a split"):
         build(
             tables[0],
             tmp_path / "x",
@@ -423,7 +423,7 @@ def test_forms_of_boxes(table, tmp_path, form):
             ("--boxes", "relative"),
             ("a/1.jpg", "line 2", "pixels of the image"),
         ),
-        ("9" * 5000 + ",1,1,1", (), ("line 2", "not of numbers below")),
+        ("9" * 5000 + ",1,1,1", (), ("line 2", "has a number of")),
         ("10,5,20,30", ("--boxes", "corners"), ("no column x1", "--column x1=NAME")),
     ],
 )
@@ -441,7 +441,9 @@ def test_boxes_that_cannot_be_right(table, tmp_path, cells, options, words):
 def test_one_tiny_box_and_corners_that_are_sides(table, tmp_path):
     text = table.read_text()
     table.write_text(text.replace("10,5,20,90", "10,5,1,1"))
-    with pytest.raises(UserError, match=r"c/2.jpg \(.*, line 7\): the box .* holds 1 x 1 pixels"):
+    with pytest.raises(
+        UserError, match=r"c/2.jpg \(.*, line 7\): the box .* covers only 1 x 1 pixels"
+    ):
         build(table, tmp_path / "mine", "--bbox")
     table.write_text(text.replace("x,y,w,h", "x1,y1,x2,y2").replace("10,5,20.0", "30,5,20.0"))
     with pytest.raises(UserError, match="line 6: the box 30, 5, 20.0, 30 is not x1, y1 from 0"):

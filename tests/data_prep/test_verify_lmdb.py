@@ -68,7 +68,7 @@ SMALL = cv2.imencode(".jpg", np.zeros((16, 32, 3), np.uint8))[1].tobytes()
         ("train_images", 3, relabel, "train 00000003: the image's label"),
         ("test_labels", 0, relabel, "test 00000000: the image's label"),
         ("train_labels", 11, wrong_parent, "train 00000011: the labels"),
-        ("train_labels", 5, lambda _: None, "the labels have the key 00000006 here"),
+        ("train_labels", 5, lambda _: None, "the labels have the key 00000006 instead"),
         ("train_labels", 11, lambda _: None, "images and labels differ in number"),
         ("test_images", 0, lambda _: b"\xff\xff", "not a Datum"),
         (
@@ -126,7 +126,7 @@ def test_nearly_the_same_image_in_both_splits(built, tmp_path):
         (
             "hierarchy.tsv",
             lambda text: text.replace("Diomedeidae", "Albatrosses"),
-            "hierarchy.tsv is not the one",
+            "hierarchy.tsv differs",
         ),
         (
             "hierarchy.tsv",

@@ -76,7 +76,7 @@ def test_help_and_usage_errors():
 
 @pytest.mark.parametrize("listed", ["90a", "75,80", "sm_90", "7.5", "9", "075", "75;rm"])
 def test_wrong_architectures(listed):
-    assert f"'{listed}' is no list" in one_error(build("--cuda", "13", "--cuda-arch", listed), 2)
+    assert f"'{listed}' is not a list" in one_error(build("--cuda", "13", "--cuda-arch", listed), 2)
 
 
 def test_unchanged_build_is_not_repeated(built):
@@ -264,7 +264,7 @@ def test_failed_download_leaves_no_toolkit(tmp_path):
 
 def test_foreign_folder_is_not_replaced(tmp_path):
     (tmp_path / "mine").write_text("precious")
-    assert "holds something else" in one_error(build("--prefix", tmp_path))
+    assert "was not built by this script" in one_error(build("--prefix", tmp_path))
     assert (tmp_path / "mine").read_text() == "precious"
 
 
@@ -287,7 +287,7 @@ def test_wrong_source(tmp_path):
     wrong = tmp_path / TARBALL
     wrong.write_bytes(b"not Caffe")
     message = one_error(build("--prefix", tmp_path / "p", "--source", wrong))
-    assert f"{wrong} is not Caffe's source: it is not a whole tarball" in message
+    assert f"{wrong} is not Caffe's source: it is not a complete tarball" in message
     message = one_error(build("--prefix", tmp_path / "p", "--source", tmp_path / "none"))
     assert "does not exist" in message
     assert not (tmp_path / "p").exists()
@@ -443,7 +443,7 @@ def test_one_changed_patch_compiles_only_what_it_concerns(project):
     assert (tree / "patched.cpp").read_text() == "three\n" and found["patched.cpp"] > 1
     assert found["same.cpp"] == 1 and (tree / "made.so").exists()
     assert "gone.cpp" not in found and (project.work / "build" / "same.o").exists()
-    assert "going on in" in project.start()
+    assert "resuming in" in project.start()
 
 
 def test_an_interrupted_update_is_done_again(project):

@@ -1,4 +1,4 @@
-"""What this build of Caffe refuses: labels that are no class, and losses that are not finite.
+"""Input that this build of Caffe refuses: invalid labels, and losses that are not finite.
 
 A failed check is an exception: one sentence and status 1 of the caffe binary, caffe.Error in
 pycaffe (docker/patches/0007 and 0009).

@@ -311,7 +311,7 @@ def test_source_named_by_hand(tmp_path, kind):
     if kind == "tarball":
         assert done.returncode == 1 and "is not Caffe's source: its content is not" in done.stderr
     else:
-        assert done.returncode == 0 and "taken as they are" in done.stdout
+        assert done.returncode == 0 and "used as they are" in done.stdout
 
 
 def test_hostile_tarball_writes_nothing_outside(tmp_path):

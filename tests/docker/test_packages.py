@@ -110,12 +110,12 @@ def test_each_release_gets_its_own_names(machine, release):
     assert done.returncode == 0, done.stderr
     expected = names(*SET_UP) - set(DECKS.values()) | {DECKS[release]}
     assert done.installed == expected
-    assert done.calls.count(" install ") == 1 and "going on without" not in done.stdout
+    assert done.calls.count(" install ") == 1 and "continuing without" not in done.stdout
 
 
 @pytest.mark.parametrize("group", ["demo", "tests"])
 def test_what_only_the_demo_or_a_test_needs_does_not_end_set_up(machine, group):
-    """Neither where the lists lack it, nor where it can't be installed; the others of it are."""
+    """Neither if the lists lack it, nor if it can't be installed; the others are installed."""
     absent, broken = sorted(names(group))[:2]
     done = machine(known=known_on("13") - {absent}, broken=[broken])
     assert done.returncode == 0, done.stderr
@@ -123,7 +123,7 @@ def test_what_only_the_demo_or_a_test_needs_does_not_end_set_up(machine, group):
         absent,
         broken,
     }
-    lines = done.stdout.split("going on without these")[1].splitlines()[1:]
+    lines = done.stdout.split("continuing without these")[1].splitlines()[1:]
     for package in (absent, broken):
         (line,) = [line for line in lines if f"  {package} " in line or f"  {package} or" in line]
         assert f"({group}: " in line
@@ -157,7 +157,9 @@ def test_without_root(machine):
     needed = names("caffe", "python")
     done = machine(known=known_on("13"), uid=1000, installed=needed - {"cmake", "patch"})
     assert done.returncode == 1 and done.stderr.count("\n") == 1
-    assert "ask for 'apt-get install cmake patch'" in done.stderr and not done.calls
+    assert (
+        "have an administrator run 'apt-get install cmake patch'" in done.stderr and not done.calls
+    )
     done = machine(known=known_on("13"), uid=1000, installed=needed)
     assert done.returncode == 0 and "librsvg2-bin (demo: " in done.stdout and not done.calls
     done = machine(known=known_on("13"), uid=1000, sudo=True)
@@ -207,7 +209,7 @@ def test_make_setup_asks_for_the_system_first(tmp_path):
     )
     assert done.returncode == 2 and done.stdout == ""
     error, makes = done.stderr.splitlines()
-    assert error.startswith("error: make setup works on Debian 99, and this is ")
+    assert error.startswith("error: make setup supports Debian 99, but this is ")
     assert makes.startswith("make: ***")
     assert sorted(tmp_path.iterdir()) == before
 
@@ -241,7 +243,7 @@ def test_table():
     firsts = [row[2][0] for row in rows]
     assert len(set(firsts)) == len(firsts) and all(row[3] for row in rows)
     known = subprocess.run(["bash", SCRIPT, "--help"], capture_output=True, text=True).stdout
-    assert "(caffe python demo pictures tests)" in known
+    assert "set-up needs, caffe python demo pictures tests)" in known
 
 
 def test_readme_names_the_systems():

@@ -54,7 +54,7 @@ def test_built_or_named(tmp_path):
     command += ["16", "--out", out]
     done = subprocess.run([*map(str, command)], capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 1 and "Traceback" not in done.stderr, done.stderr
-    assert "images can't be used, nothing was built" in done.stderr
+    assert "images can't be used, so nothing was built" in done.stderr
     assert {path.name for path in tmp_path.iterdir()} == {"photos"}
     command.append("--skip-bad")
     done = subprocess.run([*map(str, command)], capture_output=True, text=True, cwd=ROOT)

@@ -19,7 +19,7 @@ def center(x, labels, centers):
 
 
 def moved(x, labels, centers, alpha=0.5):
-    """The centres after the paper's Eq. (4)."""
+    """The centers after the paper's Eq. (4)."""
     x, before = np.asarray(x, np.float64), np.asarray(centers, np.float64)
     after = before.copy()
     for j in range(len(before)):

@@ -106,7 +106,7 @@ def check_loss(cupy, no_waiting, loss, samples, fine_classes):
         assert_same(cupy.asnumpy(out), expected[:half], 1e-5)
 
 
-def check_moving_centres(cupy, no_waiting, samples, fine_classes):
+def check_moving_centers(cupy, no_waiting, samples, fine_classes):
     features, labels = batch(4, samples, fine_classes)
     centers = np.random.default_rng(0).normal(size=(CLASSES, DIMENSIONS)).astype(np.float32)
     there, labels_there = on_device(cupy, features, labels)

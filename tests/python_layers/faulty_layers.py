@@ -65,8 +65,8 @@ class LastPairWins:
                     bottom[0].diff[i] = top[0].diff[0] * row[j] * (x[j] - x[i])
 
 
-class LastSampleMovesTheCentre:
-    """`=` where samples share a centre: NumPy's fancy indices keep the last of equal ones."""
+class LastSampleMovesTheCenter:
+    """`=` where samples share a center: NumPy's fancy indices keep the last of equal ones."""
 
     def backward(self, top, propagate_down, bottom):
         before, (labels,) = self.blobs[0].data.copy(), _labels(bottom)
@@ -109,7 +109,7 @@ FAULTS = [
     HingeIgnored,
     OtherBranchesLength,
     LastPairWins,
-    LastSampleMovesTheCentre,
+    LastSampleMovesTheCenter,
     AddedToTheBottom,
     TimesPropagateDown,
     LabelsLeftAlone,

@@ -9,7 +9,7 @@ import numpy as np
 def minmax(x, labels, k1, k2, normalize, scale=1, anchors=None, k2_per="class"):
     """(L, dL/dX, pairs in the intrinsic graph, pairs in the penalty graph); x is n x d.
 
-    anchors: the neighbours and the nearest pairs are those of this number of first samples i.
+    anchors: the neighbors and the nearest pairs are those of this number of first samples i.
     """
     raw = np.asarray(x, np.float64)
     unit = raw / np.linalg.norm(raw, axis=1, keepdims=True) if normalize else raw
@@ -19,7 +19,7 @@ def minmax(x, labels, k1, k2, normalize, scale=1, anchors=None, k2_per="class"):
     def distance(i, j):
         return np.sum((x[i] - x[j]) ** 2)
 
-    neighbours = {
+    neighbors = {
         i: sorted(
             (j for j in range(n) if j != i and labels[j] == labels[i]), key=lambda j: distance(i, j)
         )[:k1]
@@ -45,7 +45,7 @@ def minmax(x, labels, k1, k2, normalize, scale=1, anchors=None, k2_per="class"):
     intrinsic = penalty = 0
     for i in range(n):
         for j in range(n):
-            pull = j in neighbours.get(i, ()) or i in neighbours.get(j, ())
+            pull = j in neighbors.get(i, ()) or i in neighbors.get(j, ())
             push = (i, j) in zeta[labels[i]] or (j, i) in zeta[labels[j]]
             intrinsic, penalty = intrinsic + pull, penalty + push
             total += (pull - push) * distance(i, j) / len(own)

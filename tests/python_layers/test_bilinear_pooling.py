@@ -214,20 +214,20 @@ def test_zero_products_have_the_derivative_at_the_smallest():
         assert pooled.gradients([b, c], c)[0] == pytest.approx(0.5 / value**0.5)
 
 
-@pytest.mark.parametrize("learnt", [0, 1])
-def test_only_the_bottoms_asked_for_get_a_gradient(tmp_path, learnt):
+@pytest.mark.parametrize("learned", [0, 1])
+def test_only_the_bottoms_asked_for_get_a_gradient(tmp_path, learned):
     """The other one's diff stays as it was; the loss's weight comes with the top's diff."""
     maps = random_maps(2)
     net = make_net(
         tmp_path,
         [array.shape for array in maps] + [(3, 12)],
         extra="",
-        bottoms=["map_0", "moved"] if learnt else ["moved", "map_1"],
-        below=f'layer {{ name: "moved" type: "Bias" bottom: "map_{learnt}" top: "moved" }}\n',
+        bottoms=["map_0", "moved"] if learned else ["moved", "map_1"],
+        below=f'layer {{ name: "moved" type: "Bias" bottom: "map_{learned}" top: "moved" }}\n',
         after='layer { name: "loss" type: "EuclideanLoss" bottom: "bilinear" bottom: "map_2" '
         'top: "loss" loss_weight: 2 }',
     )
-    other = f"map_{1 - learnt}"
+    other = f"map_{1 - learned}"
     for i, array in enumerate(maps):
         net.blobs[f"map_{i}"].data[...] = array
     net.blobs[other].diff[...] = 7
@@ -237,7 +237,7 @@ def test_only_the_bottoms_asked_for_get_a_gradient(tmp_path, learnt):
     weights = 2 * (reference(maps, **PAPER) - net.blobs["map_2"].data) / 3
     assert (net.blobs[other].diff == 7).all()
     assert_close(
-        net.blobs["moved"].diff, reference_gradients(maps, PAPER, weights, 1e-5)[learnt], 1e-3
+        net.blobs["moved"].diff, reference_gradients(maps, PAPER, weights, 1e-5)[learned], 1e-3
     )
 
 

@@ -11,7 +11,7 @@ pytestmark = pytest.mark.filterwarnings("error")
 
 
 def batch(seed, samples=24, classes=8, scale=1.0):
-    """(features, labels, centers): not every centre has samples, none is at zero."""
+    """(features, labels, centers): not every center has samples, none is at zero."""
     features, labels, _ = random_batch(seed, 1, samples, classes, scale=scale)
     centers = np.random.default_rng(seed).normal(scale=scale, size=(classes + 2, 10))
     return features, labels[0], centers.astype(np.float32)
@@ -41,7 +41,7 @@ def test_agrees_with_the_reference(samples, classes, scale):
         assert_same(*batch(seed, samples, classes, scale))
 
 
-def test_gradient_is_the_derivative_for_fixed_centres():
+def test_gradient_is_the_derivative_for_fixed_centers():
     features, labels, centers = batch(0, 12, 5)
     features = features.astype(np.float64)
     gradient = center.forward(features, [labels], centers).gradient(features)
@@ -58,15 +58,15 @@ def test_mean_over_the_batch():
     assert twice.gradient(features)[:24] == pytest.approx(once.gradient(features) / 2)
 
 
-def test_one_step_of_a_centre_by_hand():
-    """Two samples at 3 and a centre at 0: Delta = 2 (0 - 3) / (1 + 2) = -2."""
+def test_one_step_of_a_center_by_hand():
+    """Two samples at 3 and a center at 0: Delta = 2 (0 - 3) / (1 + 2) = -2."""
     centers = np.zeros((3, 1), np.float32)
     terms = center.forward(np.array([[3], [3]], np.float32), [[1, 1]], centers)
     terms.move(centers, 0.5)
     assert centers.tolist() == [[0], [1], [0]]
 
 
-def test_duplicate_and_zero_features_at_their_centres():
+def test_duplicate_and_zero_features_at_their_centers():
     for value in (0, 3):
         features = np.full((6, 4), value, np.float32)
         centers = np.full((2, 4), value, np.float32)

@@ -1,4 +1,4 @@
-"""CenterLossLayer inside real Caffe nets, and its centres under Caffe's solvers and snapshots."""
+"""CenterLossLayer inside real Caffe nets, and its centers under Caffe's solvers and snapshots."""
 
 import shutil
 import subprocess
@@ -21,7 +21,7 @@ def batch(seed, samples=12):
 
 
 def net_with_centers(tmp_path, parameters=None, **options):
-    """(net, its centres, a copy of them); centres away from zero."""
+    """(net, its centers, a copy of them); centers away from zero."""
     net = make_net(tmp_path, LAYER, {"num_classes": CLASSES, **(parameters or {})}, **options)
     (blob,) = net.params["metric"]
     blob.data[...] = np.random.default_rng(0).normal(size=(CLASSES, 4))
@@ -29,7 +29,7 @@ def net_with_centers(tmp_path, parameters=None, **options):
 
 
 @pytest.mark.parametrize("loss_weight", [0.0, 1.0, 2.0, 0.003])
-def test_loss_weight_scales_the_gradient_and_not_the_centres(tmp_path, loss_weight):
+def test_loss_weight_scales_the_gradient_and_not_the_centers(tmp_path, loss_weight):
     net, centers, before = net_with_centers(tmp_path, loss_weight=loss_weight)
     features, labels = batch(1)
     expected_loss, expected = reference(features, labels, before)
@@ -40,13 +40,13 @@ def test_loss_weight_scales_the_gradient_and_not_the_centres(tmp_path, loss_weig
     assert not centers.diff.any()
 
 
-def test_centres_begin_at_zero(tmp_path):
+def test_centers_begin_at_zero(tmp_path):
     net = make_net(tmp_path, LAYER, {"num_classes": 7}, features="dim: 3 dim: 2")
     assert tuple(net.params["metric"][0].shape) == (7, 6)
     assert not net.params["metric"][0].data.any()
 
 
-def test_centres_given_in_the_prototxt_are_kept(tmp_path):
+def test_centers_given_in_the_prototxt_are_kept(tmp_path):
     given = "blobs { shape { dim: 2 dim: 4 } " + " ".join(f"data: {i}" for i in range(8)) + " }"
     net = make_net(tmp_path, LAYER, {"num_classes": 2}, extra=given)
     assert [blob.data.tolist() for blob in net.params["metric"]] == [[[0, 1, 2, 3], [4, 5, 6, 7]]]
@@ -54,7 +54,7 @@ def test_centres_given_in_the_prototxt_are_kept(tmp_path):
         make_net(tmp_path, LAYER, {"num_classes": 3}, extra=given)
 
 
-def test_centres_move_once_per_forward_pass_and_only_after_a_backward_pass(tmp_path):
+def test_centers_move_once_per_forward_pass_and_only_after_a_backward_pass(tmp_path):
     net, centers, before = net_with_centers(tmp_path, {"alpha": 0.3})
     features, labels = batch(2)
     fill(net, features, labels)
@@ -70,7 +70,7 @@ def test_centres_move_once_per_forward_pass_and_only_after_a_backward_pass(tmp_p
 
 
 @pytest.mark.parametrize("phase, parameters", [(caffe.TEST, {}), (caffe.TRAIN, {"alpha": 0})])
-def test_centres_that_stay(tmp_path, phase, parameters):
+def test_centers_that_stay(tmp_path, phase, parameters):
     net, centers, before = net_with_centers(tmp_path, parameters, phase=phase)
     features, labels = batch(3)
     gradient = run(net, features, labels)[1]
@@ -184,7 +184,7 @@ def test_wrong_parameters_stop_the_net(tmp_path, parameters, message):
 
 
 def make_solver(tmp_path, extra, iter_size=1, **fields):
-    """A solver with everything that could disturb the centres."""
+    """A solver with everything that could disturb the centers."""
     (tmp_path / "net.prototxt").write_text(prototxt(LAYER, {"num_classes": CLASSES}, extra=extra))
     lines = {
         "net": f'"{tmp_path}/net.prototxt"',
@@ -215,7 +215,7 @@ def make_solver(tmp_path, extra, iter_size=1, **fields):
     ],
 )
 def test_alpha_is_the_same_in_every_solver(tmp_path, fields, extra, iter_size):
-    """Momentum, decay, clipping and learning rate leave the centres alone; iter_size: batches."""
+    """Momentum, decay, clipping and learning rate leave the centers alone; iter_size: batches."""
     solver = make_solver(tmp_path, extra, iter_size, **fields)
     expected = np.zeros((CLASSES, 4))
     for iteration in range(4):
@@ -227,7 +227,7 @@ def test_alpha_is_the_same_in_every_solver(tmp_path, fields, extra, iter_size):
         assert solver.net.params["metric"][0].data == pytest.approx(expected, abs=1e-5)
 
 
-def test_a_forgotten_param_line_only_decays_the_centres(tmp_path):
+def test_a_forgotten_param_line_only_decays_the_centers(tmp_path):
     solver = make_solver(tmp_path, "", weight_decay=0.1, momentum=0, clip_gradients=-1)
     features, labels = batch(0)
     fill(solver.net, features, labels)
@@ -257,7 +257,7 @@ layer { name: "center" type: "Python" bottom: "features" bottom: "label_1" top: 
 
 
 def train(tmp_path, max_iter, *arguments):
-    """`caffe train` to max_iter; the snapshot's centres."""
+    """`caffe train` to max_iter; the snapshot's centers."""
     solver = tmp_path / "solver.prototxt"
     solver.write_text(f"""net: "{tmp_path}/net.prototxt" base_lr: 0.01 momentum: 0.9
         weight_decay: 0.1 lr_policy: "fixed" max_iter: {max_iter} test_iter: 2 test_interval: 1
@@ -275,7 +275,7 @@ def train(tmp_path, max_iter, *arguments):
     return np.array(blob.data).reshape(blob.shape.dim)
 
 
-def test_snapshots_keep_the_centres_and_testing_does_not_move_them(tmp_path):
+def test_snapshots_keep_the_centers_and_testing_does_not_move_them(tmp_path):
     """Two samples of a class at x, from 0, with alpha 1/2: each iteration leaves 2/3 of the way."""
     (tmp_path / "net.prototxt").write_text(NET)
     goal = np.array([[1], [0], [-4], [0]]) * np.ones(3)
@@ -286,7 +286,7 @@ def test_snapshots_keep_the_centres_and_testing_does_not_move_them(tmp_path):
     assert finetuned == pytest.approx(goal * (1 - (2 / 3) ** 3), abs=1e-6)
 
 
-def test_the_test_net_sees_the_centres_of_the_training_net(tmp_path):
+def test_the_test_net_sees_the_centers_of_the_training_net(tmp_path):
     net = tmp_path / "net.prototxt"
     net.write_text(NET)
     (tmp_path / "solver.prototxt").write_text(

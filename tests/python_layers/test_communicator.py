@@ -46,7 +46,7 @@ def batch():
 @pytest.mark.parametrize("layer", LAYERS)
 def test_ranks_parts_make_the_gradient_of_one_batch(tmp_path, layer, use):
     """The loss is that of all samples; the mean over the ranks, each with its own rows, is the
-    gradient. In the second pass the centres have moved."""
+    gradient. In the second pass the centers have moved."""
     features, labels = batch()
     alone = make_net(tmp_path, layer, LAYERS[layer], samples=RANKS * SAMPLES, loss_weight=2)
     ranks = [

@@ -61,7 +61,7 @@ def test_coinciding_samples_of_different_classes_are_not_moved_by_each_other(nor
     """Their hinge has a cusp: its value counts, and its gradient is none."""
     rng = np.random.default_rng(0)
     features = np.repeat(rng.normal(scale=scale, size=(2, 50)), 4, axis=0).astype(np.float32)
-    features[4:] += np.float32(100 * scale)  # out of the reach of the margin, unless normalised
+    features[4:] += np.float32(100 * scale)  # out of the reach of the margin, unless normalized
     labels = np.arange(8) % 4
     margin = 0.1 if normalize else scale
     terms = contrastive.forward(features, [labels], margin, normalize)

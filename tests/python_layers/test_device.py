@@ -36,9 +36,9 @@ def test_same_values_as_on_the_host(device, loss, samples, fine_classes):
 
 
 @make_ups
-def test_centres_move_as_on_the_host(device, samples, fine_classes):
+def test_centers_move_as_on_the_host(device, samples, fine_classes):
     cupy, counter = device
-    device_cases.check_moving_centres(cupy, counter.no_waiting, samples, fine_classes)
+    device_cases.check_moving_centers(cupy, counter.no_waiting, samples, fine_classes)
 
 
 @pytest.mark.parametrize("l2_normalize", [False, True])

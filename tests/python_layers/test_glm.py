@@ -109,8 +109,8 @@ def test_zero_features_have_no_direction():
 def test_small_distances_of_long_features_survive():
     """0.0042 between 4096-d features of squared length 5000; a float32 Gram matrix has 0.75."""
     rng = np.random.default_rng(0)
-    centre = np.abs(rng.normal(scale=1.1, size=4096))
-    features = (centre + rng.normal(scale=0.001, size=(12, 4096))).astype(np.float32)
+    center = np.abs(rng.normal(scale=1.1, size=4096))
+    features = (center + rng.normal(scale=0.001, size=(12, 4096))).astype(np.float32)
     labels = [np.arange(12) % 6, np.arange(12) % 2]
     assert (features**2).sum(axis=1).min() > 4000
     loss = assert_same(features, labels, [0.001, 0.001], within_gradient="exact")

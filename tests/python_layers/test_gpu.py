@@ -63,8 +63,8 @@ def test_same_values_as_on_the_host(loss, samples, fine_classes):
 
 
 @make_ups
-def test_centres_move_as_on_the_host(samples, fine_classes):
-    device_cases.check_moving_centres(cupy, no_waiting, samples, fine_classes)
+def test_centers_move_as_on_the_host(samples, fine_classes):
+    device_cases.check_moving_centers(cupy, no_waiting, samples, fine_classes)
 
 
 @pytest.mark.parametrize("l2_normalize", [False, True])
@@ -78,7 +78,7 @@ def test_memory_of_earlier_batches():
     device_cases.check_memory(cupy, no_waiting)
 
 
-def test_the_mode_is_recognised(gpu_mode):
+def test_the_mode_is_recognized(gpu_mode):
     assert blobs.blobs_of_mode() is blobs.HostBlobs
     gpu_mode()
     assert isinstance(blobs.blobs_of_mode(), blobs.DeviceBlobs)

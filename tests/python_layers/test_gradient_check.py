@@ -71,7 +71,7 @@ def check(
 ):
     """layer_class: "<module of python_layers>.<class>"; labels: one array per level.
 
-    loss_weight: none for a layer that is no loss: `labels` are then more features, all checked.
+    loss_weight: None for a layer that is not a loss; `labels` are then more features, all checked.
     weights: the layer's own blobs; unchecked: at most one number, see gradient_check.cpp.
     """
     bottoms = caffe_pb2.BlobProtoVector()
@@ -130,7 +130,7 @@ def test_exact_gradient_of_glm_passes(gradient_check, tmp_path, levels, k, norma
 
 @pytest.mark.parametrize("normalize", [False, True])
 def test_gradient_of_glm_as_printed_does_not_pass(gradient_check, tmp_path, normalize):
-    """Eq. (20) is no derivative, and the checker sees it: so the checks above can fail."""
+    """Eq. (20) is not a derivative, and the checker detects it: the checks above can fail."""
     result = check_glm(gradient_check, tmp_path, 2, within_gradient="paper", normalize=normalize)
     assert result.returncode == 1
     assert "exceeds threshold_ * scale" in result.stdout
@@ -165,7 +165,7 @@ def test_gradient_passes(gradient_check, tmp_path, layer_class, choice, paramete
 
 
 def check_center(program, tmp_path, alpha):
-    """With centres of components 1 and -1, left unchecked: their diff is no derivative."""
+    """With centers of components 1 and -1, unchecked, since their diff is not a derivative."""
     features, labels, _ = random_batch(0, 1, samples=12, dimensions=4)
     assert (abs(abs(features) - 1) > 1e-3).all()
     centers = np.random.default_rng(1).choice([-1.0, 1.0], size=(8, 4))
@@ -181,7 +181,7 @@ def check_center(program, tmp_path, alpha):
     )
 
 
-def test_gradient_of_center_passes_while_the_centres_stay(gradient_check, tmp_path):
+def test_gradient_of_center_passes_while_the_centers_stay(gradient_check, tmp_path):
     assert_passed(check_center(gradient_check, tmp_path, alpha=0))
 
 

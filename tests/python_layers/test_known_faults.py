@@ -73,7 +73,7 @@ def make_net(tmp_path, loss, fault, parameters, change=lambda text: text, **opti
 
 
 def run(net, inputs, labels):
-    """Forward and backward of inputs, {blob: values}, from the same centres every time."""
+    """Forward and backward of inputs, {blob: values}, from the same centers every time."""
     for level, values in enumerate(labels, 1):
         inputs = {**inputs, f"label_{level}": values}
     for name, values in inputs.items():
@@ -121,11 +121,11 @@ def check_shared_features(tmp_path, loss, fault, parameters):
 
 
 def check_weights_below(tmp_path, loss, fault, parameters):
-    """Of a layer that is learnt: features need a gradient, labels don't; as many features as
+    """Of a layer that is learned: features need a gradient, labels don't; as many features as
     bottoms, so that an array of either length fits the other."""
     dimensions = 1 + LEVELS.get(loss, 1)
 
-    def learnt(text):
+    def learned(text):
         text = text.replace(
             'name: "features" type: "Input" top: "features"',
             'name: "data" type: "Input" top: "data"',
@@ -141,7 +141,7 @@ def check_weights_below(tmp_path, loss, fault, parameters):
         )
 
     data, labels = batch(loss)
-    net = make_net(tmp_path, loss, fault, parameters, learnt, force_backward=False)
+    net = make_net(tmp_path, loss, fault, parameters, learned, force_backward=False)
     weights = net.params["features"][0]
     features = data @ weights.data.T
     net.clear_param_diffs()
@@ -161,7 +161,7 @@ def check_labels(tmp_path, loss, fault, parameters):
     assert not any(net.blobs[name].diff.any() for name in names)
 
 
-def check_centres(tmp_path, loss, fault, parameters):
+def check_centers(tmp_path, loss, fault, parameters):
     features, labels = batch(loss)
     assert np.bincount(labels[0]).max() > 1
     net = run(make_net(tmp_path, loss, fault, parameters), {"features": features}, labels)
@@ -175,7 +175,7 @@ KNOWN = [  # fault, the check that catches it, the layers' parameters, the losse
     (faulty_layers.HingeIgnored, check_gradient, RAW, faulty_layers.WITHOUT_HINGE),
     (faulty_layers.OtherBranchesLength, check_gradient, ON_SPHERE, ON_SPHERE),
     (faulty_layers.LastPairWins, check_gradient, RAW, PAIRS),
-    (faulty_layers.LastSampleMovesTheCentre, check_centres, RAW, ["center"]),
+    (faulty_layers.LastSampleMovesTheCenter, check_centers, RAW, ["center"]),
     (faulty_layers.AddedToTheBottom, check_gradient, RAW, RAW),
     (faulty_layers.AddedToTheBottom, check_shared_features, RAW, RAW),
     (faulty_layers.TimesPropagateDown, check_weights_below, RAW, RAW),

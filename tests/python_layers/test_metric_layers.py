@@ -155,7 +155,7 @@ def test_diagnostics_change_nothing(tmp_path, loss):
 
 
 def learning_net(path, losses, dimensions=4):
-    """features = data W^T with W learnt, and the losses, of weights 1, 2, ..., all on them."""
+    """features = data W^T with W learned, and the losses, of weights 1, 2, ..., all on them."""
     inputs = "".join(
         f'layer {{ name: "{name}" type: "Input" top: "{name}" '
         f"input_param {{ shape {{ {shape} }} }} }}"

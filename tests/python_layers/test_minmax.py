@@ -52,9 +52,9 @@ def test_batches_of_any_make_up_and_scale(samples, classes, scale, normalize):
 
 
 def test_graphs_by_hand():
-    """On a line, 0 1 3 of class 0 and 4 9 of class 1, with one neighbour and one pair.
+    """On a line, 0 1 3 of class 0 and 4 9 of class 1, with one neighbor and one pair.
 
-    Neighbours: 0-1, 1-3 (3's nearest), 4-9. Nearest pair of either class with the rest: 3-4.
+    Neighbors: 0-1, 1-3 (3's nearest), 4-9. Nearest pair of either class with the rest: 3-4.
     """
     features = np.array([[0], [1], [3], [4], [9]], np.float32)
     terms = minmax.forward(features, [[0, 0, 0, 1, 1]], k1=1, k2=1, normalize=False)
@@ -81,7 +81,7 @@ def test_gradient_is_the_derivative(k1, k2, normalize, k2_per):
 
 @pytest.mark.parametrize("normalize", [False, True])
 def test_duplicate_and_zero_features(normalize):
-    """Many equal distances: finite, repeatable, and no gradient where there is no direction."""
+    """Many equal distances: finite, repeatable, and zero gradient between equal features."""
     features = np.repeat(np.array([[1, 2, 3], [4, 5, 6], [0, 0, 0]], np.float32), 6, axis=0)
     for labels in (np.arange(18) % 4, np.arange(18) // 6, np.zeros(18)):
         terms, again = (minmax.forward(features, [labels], normalize=normalize) for _ in range(2))
@@ -91,13 +91,13 @@ def test_duplicate_and_zero_features(normalize):
             assert not terms.gradient(features)[12:].any()
 
 
-def test_normalised_objective_is_bounded_and_the_raw_one_is_not():
+def test_normalized_objective_is_bounded_and_the_raw_one_is_not():
     features, labels = batch(3)
-    raw, normalised = (
+    raw, normalized = (
         [minmax.forward(scale * features, [labels], normalize=n).loss for scale in (1, 100)]
         for n in (False, True)
     )
-    assert normalised[1] == pytest.approx(normalised[0])
+    assert normalized[1] == pytest.approx(normalized[0])
     assert raw[1] == pytest.approx(1e4 * raw[0])
 
 

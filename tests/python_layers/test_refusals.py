@@ -115,8 +115,8 @@ def test_a_gradient_beyond_float32_is_refused(tmp_path, name, weight):
             assert "lower loss_weight" in str(refusal)
 
 
-def test_centres_that_a_snapshot_brings(tmp_path):
-    """The fault is the centres', and the sentence doesn't blame the features."""
+def test_centers_that_a_snapshot_brings(tmp_path):
+    """The fault is the centers', and the sentence doesn't blame the features."""
     for value in (np.nan, 1e30):
         net = metric_net(tmp_path, "center")
         net.params["metric"][0].data[1] = value
@@ -124,7 +124,7 @@ def test_centres_that_a_snapshot_brings(tmp_path):
             metric_step(net, *metric_batch(0))
 
 
-def test_more_centres_than_a_blob_holds(tmp_path):
+def test_more_centers_than_a_blob_holds(tmp_path):
     """Caffe itself would abort."""
     with pytest.raises(ValueError, match="CenterLossLayer: 16000000 centers of 4096 dimensions"):
         make_net(

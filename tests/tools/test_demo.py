@@ -29,7 +29,7 @@ def test_trainings_are_those_of_the_solvers():
         (lambda path: None, None),
         (os.unlink, "is missing"),
         (lambda path: path.write_bytes(b""), "is empty (0 bytes)"),
-        (lambda path: path.write_bytes(path.read_bytes()[:100]), "was cut short"),
+        (lambda path: path.write_bytes(path.read_bytes()[:100]), "is truncated"),
         (lambda path: os.utime(path, (5, 5)), "solver is newer than"),
     ],
 )

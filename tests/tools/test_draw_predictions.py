@@ -32,16 +32,16 @@ def result(tmp_path):
 
 def test_captions(result):
     predictions = results.read_predictions(result, results.read(result))
-    right, wrong, grey = draw_predictions.RIGHT, draw_predictions.WRONG, draw_predictions.GREY
+    right, wrong, gray = draw_predictions.RIGHT, draw_predictions.WRONG, draw_predictions.GRAY
     lines = [draw_predictions.captions(tiny.TREE, predictions, row) for row in range(4)]
     assert lines[0] == [("kind 0  75%", right), ("a", right), ("left  75%", right)]
     assert lines[2] == [
         ("kind 3  75%", wrong),
-        ("  true: kind 2", grey),
+        ("  true: kind 2", gray),
         ("b", right),
         ("left  75%", right),
     ]
-    assert [color for _, color in lines[3]] == [wrong, grey] * 3
+    assert [color for _, color in lines[3]] == [wrong, gray] * 3
 
 
 def test_picture_is_repeatable(result):
@@ -83,7 +83,7 @@ def shrink_tree(result):
     "damage, says",
     [
         (lose_table, "keep it beside"),
-        (lose_images, "is not there"),
+        (lose_images, "not found"),
         (change_table, "is not the table that"),
         (shrink_tree, "evaluate again"),
         (rename_records, "no record 00000003"),

@@ -184,10 +184,10 @@ def remove_images(folder):
         ((), 1, overwrite_record, "record 00000003"),
         ((), 1, replace_image, "record 00000003 of"),
         ((), 1, give_another_size, "record 00000003 of"),
-        ((), 1, set_label, "don't follow"),
+        ((), 1, set_label, "do not match"),
         ((), 1, cut_labels, "cut short"),
-        ((), 1, change_hierarchy, "don't follow"),
-        ((), 1, remove_images, "test_images is not there: make the data set"),
+        ((), 1, change_hierarchy, "do not match"),
+        ((), 1, remove_images, "test_images not found: make the data set"),
     ],
 )
 def test_what_does_not_fit_is_said(folder, stages, heads, damage, says):
@@ -198,7 +198,9 @@ def test_what_does_not_fit_is_said(folder, stages, heads, damage, says):
     assert not list(folder.glob("*.json"))
 
 
-@pytest.mark.parametrize("content, says", [(None, "not found"), (b"no weights", "no caffemodel")])
+@pytest.mark.parametrize(
+    "content, says", [(None, "not found"), (b"no weights", "not a caffemodel")]
+)
 def test_bad_weights(folder, content, says):
     if content:
         (folder / "w").write_bytes(content)

@@ -63,8 +63,8 @@ def replaced(transaction, number, **values):
     "values, says",
     [
         (None, r"has the key b'\xff\xfe'"),
-        (dict(float_data=[-1, 0, 0], label=-1), "don't follow the hierarchy.tsv"),
-        (dict(float_data=[6, 0, 0], label=6), "don't follow the hierarchy.tsv"),
+        (dict(float_data=[-1, 0, 0], label=-1), "do not match the hierarchy.tsv"),
+        (dict(float_data=[6, 0, 0], label=6), "do not match the hierarchy.tsv"),
         (dict(float_data=[2, 0]), "are damaged"),
         (dict(float_data=[2, float("nan"), 0]), "are damaged"),
         (dict(float_data=[2, float("inf"), 0]), "are damaged"),

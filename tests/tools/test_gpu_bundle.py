@@ -15,7 +15,7 @@ from tools.gpu import bundle
 
 def test_a_prefix_without_cuda_is_refused(tmp_path):
     done = run("gpu/bundle", "--prefix", tmp_path, "--out", tmp_path / "out" / "b.tar.xz")
-    assert_error(done, f"{tmp_path} holds no Caffe for CUDA")
+    assert_error(done, f"{tmp_path} does not hold a CUDA build of Caffe")
     assert not (tmp_path / "out").exists()
 
 

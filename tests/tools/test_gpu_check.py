@@ -216,10 +216,10 @@ def test_torch_runs_the_same_net(name):
     proto, sizes = training_net(solver, 2)
     nets.without_dropout(proto)
     net = nets.random_net(proto, False, np.arange(2), sizes)
-    twin = torch_net.TorchNet(
+    reference = torch_net.TorchNet(
         proto, {layer: [blob.data for blob in blobs] for layer, blobs in net.params.items()}, "cpu"
     )
-    loss = twin(*(torch.tensor(net.blobs[blob].data) for blob in ("data", "label")))
+    loss = reference(*(torch.tensor(net.blobs[blob].data) for blob in ("data", "label")))
     loss.backward()
     expected = sum(
         net.forward()[top] * (layer.loss_weight[0] if layer.loss_weight else 1)
@@ -230,7 +230,7 @@ def test_torch_runs_the_same_net(name):
     assert loss.item() == pytest.approx(float(expected), rel=1e-4)
     net.backward()
     for layer, blobs in net.params.items():
-        for blob, tensor in zip(blobs, twin.parameters[layer], strict=True):
+        for blob, tensor in zip(blobs, reference.parameters[layer], strict=True):
             gradient = tensor.grad.numpy()
             error = np.linalg.norm(gradient - blob.diff) / np.linalg.norm(blob.diff)
             assert error < nets.TOLERANCE, layer

@@ -532,7 +532,7 @@ def test_refusals(repository, run, text, options, status, says):
 
 
 @pytest.mark.parametrize(
-    "options, says", [((), "name a data set"), (("--levels", "3,2"), "--out is needed")]
+    "options, says", [((), "name a data set"), (("--levels", "3,2"), "--out is required")]
 )
 def test_incomplete_commands(run, options, says):
     done = run(MINI, *options)

@@ -179,7 +179,7 @@ def test_every_solver_value_has_its_origin():
             assert "  # " in line or line.split(":")[0].split(" ")[0] in plain, (path.name, line)
 
 
-def test_fillers_and_normalisation():
+def test_fillers_and_normalization():
     """BVLC's numbers, also where its own files are not at hand."""
     alexnet = training("cub_alexnet")
     for key, (std, bias) in {
@@ -239,7 +239,7 @@ def test_layers_are_bvlcs_own(name, new, folder):
     """
     path = MODELS / folder / "train_val.prototxt"
     if not path.exists():
-        pytest.skip(f"{path} is not there: Caffe's source was deleted after the build")
+        pytest.skip(f"{path} not found: Caffe's source was deleted after the build")
     theirs = text_format.Parse(path.read_text(), caffe_pb2.NetParameter())
     theirs = {
         layer.name: without_rules(layer)
@@ -259,7 +259,7 @@ def test_layers_are_bvlcs_own(name, new, folder):
 @pytest.mark.parametrize("name", NETS)
 def test_only_new_layers_start_random(name):
     """What the ImageNet caffemodel lacks is the head and GoogLeNet's two auxiliary classifiers."""
-    learnt = {
+    learned = {
         key
         for key, layer in training(f"cub_{name}").items()
         if layer.type in ("Convolution", "InnerProduct")
@@ -269,7 +269,7 @@ def test_only_new_layers_start_random(name):
         "vgg16": set(key for key, (_, shape) in SHAPES["vgg16"].items() if shape),
         "bcnn": set(key for key, (_, shape) in SHAPES["vgg16"].items() if shape),
     }
-    new = learnt - published.get(name, set(deploy(name).params) - HEAD)
+    new = learned - published.get(name, set(deploy(name).params) - HEAD)
     auxiliary = {key for key in new if key.startswith(("loss1/", "loss2/"))}
     assert new - auxiliary == HEAD
     assert len(auxiliary) == (6 if name == "googlenet" else 0)
@@ -302,7 +302,7 @@ def test_caffe_has_nothing_to_upgrade(kind, name, tmp_path):
     """Caffe's own tools call one of each kind up to date; the rest is written by the same code."""
     tool = PREFIX / f"bin/upgrade_{kind}_proto_text"
     if not tool.exists():
-        pytest.skip(f"{tool} is not there")
+        pytest.skip(f"{tool} not found")
     result = subprocess.run(
         [tool, ROOT / f"prototxt/{name}.prototxt", tmp_path / "out"], capture_output=True, text=True
     )

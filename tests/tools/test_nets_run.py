@@ -127,7 +127,7 @@ def test_labels_reach_the_right_level(folder):
 
 @pytest.mark.parametrize("variant", list(tables.STAGES))
 def test_two_steps_of_training(folder, variant):
-    """`caffe train` itself, with the large-margin layer in it: it ends well, and has learnt."""
+    """`caffe train` itself, with the large-margin layer in it: it ends well, and has learned."""
     log = train(f"nets/cards_squeezenet_{variant}_solver.prototxt")
     assert not re.search("upgrad|deprecated", log, re.IGNORECASE)
     values = dict(re.findall(r"Test net output #\d+: (\w+) = (\S+)", log))

@@ -80,8 +80,8 @@ def zero(path):
 
 DAMAGES = {
     "empty": (empty, "is empty (0 bytes)"),
-    "half": (halve, "or was cut short"),
-    "zeros": (zero, "or was cut short"),
+    "half": (halve, "or is truncated"),
+    "zeros": (zero, "or is truncated"),
     "missing": (os.unlink, "is missing"),
 }
 
@@ -97,7 +97,7 @@ def test_the_newest_whole_pair_is_taken_and_the_others_named(whole, part, damage
     assert found.model == folder / f"model_iter_4.caffemodel{suffix}"
     assert found.state == folder / f"model_iter_4.solverstate{suffix}"
     (note,) = capsys.readouterr().err.splitlines()
-    assert note.startswith("note: the snapshot of iteration 6 is passed over: ") and says in note
+    assert note.startswith("note: the snapshot of iteration 6 is skipped: ") and says in note
     assert f"model_iter_6.{part}{suffix}" in note
 
 
@@ -108,7 +108,7 @@ def test_a_file_cut_anywhere_is_seen(whole, part, share):
     path = folder / f"model_iter_6.{part}{suffix}"
     assert snapshots.problem(path) is None
     path.write_bytes(path.read_bytes()[: int(path.stat().st_size * share)])
-    assert "cut short" in snapshots.problem(path)
+    assert "truncated" in snapshots.problem(path)
 
 
 def test_evaluate_scores_the_newest_whole_snapshot(whole):
@@ -117,7 +117,7 @@ def test_evaluate_scores_the_newest_whole_snapshot(whole):
     done = run("evaluate", "--solver", solver, "--out", folder / "r.json")
     assert done.returncode == 0, done.stderr
     assert results.read(folder / "r.json").weights.endswith(f"model_iter_4.caffemodel{suffix}")
-    assert done.stderr.startswith("note: the snapshot of iteration 6 is passed over: ")
+    assert done.stderr.startswith("note: the snapshot of iteration 6 is skipped: ")
 
 
 def test_evaluate_without_any_whole_snapshot(whole):
@@ -155,7 +155,7 @@ def test_train_parallel_says_so_once_and_not_by_each_rank(whole):
     halve(folder / f"model_iter_6.caffemodel{suffix}")
     state = folder / f"model_iter_6.solverstate{suffix}"
     done = run("train_parallel", "--solver", solver, "--processes", 2, "--snapshot", state)
-    assert_error(done, f"training can't go on from {state}: ")
+    assert_error(done, f"training can't resume from {state}: ")
 
 
 @pytest.mark.parametrize("damage", DAMAGES)

@@ -258,7 +258,7 @@ def test_the_death_of_one_rank_ends_all_and_says_how_to_go_on(endless):
     assert process.returncode == 1 and "Killed (signal 9)" in mpi
     last = re.search(
         r"^error: a rank failed, see above, and with it the training: "
-        r"--snapshot (\S+\.solverstate) goes on from there$",
+        r"--snapshot (\S+\.solverstate) resumes from there$",
         text,
         re.MULTILINE,
     )
@@ -271,7 +271,7 @@ def parent_of(pid):
 
 
 def test_the_death_of_mpis_process_manager_ends_all_and_says_how_to_go_on(endless):
-    """mpiexec alone would wait for ever, hand on no signal, and leave the ranks spinning."""
+    """mpiexec alone would wait forever, pass on no signal, and leave the ranks spinning."""
     process, solver = endless
     (manager,) = {parent_of(pid) for pid in ranks(solver).values()}
     assert Path(f"/proc/{manager}/comm").read_text().strip() == rank.PROXY
@@ -280,7 +280,7 @@ def test_the_death_of_mpis_process_manager_ends_all_and_says_how_to_go_on(endles
     assert process.returncode == 1
     assert re.search(  # mpiexec may notice, and end by itself
         r"^error: (MPI's process manager .hydra_pmi_proxy. has ended before the ranks|a rank "
-        r"failed, see above), and with it the training: --snapshot \S+ goes on from there$",
+        r"failed, see above), and with it the training: --snapshot \S+ resumes from there$",
         text,
         re.MULTILINE,
     ), text

@@ -1,1 +1,1 @@
-"""The benchmarks of tools/bench.py, a module each."""
+"""The benchmarks of tools/bench.py, one module each."""

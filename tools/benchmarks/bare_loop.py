@@ -1,4 +1,4 @@
-"""A program that does nothing but read, decode, resize and encode images: the yardstick of a build.
+"""Reads, decodes, resizes and encodes images, and nothing else: the reference for a build's speed.
 
 python -m tools.benchmarks.bare_loop LIST SIZE JOBS, LIST a file of paths, one a line.
 """

@@ -1,9 +1,9 @@
-"""The metric losses of others, in PyTorch on the CPU, beside which ours are timed.
+"""Metric losses of other projects, in PyTorch on the CPU, to compare speed with.
 
-pytorch-metric-learning has the contrastive and the triplet loss. It has neither GLM nor Min-Max:
-they are timed beside its multi-similarity loss, which like them works on the nearest pairs of each
-sample's own and other classes. It has no center loss: that is Eq. (2) of Wen et al. in two lines.
-Needs docker/requirements-compare.txt.
+pytorch-metric-learning has the contrastive and the triplet loss. It has neither GLM nor Min-Max,
+which are compared with its multi-similarity loss: like them, it works on the nearest pairs of each
+sample's own and other classes. The center loss, which it lacks, is Eq. (2) of Wen et al. in two
+lines. Needs docker/requirements-compare.txt.
 """
 
 import importlib.util
@@ -13,7 +13,7 @@ PACKAGES = ["torch", "pytorch_metric_learning"]
 
 
 def missing():
-    """Names of the packages that are not there."""
+    """Names of the packages that are not installed."""
     return [name for name in PACKAGES if importlib.util.find_spec(name) is None]
 
 
@@ -29,7 +29,7 @@ def losses_of(features, fine, classes, parameters):
     """{name: function() -> gradient, n x d} of forward + backward, by the names of our losses.
 
     features: n x d float32.  fine: n whole numbers below `classes`.
-    parameters: {name: dict} of ours; theirs get the same margins, and lengths normalised alike.
+    parameters: {name: dict} of ours; theirs get the same margins, and lengths normalized alike.
     """
     import torch
     from pytorch_metric_learning import losses, miners

@@ -1,4 +1,4 @@
-"""Images per second of build_lmdb.py beside Caffe's convert_imageset, and beside a bare loop."""
+"""Images per second of build_lmdb.py, compared with Caffe's convert_imageset and a bare loop."""
 
 import csv
 import os
@@ -17,7 +17,7 @@ from .timing import add_runs, alternating_medians, positive
 
 ROOT = Path(__file__).resolve().parents[2]
 SIZE = 256  # pixels, of the stored images
-MADE = (375, 500)  # height and width of photographs that are made, as most of CUB-200-2011's
+MADE = (375, 500)  # height and width of generated photographs, as most of CUB-200-2011's
 CLASSES = 10
 ENDINGS = (".jpg", ".jpeg")
 
@@ -27,30 +27,30 @@ def add_options(parser):
         "--photos",
         type=Path,
         metavar="FOLDER",
-        help="of JPEG files, at any depth (default: photographs made for it)",
+        help="folder with JPEG files at any depth (default: generated photographs)",
     )
     parser.add_argument(
         "--count",
         type=positive,
         default=1500,
-        help="number of photographs, made or taken from the folder (default: %(default)s)",
+        help="number of photographs, generated or taken from the folder (default: %(default)s)",
     )
     parser.add_argument(
         "--jobs",
         type=positive,
         default=len(os.sched_getaffinity(0)),
-        help="threads of build_lmdb.py and of the bare loop (default: the "
-        "processors at hand, %(default)s)",
+        help="threads of build_lmdb.py and of the bare loop (default: number of "
+        "available processors, %(default)s)",
     )
     add_runs(parser, 3)
 
 
 def run(options):
-    """build_lmdb.py, convert_imageset and a bare loop, in turn, on the same photographs.
+    """Time build_lmdb.py, convert_imageset and a bare loop, in turn, on the same photographs.
 
-    All squeeze to 256 x 256 and encode as JPEG of quality 95, and are timed from their start to
-    their end; build_lmdb.py also writes labels, mean, tables and a picture. The bare loop reads,
-    decodes, resizes and encodes in threads, and throws the results away.
+    Each squeezes to 256 x 256, encodes as JPEG of quality 95, and is timed from start to end.
+    build_lmdb.py also writes labels, mean, tables and a picture. The bare loop reads, decodes,
+    resizes and encodes in threads, and discards the results.
     """
     with tempfile.TemporaryDirectory(prefix="bench_lmdb.") as folder:
         folder = Path(folder)
@@ -96,7 +96,7 @@ def _make(folder, count):
 
 
 def _list(root, count):
-    """The first photographs below a folder, in a shuffled order: reading ahead helps nobody."""
+    """The first photographs below a folder, shuffled, so that read-ahead favors none of them."""
     if not root.is_dir():
         raise UserError(f"--photos {root}: not a folder")
     found = sorted(path for path in root.rglob("*") if path.suffix.lower() in ENDINGS)[:count]
@@ -106,7 +106,7 @@ def _list(root, count):
 
 
 class Build:
-    """build_lmdb.py table as a function. `memory`: bytes that it had at most in any call."""
+    """Runs build_lmdb.py table when called. memory: peak memory of all calls, bytes."""
 
     def __init__(self, root, photos, folder, made, jobs):
         table = folder / "photos.csv"

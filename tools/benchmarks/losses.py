@@ -1,4 +1,4 @@
-"""The metric losses beside the matrix products of any loss of all pairs, and others' losses."""
+"""Times the metric losses, against the matrix products of any all-pairs loss and other losses."""
 
 import functools
 import json
@@ -47,13 +47,13 @@ def _products(features, coefficients):
 
 
 def run(options):
-    """Metric losses on random rectified features of a three-level tree, beside X X^T and C X.
+    """Time the metric losses on random rectified features of a three-level tree, and X X^T and C X.
 
     Any loss of all pairs needs the first product for its distances and the second for its gradient;
-    both are float32, as Caffe's blobs. `ratio` is forward + backward by the two products. `others`
-    is forward + backward of what comes nearest in pytorch-metric-learning (which one:
-    tools/benchmarks/counterparts.py) with as many threads, and `speed` is that by ours; both are -
-    without `.venv/bin/pip install -r docker/requirements-compare.txt`.
+    both are float32, as Caffe's blobs. `ratio` is forward + backward divided by the two products.
+    `others` is forward + backward of the closest loss in pytorch-metric-learning (see
+    tools/benchmarks/counterparts.py) with as many threads, and `speed` is `others` divided by ours;
+    both are - without `.venv/bin/pip install -r docker/requirements-compare.txt`.
     """
     rng = np.random.default_rng(0)
     absent = counterparts.missing()

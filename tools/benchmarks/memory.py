@@ -1,4 +1,4 @@
-"""The GLM loss with a memory of earlier batches, beside that of the batch alone."""
+"""Times the GLM loss with a memory of earlier batches, and without one."""
 
 import itertools
 import json
@@ -13,7 +13,7 @@ from .timing import add_runs, alternating_medians, positive
 
 KEPT = [128, 512, 1024]
 OF_PARENT = 22  # classes of a parent, as Stanford Cars' 196 have 9 parents
-BATCHES = 4  # that come again and again
+BATCHES = 4  # used in turn
 
 
 def batches_of(rng, samples, dimensions, classes):
@@ -28,8 +28,7 @@ def batches_of(rng, samples, dimensions, classes):
 
 
 def training_pass(batches, kept):
-    """A function that does forward, backward and what keeps the batch, of the next batch each time;
-    the memory is full."""
+    """A function that runs forward, backward and memory.keep() on the next batch, memory full."""
     memory = SampleMemory(kept) if kept else None
     parameters = glm_loss.settings(json.dumps(tables.glm_parameters(2)), 2)
     coming = itertools.cycle(batches)
@@ -58,10 +57,10 @@ def products_of(rng, features, kept):
 
 
 def run(options):
-    """A training pass of the GLM loss with "memory": N, for several N, and without.
+    """Time a training pass of the GLM loss with "memory": N, for several N, and without.
 
-    Each is beside the two float32 products, X Y^T and C Y, that any loss of the batch's features X
-    and of all features Y there are needs, and `times` is the pass by that without memory.
+    `products` are the two float32 products, X Y^T and C Y, that any loss of the batch's features X
+    and all features Y needs; `times` is the pass divided by the one without memory.
     """
     rng = np.random.default_rng(0)
     batches = batches_of(rng, options.samples, options.dimensions, options.classes)

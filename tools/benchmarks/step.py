@@ -1,4 +1,4 @@
-"""What part of a training step each kind of layer takes, the metric loss among them."""
+"""Measures the share of each kind of layer, including the metric loss, in a training step."""
 
 import time
 from collections import defaultdict
@@ -15,7 +15,7 @@ SOLVER = "prototxt/cars_alexnet_ours_solver.prototxt"
 
 
 def seconds_of(net, names):
-    """Array layers x 2: forward and backward of one pass over a net, a layer at a time."""
+    """layers x 2 array: seconds of each layer's forward and backward, in one pass over a net."""
     found = np.empty((len(names), 2))
     for way, order, one in (
         (0, range(len(names)), net._forward),
@@ -29,7 +29,7 @@ def seconds_of(net, names):
 
 
 def rows(names, types, seconds):
-    """[(kind, layers, forward, backward)], the slowest first; Python layers are each a kind."""
+    """[(kind, layers, forward, backward)], slowest first; each Python layer is its own kind."""
     kinds = defaultdict(list)
     for name, kind, both in zip(names, types, seconds):
         kinds[f"{kind} {name}" if kind == "Python" else kind].append(both)
@@ -38,11 +38,11 @@ def rows(names, types, seconds):
 
 
 def run(options):
-    """Forward and backward of every layer of a solver's training net, and their share of a step.
+    """Time forward and backward of every layer of a solver's training net, on the CPU.
 
-    Weights and images are random, which costs the same; labels are of a tree. Reading the images
-    and the solver's own update of the weights, which a real step has too, are left out: the shares
-    are upper bounds. On the CPU.
+    Weights and images are random, which does not affect the time; labels form a tree. Reading
+    images and updating weights, which a real step also includes, are left out, so that the shares
+    are upper bounds.
     """
     from tools.pycaffe import caffe
 

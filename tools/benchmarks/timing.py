@@ -1,4 +1,4 @@
-"""Timing several functions fairly in one run."""
+"""Times several functions alternately in one run."""
 
 import argparse
 import statistics
@@ -6,23 +6,23 @@ import time
 
 
 def positive(text):
-    """argparse's type of a whole number of at least 1."""
+    """Argument type: a whole number of at least 1."""
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"must be a whole number of at least 1, not {text}")
     return int(text)
 
 
 def add_runs(parser, default):
-    """The option --runs of a benchmark."""
+    """Add the option --runs to a benchmark."""
     parser.add_argument(
-        "--runs", type=positive, default=default, help="counted runs (default: %(default)s)"
+        "--runs", type=positive, default=default, help="number of runs (default: %(default)s)"
     )
 
 
 def alternating_medians(functions, runs, before=lambda: None):
-    """Median seconds of each function; called in turn, so that a drift hits all alike.
+    """Median seconds of each function, called in turn so that drift affects all alike.
 
-    before  called before each of them; not timed
+    before  function called before each of them; not timed
     """
     seconds = [[] for _ in functions]
     for function in functions:

@@ -1,4 +1,4 @@
-"""What needs a GPU to show: check.py runs the checks, bundle.py packs them for another machine.
+"""Checks that need a GPU: check.py runs them, bundle.py packs them for another machine.
 
-What the checks compute is the same on a CPU, where it is tested.
+The code of the checks is tested on the CPU.
 """

@@ -1,10 +1,11 @@
 #!/usr/bin/env python3
-"""Pack what `tools/gpu/check.py` needs on a GPU machine that has neither network nor Debian's
-libraries: this repository's files, Caffe's CUDA build with its test program, their libraries, and
-this Python with its packages. NVIDIA's own libraries stay behind (1.5 GB): the machine's are used,
-from `pip install`ed packages such as PyTorch's or from the system.
+"""Pack `tools/gpu/check.py` for a GPU machine without network or Debian's libraries.
 
-There, with the parts in one folder (glibc 2.36 or newer, x86-64):
+The bundle holds this repository's files, Caffe's CUDA build with its test program, their libraries,
+and this Python with its packages. NVIDIA's own libraries are left out (1.5 GB): the bundle uses the
+machine's, from pip packages such as PyTorch's or from the system.
+
+On that machine, with the parts in one folder (glibc 2.36 or newer, x86-64):
     cat gpu_check.tar.xz.* | tar xJ
     gpu_check/run                             # the checks
     gpu_check/run tools/gpu/check.py --list   # or any command of the repository
@@ -29,7 +30,7 @@ from data_prep.common.command import command
 from data_prep.common.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[2]
-PART = 60_000_000  # bytes, so that each part passes where files may have 60 MB
+PART = 60_000_000  # bytes, for services that limit files to 60 MB
 # Packages of .venv that no check imports.
 LEFT_OUT = (
     "scipy*",
@@ -61,7 +62,7 @@ LEFT_OUT_OF_PYTHON = (
     "dist-packages",
     "site-packages",
 )
-# Of the C library, which every machine has: it must be the machine's own, as its loader is.
+# Libraries of the C library, which must be the machine's own, like its loader.
 OF_THE_MACHINE = re.compile(r"(ld-linux|lib(c|m|dl|rt|pthread|util|resolv|cuda)\.so)")
 
 RUN = r"""#!/bin/sh
@@ -111,7 +112,7 @@ def libraries(*programs):
 
 
 def copy(source, target, leave=("__pycache__",)):
-    """Copy a file, or a folder without what matches `leave`, into what may be there already."""
+    """Copy a file, or a folder without entries that match `leave`; merges into existing folders."""
     target.parent.mkdir(parents=True, exist_ok=True)
     if source.is_dir():
         shutil.copytree(source, target, ignore=shutil.ignore_patterns(*leave), dirs_exist_ok=True)
@@ -120,7 +121,7 @@ def copy(source, target, leave=("__pycache__",)):
 
 
 def collect(prefix, added, into):
-    """Everything of the bundle below the folder `into`; added: folders with more packages."""
+    """Copy the bundle's content into the folder `into`; added: folders with more packages."""
     work = Path(f"{prefix}.build")
     caffe, test = into / "caffe", work / "build" / "test" / "test.testbin"
     if not test.is_file():
@@ -175,7 +176,7 @@ def collect(prefix, added, into):
 
 
 def check_free(out):
-    """UserError where a file has the name of a part: it may be of an older bundle, or not."""
+    """Raises UserError if a file with the name of a part exists; it is never overwritten."""
     there = sorted(out.parent.glob(f"{glob.escape(out.name)}.[0-9][0-9]"))
     if there:
         raise UserError(
@@ -184,7 +185,7 @@ def check_free(out):
 
 
 def pack(folder, out):
-    """The folder as an archive in parts, written beside and renamed; returns their paths."""
+    """Pack the folder into an archive in parts, written atomically; returns their paths."""
     check_free(out)
     with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as beside:
         parts = _split(folder, Path(beside, out.name))
@@ -228,13 +229,14 @@ def main():
         type=Path,
         default=Path("results/gpu_check.tar.xz"),
         metavar="FILE",
-        help="the parts are FILE.00, FILE.01, ... (default: %(default)s)",
+        help="base name of the parts FILE.00, FILE.01, ... (default: %(default)s)",
     )
     args = parser.parse_args()
     prefix = args.prefix.resolve()
     if not (prefix / "cuda").is_dir():
         raise UserError(
-            f"{prefix} holds no Caffe for CUDA: `docker/build_caffe.sh --cuda 13` makes one"
+            f"{prefix} does not hold a CUDA build of Caffe: make one with "
+            "`docker/build_caffe.sh --cuda 13`"
         )
     for folder in args.add:
         if not folder.is_dir():

@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
 """Run every check of this project that needs a GPU (under 8 minutes).
 
-Prints a line with the verdict of each check, and writes their numbers and the machine's facts to a
-results file, which --table prints as Markdown. Without a GPU it says so and checks nothing, with
-status 0. The status is 1 if a check failed.
+Prints one line with the verdict of each check, and writes their numbers and facts about the machine
+to a results file, which --table prints as Markdown. Without a GPU, it reports that and checks
+nothing, with status 0. The status is 1 if a check failed.
 
 Examples:
     tools/gpu/check.py
@@ -28,7 +28,7 @@ OUT = "results/gpu_check.json"
 
 
 def isolated(function, *args):
-    """function(*args) in a fresh process: neither a mode of Caffe nor an abort comes here."""
+    """function(*args) in a new process, which isolates Caffe's mode and aborts."""
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
         return pool.submit(function, *args).result()
 
@@ -48,7 +48,7 @@ def check(name):
         verdict, summary = "skipped", str(reason)
     except BrokenProcessPool:
         verdict, summary = "FAILED", "its process ended before it had a result, see above"
-    except Exception as error:  # a check finds faults of any kind
+    except Exception as error:  # checks may fail in any way
         verdict, summary = "FAILED", f"{type(error).__name__}: {error}"
     return dict(verdict=verdict, seconds=time.monotonic() - start, summary=summary, values=values)
 
@@ -68,14 +68,14 @@ def main():
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     what = parser.add_mutually_exclusive_group()
-    what.add_argument("--list", action="store_true", help="only name the checks")
-    what.add_argument("--table", metavar="FILE", help="only print a results file as Markdown")
+    what.add_argument("--list", action="store_true", help="list the checks and exit")
+    what.add_argument("--table", metavar="FILE", help="print a results file as Markdown and exit")
     parser.add_argument(
         "--only",
         type=names,
         metavar="A,B",
         default=list(sections.SECTIONS),
-        help="these checks (default: all)",
+        help="checks to run (default: all)",
     )
     parser.add_argument(
         "--out", default=OUT, metavar="FILE", help="results file (default: %(default)s)"
@@ -96,7 +96,7 @@ def main():
     status, message = caffe_program.run("device_query", "-gpu", "all")
     if status:
         raise UserError(
-            f"there is a GPU, but the caffe on PATH can't use it ({message}): build "
+            f"the machine has a GPU, but the caffe on PATH can't use it ({message}): build "
             "one with `docker/build_caffe.sh --cuda 13`, then `make test-gpu "
             "CAFFE_PREFIX=~/.local/caffe-cuda13`"
         )

@@ -1,4 +1,4 @@
-"""The machine of a check: its GPUs, by the driver's own interface, and versions."""
+"""Facts about the machine of a check: GPUs, from the driver's own interface, and versions."""
 
 import ctypes
 import datetime
@@ -15,8 +15,10 @@ COMPUTE_CAPABILITY = 75, 76  # CUdevice_attribute: major, minor
 
 
 def gpus():
-    """[{name, memory_gib, compute}] of the GPUs that can be seen. Raises OSError, one sentence,
-    where there is no driver or no GPU."""
+    """[{name, memory_gib, compute}] of the visible GPUs.
+
+    Raises OSError, with one sentence, if there is no driver or no GPU.
+    """
     try:
         driver = ctypes.CDLL("libcuda.so.1")
     except OSError:
@@ -43,7 +45,7 @@ def gpus():
 
 
 def facts():
-    """The machine, for the results file; versions that are not found are left out."""
+    """Facts about the machine for the results file, without versions that are not found."""
     versions = {}
     for package in PACKAGES:
         try:

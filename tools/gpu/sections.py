@@ -1,5 +1,7 @@
-"""What tools/gpu/check.py runs, in its order: each function checks one thing, in a process of its
-own, and returns (is it well, a sentence, the numbers behind it)."""
+"""The checks of tools/gpu/check.py, in order.
+
+Each function checks one thing, in its own process, and returns (passed, sentence, numbers).
+"""
 
 import importlib.util
 import tempfile
@@ -9,7 +11,7 @@ from tools.gpu import nets, speed, suites, training
 
 NETS = "prototxt"
 DEVICE_TESTS = "tests/python_layers/test_gpu.py"
-# Networks of the paper, and images per step that fit any GPU of 12 GB.
+# Networks of the paper, with batch sizes that fit any GPU of 12 GB.
 SPEED = {"alexnet": 128, "googlenet": 64, "vgg16": 32}
 MEASURED = 3.0  # seconds per network, engine and precision
 ROUNDS = 2
@@ -19,7 +21,7 @@ CURVE_TOLERANCE = 0.01
 
 
 class Skipped(Exception):
-    """Something that the check needs is missing; the message names it."""
+    """A requirement of the check is missing; the message names it."""
 
 
 def caffe_tests(gpu):
@@ -32,7 +34,7 @@ def caffe_tests(gpu):
 
 
 def solvers():
-    """One solver per net, that with most layers, and each variant of the smallest net."""
+    """The solver with most layers of each net, and all variants of the smallest net."""
     folder = Path(NETS)
     ours = [path for path in folder.glob("*_ours_solver.prototxt") if "_bbox_" not in path.name]
     return sorted({*ours, *folder.glob("cards_squeezenet_*_solver.prototxt")})

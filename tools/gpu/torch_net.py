@@ -1,7 +1,7 @@
-"""A Caffe net as PyTorch runs it: the same layers with the same weights, from the same prototxt.
+"""Runs a Caffe net in PyTorch: the same layers with the same weights, from the same prototxt.
 
-So that images per second compare two engines and not two networks. Layers that only some other nets
-have are refused by name. Dropout and the losses are those of training.
+Images per second then compare two engines, not two networks. Unsupported layers are refused by
+name. Dropout and losses are those of training.
 """
 
 from data_prep.common.errors import UserError

@@ -1,4 +1,4 @@
-"""Short trainings by the commands themselves, on a small LMDB of noise: curves that must agree."""
+"""Runs short trainings on a small LMDB of noise, to compare the curves of different commands."""
 
 import os
 import subprocess
@@ -43,8 +43,10 @@ def write_data(folder, side, sizes, seed=0):
 
 
 def write_solver(folder, original, iterations):
-    """A solver that trains the net of the solver file `original` on such data in `folder`: without
-    dropout, mirroring and tests, so that nothing is left to chance. Returns its path."""
+    """Write a solver for the net of the solver file `original` and write_data's data in `folder`.
+
+    Without dropout, mirroring and tests, so that training is deterministic. Returns its path.
+    """
     from tools.pycaffe import caffe, caffe_pb2
 
     source = solver_net.read_solver(original)
@@ -91,7 +93,7 @@ def caffe_train(solver, gpu):
 
 
 def parallel_train(solver, gpu):
-    """The same of tools/train_parallel.py with one rank."""
+    """The losses of tools/train_parallel.py with one rank."""
     return _losses(
         [
             sys.executable,

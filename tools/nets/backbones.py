@@ -2,16 +2,16 @@
 
 Names, shapes, fillers, LRN, groups and learning-rate multipliers are the originals', so that
 ImageNet weights load by name. A function reads n.data (B x 3 x side x side) and, for auxiliary
-classifiers, n.label_1 (B x 1 x 1 x 1, fine class). It ends with the feature (after ReLU, where the
-large-margin loss looks) and, where the original has it, with dropout into a blob of its own, so
-that the feature stays whole.
+classifiers, n.label_1 (B x 1 x 1 x 1, fine class). It ends with the feature (after ReLU, the input
+of the large-margin loss) and, if the original has dropout, with dropout into a separate blob, so
+that the feature itself is unchanged.
 """
 
 from tools.pycaffe import TRAIN, layers as L, params as P
 
 AS_TRAINED = [dict(lr_mult=1, decay_mult=1), dict(lr_mult=2, decay_mult=0)]  # weights, biases
 NEW = [dict(lr_mult=10, decay_mult=1), dict(lr_mult=20, decay_mult=0)]  # starts random
-# starts random and reads features of length 1 alone, whose gradient is that much smaller
+# starts random and reads only features of length 1, whose gradient is smaller by this factor
 OF_UNIT_LENGTH = [dict(lr_mult=1000, decay_mult=0.01), dict(lr_mult=1000, decay_mult=0)]
 
 XAVIER = dict(type="xavier")
@@ -63,7 +63,7 @@ def _norm(bottom):
 
 
 def alexnet(n, classes):
-    """BVLC AlexNet (not CaffeNet, which pools before it normalises). Feature 4096."""
+    """BVLC AlexNet (not CaffeNet, which pools before it normalizes). Feature 4096."""
     n.conv1 = _convolution(n.data, 96, 11, gaussian(0.01), 0, stride=4)
     n.relu1 = _relu(n.conv1)
     n.norm1 = _norm(n.relu1)
@@ -143,7 +143,7 @@ def _inception(n, name, bottom, one, reduce3, three, reduce5, five, pooled):
 
 
 def _auxiliary(n, name, bottom, classes):
-    """One of GoogLeNet's two auxiliary classifiers: of the fine classes, training only."""
+    """One of GoogLeNet's two auxiliary classifiers, for the fine classes, in training only."""
     train = dict(include=dict(phase=TRAIN))
     n[f"{name}/ave_pool"] = L.Pooling(bottom, pool=P.Pooling.AVE, kernel_size=5, stride=3, **train)
     n[f"{name}/conv"] = _convolution(n[f"{name}/ave_pool"], 128, 1, XAVIER, 0.2, **train)
@@ -211,8 +211,8 @@ def _fire(n, name, bottom, squeeze, expand):
 def squeezenet(n, classes):
     """SqueezeNet v1.1, whose authors set no multipliers. Input of any size, feature 512 x 1 x 1.
 
-    The original classifies every position (conv10), then averages; to average first gives the head
-    and the large-margin loss one feature per image.
+    The original classifies every position (conv10) and then averages. Averaging first gives the
+    head and the large-margin loss one feature per image.
     """
     n.conv1 = L.Convolution(n.data, num_output=64, kernel_size=3, stride=2, weight_filler=XAVIER)
     n.relu_conv1 = _relu(n.conv1)

@@ -14,7 +14,7 @@ from tools.pycaffe import TEST, TRAIN, caffe_pb2
 from . import head
 from .graph import PHASES, downstream, upstream
 
-# What may follow the last classifier, besides types whose name ends with Loss.
+# Types that may follow the last classifier, besides those whose name ends with Loss.
 AFTER_CLASSIFIER = {
     *("AbsVal", "BNLL", "Clip", "ELU", "Exp", "Log", "PReLU", "Power", "ReLU", "Sigmoid"),
     *("Softmax", "Swish", "TanH", "Threshold"),
@@ -87,7 +87,7 @@ def _filter(layer):
 
 
 def _classifies(layer):
-    """Can the layer be a classifier: fully connected, or a 1 x 1 convolution?"""
+    """Whether the layer can be a classifier: fully connected, or a 1 x 1 convolution."""
     return bool(layer.bottom) and (
         layer.type in ("InnerProduct", *OTHER_CLASSIFIERS)
         or (layer.type == "Convolution" and set(_filter(layer)) == {1})
@@ -95,9 +95,7 @@ def _classifies(layer):
 
 
 def _not_an_output(graph, position):
-    """The first layer after the one at `position`, in tests, that does more than turn scores into
-    results; None if all only do that.
-    """
+    """The first test layer after `position` that is more than an output of scores, or None."""
     for later in downstream(graph, position, TEST):
         layer = graph[later].layer
         if layer.type not in AFTER_CLASSIFIER and not layer.type.endswith("Loss"):
@@ -106,8 +104,9 @@ def _not_an_output(graph, position):
 
 
 def find_classifier(graph):
-    """Position of the last fully connected layer or 1 x 1 convolution, if only losses, activations
-    and other layers without weights follow it; else None.
+    """Position of the last fully connected layer or 1 x 1 convolution, the net's classifier.
+
+    None if layers other than losses, activations and the like follow it.
     """
     for position in reversed(range(len(graph))):
         node = graph[position]
@@ -117,9 +116,9 @@ def find_classifier(graph):
 
 
 def map_of(graph):
-    """How the net's classifier, which find_classifier finds, makes scores of a map of features.
+    """How the net's classifier (find_classifier) computes scores from a feature map.
 
-    "flatten": it reads all positions joined. "pool": its scores are averaged over the positions.
+    "flatten": it reads all positions concatenated. "pool": its scores are averaged over positions.
     None: neither.
     """
     classifier = find_classifier(graph)

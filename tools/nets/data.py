@@ -1,4 +1,4 @@
-"""What a data set is, and what a net reads of it."""
+"""Types for data sets, and for the images that a net reads from them."""
 
 from dataclasses import dataclass
 
@@ -7,7 +7,7 @@ BBOX = "bbox"  # stage, and suffix of names: images cut to the ground-truth boxe
 
 @dataclass(frozen=True)
 class Level:
-    """A level of a label tree. classified: do nets have a classifier of it?"""
+    """A level of a label tree. classified: whether nets have a classifier for it."""
 
     name: str
     classes: int
@@ -16,7 +16,7 @@ class Level:
 
 @dataclass(frozen=True)
 class Setting:
-    """What a net reads of a data set: its images as they are, or cut to their boxes.
+    """The images that a net reads from a data set: whole, or cropped to their boxes.
 
     title    of the data set with the setting
     folder   of the LMDBs
@@ -42,9 +42,9 @@ class Dataset:
 
     tree         Levels of the label LMDB, fine to coarse
     train, test  numbers of images
-    mirror       is the mirror image of an image of a class one of that class?
-    small_crop   side of the input of nets that take any size, where the images are smaller than the
-                 net's own input; None: there is no such side
+    mirror       whether mirrored images belong to the same class
+    small_crop   input side for nets that accept any size, if the images are smaller than the net's
+                 own input; None: not needed
     """
 
     name: str
@@ -86,7 +86,7 @@ class Official(Dataset):
 
     command  that builds it
     side     of the images that this command stores by default
-    boxes    do the images have ground-truth boxes? If so, there are the paper's two settings.
+    boxes    whether the images have ground-truth boxes, which gives the paper's two settings
     """
 
     command: str

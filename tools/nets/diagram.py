@@ -1,4 +1,4 @@
-"""What a figure of the head needs: one variant of a net, its backbone folded into one block."""
+"""The content of a figure of the head: one variant of a net, with its backbone as one block."""
 
 from dataclasses import dataclass
 
@@ -55,7 +55,7 @@ def diagram(net, stages):
         )
 
     def sources(blob, joined):
-        """What a classifier's bottom is made of; joined: name of the Concat that may be in it."""
+        """The sources of a classifier's bottom; joined: name of a Concat that may combine them."""
         layer = made_by.get(blob)
         if layer is None or not (
             layer.type in ("Dropout", "Flatten", "Softmax") or layer.name == joined

@@ -15,7 +15,7 @@ MADE_BY = "tools/make_prototxt.py from the tables in tools/nets/: change it ther
 
 
 def _pixels(transform):
-    """What the net reads, in words. transform: fields of a TransformationParameter."""
+    """The net's input in words. transform: fields of a TransformationParameter."""
     words = "blue-green-red, 0..255"
     if "mean_value" in transform:
         words += f" minus {' '.join(f'{value:g}' for value in transform['mean_value'])}"

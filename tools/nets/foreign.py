@@ -1,7 +1,7 @@
-"""Networks written by others: read, brought to Caffe's current format, set up for their shapes.
+"""Reads networks of other authors, upgrades them to Caffe's current format, and finds their shapes.
 
-Caffe runs here as a process of its own, because a net may need more memory than there is, or crash
-it. The last words of that process become the error's sentence.
+Caffe runs in a separate process, because a net may exceed the memory or crash Caffe. The last
+message of that process becomes the error message.
 """
 
 import codecs
@@ -37,7 +37,7 @@ class ForeignNet:
     net         NetParameter in the current format
     unknown     forks.Unknown of each place that this Caffe does not read; the net is without them
     translated  text of the file with its places translated; None where nothing was translated
-    ignored     what Caffe itself ignores in the file, in words
+    ignored     parts of the file that Caffe itself ignores, in words
     """
 
     path: Path
@@ -77,7 +77,7 @@ def read(path, translate=False):
 
 
 def refusal(path, places):
-    """UserError that names places which this Caffe does not read, and what to do."""
+    """UserError that names places which this Caffe does not read, and how to correct them."""
     how = ""
     if all(place.advice for place in places):
         how = ": --translate FILE makes these changes and writes the net to FILE"
@@ -142,7 +142,7 @@ def _parse(path, text):
 
 
 def _check_inputs(path, net):
-    """UserError where `input` does not fit its dimensions: Caffe would end without a word."""
+    """Raises UserError if `input` does not fit its dimensions: Caffe would exit silently."""
     names, dims, shapes = len(net.input), len(net.input_dim), len(net.input_shape)
     if dims and not shapes and dims != 4 * names:
         raise UserError(
@@ -215,7 +215,7 @@ def _upgrade(path, net, text):
 
 
 def _restore_types(net, unknown):
-    """Give layers whose type had to be hidden from the parser that type back."""
+    """Restore the types of layers that had to be hidden from the parser."""
     kinds = {place.layer: place.kind for place in unknown if place.kind and place.hidden}
     for layer in net.layer:
         if not layer.type and layer.name in kinds:

@@ -1,8 +1,8 @@
-"""What this Caffe does not have in a prototxt of another Caffe, and how to write it here.
+"""Finds and translates parts of a prototxt that only other versions of Caffe support.
 
 Forks of Caffe (NVIDIA's, Intel's, SSD's, those of SENet, MobileNet, ShuffleNet ...) added fields,
-values and layer types. Where one of them means exactly what can be written here, the table has the
-translation. The others are named by their lines.
+values and layer types. The table has a translation for those with an exact equivalent in BVLC
+Caffe. The others are reported with their lines.
 """
 
 import difflib
@@ -51,7 +51,7 @@ BY_VALUE = {
     "dropout_param.scale_train": {"true": (DEFAULT, "")},
     "batch_norm_param.scale_bias": {"false": (DEFAULT, "")},
 }
-# Fields without a translation, of which more can be said.
+# Fields without a translation, with their origin.
 ORIGINS = dict.fromkeys(
     (
         "batch_norm_param.scale_bias",

@@ -1,4 +1,4 @@
-"""A network written by others as a tables.Net, for which the same files are written as for ours."""
+"""Turns another author's network into a tables.Net, for which the usual files can be written."""
 
 from dataclasses import dataclass
 

@@ -1,4 +1,4 @@
-"""Which layer of a net reads what another wrote, in each phase."""
+"""The graph of a net: which layer reads the blobs of which other layer, in each phase."""
 
 from dataclasses import dataclass
 
@@ -32,7 +32,7 @@ class Node:
 
     @property
     def source(self):
-        """Does it bring data in?"""
+        """Whether the layer brings data into the net."""
         return _is_source(self.layer)
 
     def writes(self, blob):
@@ -101,7 +101,7 @@ def _missing(net, phase, names):
 
 
 def _may_have(layer, phase):
-    """Does some choice of stages, at level 0, give the phase this layer?"""
+    """Whether some choice of stages, at level 0, includes the layer in the phase."""
     if layer.include:
         return any(_may_meet(rule, phase) for rule in layer.include)
     return not any(

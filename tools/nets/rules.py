@@ -1,10 +1,10 @@
-"""Which layers of a net a state keeps: Caffe's NetStateRule, for nets that are read, not run."""
+"""Applies Caffe's NetStateRule to nets that are only read: which layers a state keeps."""
 
 from tools.pycaffe import caffe_pb2
 
 
 def _meets(rule, phase, stages):
-    """Does the state, at level 0, satisfy the rule? As Net::StateMeetsRule."""
+    """Whether the state, at level 0, satisfies the rule, as Net::StateMeetsRule."""
     return (
         (not rule.HasField("phase") or rule.phase == phase)
         and rule.min_level <= 0
@@ -15,7 +15,7 @@ def _meets(rule, phase, stages):
 
 
 def keeps(layer, phase, stages):
-    """Does a state keep the LayerParameter? As Net::FilterNet."""
+    """Whether a state keeps the LayerParameter, as Net::FilterNet."""
     if layer.include:
         return any(_meets(rule, phase, stages) for rule in layer.include)
     return not any(_meets(rule, phase, stages) for rule in layer.exclude)

@@ -1,7 +1,7 @@
-"""The fields of a prototxt with their places in the text, without any message definition.
+"""Finds the fields of a prototxt with their positions, without any message definition.
 
-protobuf's own parser stops at the first field that Caffe does not define and forgets where the
-others are. Here the text is read as it stands, so that a field can be named by its line, hidden
+protobuf's own parser stops at the first field that Caffe does not define, and does not keep
+positions. This scanner works on the text, so that a field can be reported with its line, hidden
 from the parser, or replaced.
 """
 

@@ -1,9 +1,10 @@
-"""Sets a net up in Caffe, in tests, and prints its shapes as JSON. A process of its own runs it,
-because a net may need more memory than there is, or crash Caffe.
+"""Sets up a net in Caffe, in phase TEST, and prints its shapes as JSON.
+
+It runs as a separate process, because a net may exceed the memory or crash Caffe:
 
     python -m tools.nets.set_up NET BYTES
 
-NET is a prototxt, BYTES the most address space that it may take.
+NET is a prototxt, BYTES the limit of its address space.
 """
 
 import json

@@ -1,4 +1,4 @@
-"""Solver files: the run of one variant, every value that is not obvious with its reason."""
+"""Writes solver files, with the reason beside every value that is not obvious."""
 
 from dataclasses import dataclass
 
@@ -44,10 +44,9 @@ def run_of(dataset, net, *, batch=None, max_iter=None, base_lr=None):
 
 
 def test_batch(images, at_most):
-    """Images per batch of a test: of the sizes from at_most / 2 to at_most, the one with which the
-    batches that cover all images hold the fewest twice.
+    """Images per test batch: the size from at_most / 2 to at_most that reads the fewest twice.
 
-    A size that divides their number may be 2, or 1, which wastes a GPU.
+    The largest exact divisor of the number of images may be 2 or 1, which wastes a GPU.
     """
     if images <= at_most:
         return images

@@ -1,4 +1,4 @@
-"""What the data layers of a net state about its images: size, mean, scale."""
+"""Reads size, mean and scale of a net's images from its data layers."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +17,7 @@ WITHOUT_TRANSFORM = {"DummyData", "HDF5Data", "Input", "Python"}  # they pass va
 
 @dataclass(frozen=True)
 class Images:
-    """What a net reads.
+    """The images that a net reads.
 
     blob        name of the input
     crop        side of the square images; 0: unknown
@@ -233,7 +233,7 @@ def _transform(sources, given):
 
 
 def _names_files(layer):
-    """Does a data layer name what it reads? One of a type that Caffe lacks does, elsewhere."""
+    """Whether a data layer names its files; layer types of Caffe forks always count."""
     param = {
         "Data": layer.data_param,
         "ImageData": layer.image_data_param,
@@ -243,7 +243,7 @@ def _names_files(layer):
 
 
 def _differs(one, other):
-    """Do two TransformationParameters give pixels different values?"""
+    """Whether two TransformationParameters give pixels different values."""
     return (one.scale, one.mean_file, list(one.mean_value)) != (
         other.scale,
         other.mean_file,

@@ -161,9 +161,9 @@ def glm_parameters(levels):
 
 @dataclass(frozen=True)
 class Schedule:
-    """How long a net is trained, and how fast: images per iteration, epochs, learning rate.
+    """The training schedule of a net: images per iteration, epochs, learning rate.
 
-    why: {solver field: reason} where the reason that solver.py gives does not hold.
+    why: {solver field: reason}, which replaces the reason that solver.py gives.
     """
 
     batch: int
@@ -341,7 +341,7 @@ NETS = {
     ]
 }
 
-# Schedules of single pairs, where the net's own does not suit.
+# Schedules of single pairs (data set, net), instead of the net's own.
 SCHEDULES = {
     ("cards", "squeezenet"): Schedule(
         batch=32,

@@ -1,4 +1,4 @@
-"""Start the ranks of a training on this machine, and say what became of them."""
+"""Starts the ranks of a training on this machine and reports their result."""
 
 import os
 import shutil
@@ -19,7 +19,7 @@ GRACE = 10  # seconds in which mpiexec may end after them
 
 
 def check(args):
-    """Raise UserError for what would end every rank."""
+    """Raise UserError for problems that would end every rank."""
     solver = solver_net.read_solver(args.solver)
     solver_net.read_net(solver)
     if args.snapshot:
@@ -44,9 +44,9 @@ def check(args):
 def run(args, script):
     """Run `script` with this process's own arguments as all ranks; returns when they have ended.
 
-    Ctrl-C and SIGTERM are handed on once: rank 0 saves, and all end. The ranks have a session of
-    their own, or a terminal's Ctrl-C would come to them twice, which mpiexec takes as an order to
-    kill. Raises UserError if a rank failed.
+    Ctrl-C and SIGTERM are passed on once: rank 0 saves, and all ranks end. The ranks have their own
+    session, because a terminal's Ctrl-C would otherwise reach them twice, which makes mpiexec kill
+    them. Raises UserError if a rank failed.
     """
     solver = check(args)
     count = len(args.gpus) if args.gpus else args.processes
@@ -88,7 +88,7 @@ def _wait(mpiexec):
     """The exit status of mpiexec, or None where the process manager that it waits for has ended.
 
     MPICH's mpiexec starts hydra_pmi_proxy, which starts the ranks. Without the proxy, mpiexec waits
-    for ever and hands on no signal, so it is killed here; the ranks end by themselves (rank.py).
+    forever and passes on no signal, so it is killed here; the ranks end by themselves (rank.py).
     """
     managed = False
     while True:
@@ -112,11 +112,11 @@ def _mpiexec():
     beside = Path(sys.executable).parent / "mpiexec"
     found = str(beside) if beside.exists() else shutil.which("mpiexec")
     if not found:
-        raise UserError(f"mpiexec is not there: {INSTALL}")
+        raise UserError(f"mpiexec not found: {INSTALL}")
     return found
 
 
 def _going_on(solver):
-    """How to go on from the newest whole snapshot, if there is one."""
+    """How to resume from the newest complete snapshot, if one exists."""
     snapshot = snapshots.newest(solver)
-    return f": --snapshot {snapshot.state} goes on from there" if snapshot else ""
+    return f": --snapshot {snapshot.state} resumes from there" if snapshot else ""

@@ -1,4 +1,4 @@
-"""Processes that end with the one that started them (Linux)."""
+"""Makes a process end with the one that started it (Linux)."""
 
 import ctypes
 import os
@@ -8,7 +8,7 @@ PR_SET_PDEATHSIG = 1  # prctl: the signal that this process gets when its parent
 
 
 def signal_at_parents_end(number):
-    """From now on, the parent's end sends this process the signal; at once if it has ended."""
+    """Have the signal sent to this process when its parent ends, or now if it has ended."""
     parent = os.getppid()
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, number)
     if os.getppid() != parent:

@@ -67,7 +67,7 @@ def _report(text):
 
 
 def own_gpu(gpus, place):
-    """Let this process see one GPU only, which is then number 0 to all libraries.
+    """Let this process see only one GPU, which is then number 0 for all libraries.
 
     gpus: numbers among those that can be seen;  place: which of these is this process's.
     """

@@ -1,8 +1,8 @@
-"""What joins the ranks of one training: MPI on CPUs, NCCL on GPUs.
+"""Communication between the ranks of one training: MPI on CPUs, NCCL on GPUs.
 
-Both have what a layer sees of a communicator (python_layers/communicator.py: rank, size, gather,
-own), and `join`, which makes one training of the ranks' solvers. Host values that all must agree
-on, such as a request to stop, go by MPI on GPUs too.
+Both have the interface of a communicator (python_layers/communicator.py: rank, size, gather, own),
+and `join`, which couples the ranks' solvers. Host values that all ranks must agree on, such as a
+request to stop, go through MPI on GPUs too.
 """
 
 import numpy as np
