@@ -3,6 +3,7 @@
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -102,27 +103,37 @@ def test_own_photographs(tmp_path):
             cv2.imwrite(
                 str(folder / f"{number}.jpg"), rng.integers(0, 255, (64, 80, 3)).astype(np.uint8)
             )
-    build, make, train = (
-        line for line in OWN.splitlines() if line.startswith(("data_prep/", "tools/", "caffe "))
+    lines = re.search(r"```sh\n(.*?)```", OWN, re.DOTALL)[1].splitlines()
+    assert [line.split()[0].split("/")[-1] for line in lines] == [
+        "build_lmdb.py",
+        "make_prototxt.py",
+        "caffe",
+        "evaluate.py",
+        "plot_log.py",
+        "draw_predictions.py",
+    ]
+    changes = (
+        ("--root PHOTOS", f"--root {tmp_path}/PHOTOS --test-share 0.5"),
+        ("--net googlenet", "--net squeezenet --name readme_test --train-batch 8 --max-iter 2"),
+        ("-weights weights/bvlc_googlenet.caffemodel", ""),
+        ("mine_googlenet", "readme_test_squeezenet"),
+        ("prototxt/mine", f"{tmp_path}/prototxt"),
+        ("data/mine", f"{tmp_path}/mine"),
+        ("results/mine", f"{tmp_path}/mine"),
+        ("train.log", f"{tmp_path}/train.log"),
     )
-
-    def here(line):
-        line = line.replace("--root PHOTOS", f"--root {tmp_path}/PHOTOS --test-share 0.5")
-        line = line.replace("data/mine", f"{tmp_path}/mine").replace("googlenet", "squeezenet")
-        return line.replace("prototxt/mine", str(tmp_path / "prototxt"))
-
-    short = " --name readme_test --train-batch 8 --max-iter 2"
-    train = here(train.split(" -weights")[0]).replace("/mine_", "/readme_test_")
-    for line in (here(build), here(make) + short, train):
-        words = shlex.split(line)
-        result = run(
-            [sys.executable, *words] if words[0] != "caffe" else words,
-            env=os.environ | {"OPENBLAS_NUM_THREADS": "1", "GLOG_minloglevel": "0"},
-        )
-        assert result.returncode == 0, line + "\n" + result.stderr[-2000:]
-    assert "Optimization Done" in result.stderr
-    made = ROOT / "snapshots" / "readme_test_squeezenet_ours"
-    for file in made.iterdir():
-        file.unlink()
-    for folder in (ROOT / "snapshots").glob("readme_test_*"):
-        folder.rmdir()
+    try:
+        for line in lines:
+            for old, new in changes:
+                line = line.replace(old, new)
+            result = run(
+                ["bash", "-o", "pipefail", "-c", line],
+                env=os.environ | {"OPENBLAS_NUM_THREADS": "1", "GLOG_minloglevel": "0"},
+            )
+            assert result.returncode == 0, line + "\n" + result.stdout[-999:] + result.stderr[-2000:]
+        assert "Optimization Done" in (tmp_path / "train.log").read_text()
+        assert (tmp_path / "mine_curves.png").stat().st_size
+        assert (tmp_path / "mine_predictions.png").stat().st_size
+    finally:
+        for folder in (ROOT / "snapshots").glob("readme_test_*"):
+            shutil.rmtree(folder)
