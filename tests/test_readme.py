@@ -130,7 +130,9 @@ def test_own_photographs(tmp_path):
                 ["bash", "-o", "pipefail", "-c", line],
                 env=os.environ | {"OPENBLAS_NUM_THREADS": "1", "GLOG_minloglevel": "0"},
             )
-            assert result.returncode == 0, line + "\n" + result.stdout[-999:] + result.stderr[-2000:]
+            assert result.returncode == 0, (
+                line + "\n" + result.stdout[-999:] + result.stderr[-2000:]
+            )
         assert "Optimization Done" in (tmp_path / "train.log").read_text()
         assert (tmp_path / "mine_curves.png").stat().st_size
         assert (tmp_path / "mine_predictions.png").stat().st_size
