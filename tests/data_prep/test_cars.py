@@ -217,7 +217,7 @@ SWAPPED = (*TREE.names[0][1::-1], *TREE.names[0][2:])
 @pytest.mark.parametrize(
     "change, options, words",
     [
-        (_unlink("cars_meta.mat"), (), ("has no cars_meta.mat", "car_devkit/devkit", "--root")),
+        (_unlink("cars_meta.mat"), (), ("cars_meta.mat not found", "car_devkit/devkit", "--root")),
         (_unlink(TRAIN), (), (f"has no {TRAIN}",)),
         (_unlink(TEST), (), (f"has no {TEST}", "cars_test_annos.mat has no classes")),
         (_garbage, (), (TRAIN, "damaged")),
