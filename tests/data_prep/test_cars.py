@@ -218,8 +218,8 @@ SWAPPED = (*TREE.names[0][1::-1], *TREE.names[0][2:])
     "change, options, words",
     [
         (_unlink("cars_meta.mat"), (), ("cars_meta.mat not found", "car_devkit/devkit", "--root")),
-        (_unlink(TRAIN), (), (f"has no {TRAIN}",)),
-        (_unlink(TEST), (), (f"has no {TEST}", "cars_test_annos.mat has no classes")),
+        (_unlink(TRAIN), (), (f"{TRAIN} not found",)),
+        (_unlink(TEST), (), (f"{TEST} (a separate download", "cars_test_annos.mat has no classes")),
         (_garbage, (), (TRAIN, "damaged")),
         (_truncated, (), (TEST, "damaged")),
         (_other_variable, (), (TEST, "no variable annotations")),

@@ -148,7 +148,7 @@ def test_weights(ours, tmp_path):
     model = caffe_pb2.NetParameter.FromString(given.read_bytes())
     model.layer[0].name = "embedding"
     done = run("flows", "--solver", ours, "--iterations", 0, "--weights", given)
-    assert_error(done, "doesn't fit the net: fc8_fine has the shapes")
+    assert_error(done, "does not fit the net: fc8_fine has the shapes")
     solver = started(ours)
     solver.net.params["embedding"][0].data[...] *= 3
     for name in ("fc9_coarse", "fc10_coarse"):
