@@ -241,7 +241,7 @@ def test_weights_are_compared(run):
     assert "has 2 of the 2 layers" in run(MINI, *ONE, "--weights", "own.caffemodel").stdout
     wider = replaced(MINI, "num_output: 8", "num_output: 9")
     done = run(wider, *ONE, "--weights", "own.caffemodel")
-    assert done.returncode == 1 and "own.caffemodel doesn't fit mini: fc1" in done.stderr
+    assert done.returncode == 1 and "own.caffemodel does not fit mini: fc1" in done.stderr
     done = run(
         replaced(MINI, 'name: "conv"', 'name: "conv_new"'), *ONE, "--weights", "own.caffemodel"
     )
