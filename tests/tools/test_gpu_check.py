@@ -67,7 +67,9 @@ def test_without_a_gpu_it_says_so_and_does_nothing(tmp_path):
 def test_a_caffe_that_cant_use_the_gpu_is_an_error(monkeypatch, tmp_path):
     monkeypatch.setattr(machine, "facts", lambda: RESULTS["machine"])
     monkeypatch.setattr(sys, "argv", ["check.py", "--out", str(tmp_path / "results.json")])
-    with pytest.raises(UserError, match="the machine has a GPU, but the caffe on PATH can't use it"):
+    with pytest.raises(
+        UserError, match="the machine has a GPU, but the caffe on PATH can't use it"
+    ):
         check.main()
     assert not list(tmp_path.iterdir())
 
