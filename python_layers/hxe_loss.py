@@ -2,10 +2,10 @@
 
 from python_layers import hierarchical, label_tree
 from python_layers.parameters import number
-from python_layers.score_loss import ScoreLossLayer
+from python_layers.score_loss import FineScoreLossLayer
 
 
-class HXELossLayer(ScoreLossLayer):
+class HXELossLayer(FineScoreLossLayer):
     """Hierarchical cross-entropy of fine scores.
 
         L = - sum_l lambda_l log(P_l / P_{l+1}),   lambda_l = e^{-alpha l}
@@ -36,12 +36,7 @@ class HXELossLayer(ScoreLossLayer):
     """
 
     PARAMETERS = {"hierarchy": label_tree.path_parameter(), "alpha": number(0.1, 0, 100)}
-    bottoms = "the fine scores and their labels"
     forward_pass = staticmethod(hierarchical.cross_entropy)
-
-    @staticmethod
-    def scores_in(bottoms):
-        return 1 if bottoms == 2 else None
 
     @staticmethod
     def prepare(given, tree, sizes):

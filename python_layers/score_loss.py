@@ -123,6 +123,16 @@ class ScoreLossLayer(ScoreLayer):
                     diff[...] = (weight * gradient).reshape(diff.shape)
 
 
+class FineScoreLossLayer(ScoreLossLayer):
+    """A ScoreLossLayer with two bottoms: the scores of the fine classes and their labels."""
+
+    bottoms = "the fine scores and their labels"
+
+    @staticmethod
+    def scores_in(bottoms):
+        return 1 if bottoms == 2 else None
+
+
 class ProbabilityLayer(ScoreLayer):
     """Probabilities of the fine classes from scores alone, n x C, for nets without labels; not a
     loss. A subclass has probabilities(scores, **constants) too."""

@@ -2,10 +2,10 @@
 
 from python_layers import hierarchical, label_tree
 from python_layers.parameters import number
-from python_layers.score_loss import ScoreLossLayer
+from python_layers.score_loss import FineScoreLossLayer
 
 
-class SoftLabelLossLayer(ScoreLossLayer):
+class SoftLabelLossLayer(FineScoreLossLayer):
     """Cross-entropy of fine scores with soft labels, larger for classes near y in the tree.
 
         L = - sum_i t_i log p_i,   t_i ~ e^{-beta d(y, i)}
@@ -36,12 +36,7 @@ class SoftLabelLossLayer(ScoreLossLayer):
     """
 
     PARAMETERS = {"hierarchy": label_tree.path_parameter(), "beta": number(10.0, 0, 700)}
-    bottoms = "the fine scores and their labels"
     forward_pass = staticmethod(hierarchical.soft_labels)
-
-    @staticmethod
-    def scores_in(bottoms):
-        return 1 if bottoms == 2 else None
 
     @staticmethod
     def prepare(given, tree, sizes):
