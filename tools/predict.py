@@ -39,6 +39,7 @@ from data_prep.common.errors import UserError
 from tools.recognition import answers, decode, options, recognize
 from tools.recognition.preprocessing import CROPS
 
+
 def parse():
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
