@@ -3,10 +3,11 @@
 OpenCV releases the GIL while it works, so threads use all processors.
 """
 
+import io
 import threading
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from typing import NamedTuple
 
 import numpy as np
@@ -17,6 +18,7 @@ from data_prep.opencv import cv2
 # Images, or bytes of their pixels, per task of a thread: with single images, thread hand-over would
 # take a tenth of the time for small photographs.
 RUN, RUN_BYTES = 16, 4 << 20
+FEW = 4  # images per task where their consumer takes far longer than a hand-over
 # Bytes per pixel of a chunk's total, and of an image while its Datum is made.
 TOTAL_BYTES, STORED_BYTES = 4 * 3, 4 * 3
 # Runs per thread in progress or waiting to be consumed, as far as memory allows: enough to keep the
@@ -104,32 +106,95 @@ def chunks(records, options, jobs, start=0, encode=True):
     """
     size = options["size"]
 
-    def work(number, run):
+    def prepare(run):
         plans = [_Plan(record, options) if new else None for record, new in run]
         # The images of a run are decoded one at a time.
         memory = max((plan.memory for plan in plans if plan), default=0)
         memory += (TOTAL_BYTES + STORED_BYTES) * size * size * encode
-        turnstile.enter(number, memory)
+        return ([record for record, _ in run], plans), memory
+
+    def make(prepared):
+        run, plans = prepared
         total = np.zeros((size, size, 3), np.float32) if encode else None
-        images = [plan and plan.load(total) for plan in plans]
-        chunk = Chunk([record for record, _ in run], images, total)
-        turnstile.leave(memory - chunk.memory)
-        return chunk
+        return Chunk(run, [plan and plan.load(total) for plan in plans], total)
+
+    return _in_order(_runs(records, size, start), prepare, make, jobs)
+
+
+def each(records, options, jobs, make):
+    """Yield (record, make(image), None) per record, in order, or (record, None, reason).
+
+    records  with box, relative and footer as records.Record, and path, a Path or a file's bytes
+    options  the manifest's: size, resize, context
+    make     function of an image as it would be stored, before it is encoded (uint8 height x width
+             x 3, BGR), that returns an array; threads call it
+    reason   why the file can't be used
+    """
+
+    def prepare(run):
+        plans = [_Plan(record, options) for record in run]
+        size = options["size"]
+        return (run, plans), max(plan.memory for plan in plans) + STORED_BYTES * size * size
+
+    def attempt(plan):
+        try:
+            return make(plan.image()), None
+        except (images.ImageError, OSError) as error:
+            return None, str(error)
+
+    runs = (records[first : first + FEW] for first in range(0, len(records), FEW))
+    made = _in_order(runs, prepare, lambda run: _Made(run[0], [*map(attempt, run[1])]), jobs)
+    with closing(made):
+        for part in made:
+            for record, (result, reason) in zip(part.records, part.results):
+                yield record, result, reason
+
+
+def image(record, options):
+    """The image of one record, as `each` gives it to `make`; raises ImageError or OSError."""
+    return _Plan(record, options).image()
+
+
+class _Made(NamedTuple):
+    """Records, and per record what was made of its image and why nothing was made."""
+
+    records: list
+    results: list
+
+    @property
+    def memory(self):
+        return sum(result.nbytes for result, _ in self.results if result is not None)
+
+
+def _in_order(runs, prepare, make, jobs):
+    """Yield make(prepared) of each run, in order; `jobs` threads make them in advance.
+
+    prepare  function(run) -> prepared, bytes of memory that `make` needs
+    make     function(prepared) -> a result with `memory`, the bytes that it takes until the
+             consumer asks for the next result
+    """
+
+    def work(number, run):
+        prepared, memory = prepare(run)
+        turnstile.enter(number, memory)
+        result = make(prepared)
+        turnstile.leave(memory - result.memory)
+        return result
 
     turnstile = _Turnstile()
     threads = cv2.getNumThreads()
     cv2.setNumThreads(1)  # one image per thread, instead of all threads on one image
     pool = ThreadPoolExecutor(jobs)
     try:
-        waiting, rest = deque(), enumerate(_runs(records, size, start))
+        waiting, rest = deque(), enumerate(runs)
         while True:
             while len(waiting) < AHEAD * jobs and (item := next(rest, None)) is not None:
                 waiting.append(pool.submit(work, *item))
             if not waiting:
                 break
-            chunk = waiting.popleft().result()
-            yield chunk
-            turnstile.leave(chunk.memory)
+            result = waiting.popleft().result()
+            yield result
+            turnstile.leave(result.memory)
     finally:
         turnstile.close()
         pool.shutdown(wait=True, cancel_futures=True)
@@ -148,6 +213,10 @@ def _runs(records, size, start):
         yield run
 
 
+def _opened(path):
+    return io.BytesIO(path) if isinstance(path, bytes) else image_files.open_plain(path)
+
+
 class _Plan:
     """How to decode a record's file. memory: bytes needed, 0 if it can't be decoded."""
 
@@ -156,7 +225,7 @@ class _Plan:
         self._box = record.box and images.grown(record.box, options["context"])
         with ExitStack() as opened:
             try:
-                self._file = opened.enter_context(image_files.open_plain(record.path))
+                self._file = opened.enter_context(_opened(record.path))
                 self._scale, self.memory = self._needs(image_files.header(self._file))
                 opened.pop_all()
             except (images.ImageError, OSError) as error:
@@ -180,19 +249,24 @@ class _Plan:
         """A relative box in pixels of an image of this size."""
         return [share * side for share, side in zip(self._box, (width, height) * 2)]
 
+    def image(self):
+        """The image as it will be stored, before it is encoded; raises ImageError or OSError."""
+        if self._reason:
+            raise images.ImageError(self._reason)
+        record, options, scale = self._record, self._options, self._scale
+        with self._file:
+            image = images.decode(self._file.read(), scale)
+        # Rounded up, so that no partial row of the footer remains.
+        image = images.without_footer(image, -(-record.footer // scale))
+        if self._box:
+            image = images.crop(image, self._box_in(image, scale))
+        return images.resize(image, options["size"], options["resize"])
+
     def load(self, total):
         """The Loaded; adds its pixels to total. If total is None, no Datum is made."""
-        if self._reason:
-            return Loaded(reason=self._reason)
-        record, options, scale = self._record, self._options, self._scale
+        record, options = self._record, self._options
         try:
-            with self._file:
-                image = images.decode(self._file.read(), scale)
-            # Rounded up, so that no partial row of the footer remains.
-            image = images.without_footer(image, -(-record.footer // scale))
-            if self._box:
-                image = images.crop(image, self._box_in(image, scale))
-            image = images.resize(image, options["size"], options["resize"])
+            image = self.image()
         except (images.ImageError, OSError) as error:
             return Loaded(reason=str(error))
         if total is None:

@@ -152,16 +152,22 @@ def use_gpu(number):
 
 
 def load(scoring, weights):
-    """caffe.Net with the weights, in the mode that is set.
+    """caffe.Net of a ScoringNet with the weights: load_net."""
+    return load_net(scoring.net, scoring.file, weights)
 
-    Raises UserError if Caffe refuses the net, or if a layer of the net is missing in the weights or
-    has other shapes there, since Caffe would leave it at random values.
+
+def load_net(message, file, weights):
+    """caffe.Net of a NetParameter with the weights, in test phase and in the mode that is set.
+
+    file: where the net was read, for messages. Raises UserError if Caffe refuses the net, or if a
+    layer of the net is missing in the weights or has other shapes there, since Caffe would leave it
+    at random values.
     """
     from tools.pycaffe import caffe
 
     with (
-        caffe_errors.refusals(f"Caffe refuses net {scoring.file}"),
-        prototxt.as_file(scoring.net) as path,
+        caffe_errors.refusals(f"Caffe refuses net {file}"),
+        prototxt.as_file(message) as path,
     ):
         net = caffe.Net(path, caffe.TEST)
     files.existing(weights, "caffemodel")
@@ -175,7 +181,7 @@ def load(scoring, weights):
     if missing:
         few = ", ".join(missing[:4]) + (" ..." if missing[4:] else "")
         raise UserError(
-            f"{weights} has no weights for {few}: evaluate it with the solver of its training"
+            f"{weights} has no weights for {few}: use it with the solver of its training"
         )
     _copy(net, weights)
     return net

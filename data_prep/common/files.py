@@ -3,6 +3,7 @@
 import hashlib
 import os
 import secrets
+from contextlib import contextmanager
 from pathlib import Path
 
 from data_prep.common.errors import UserError
@@ -25,17 +26,25 @@ def make_way(path):
 
 
 def write_whole(path, content):
-    """Write `content` (bytes or str) to `path`, making its folder.
+    """Write `content` (bytes or str) to `path`, making its folder, as `appearing` does."""
+    with appearing(path) as out:
+        out.write(content.encode() if isinstance(content, str) else content)
+
+
+@contextmanager
+def appearing(path):
+    """Context manager: a binary file to write, which becomes `path` when the context ends well.
 
     The content is written to a temporary file beside `path`, synced and renamed, so that a reader
-    finds either the old file or the new one, even after a power failure.
+    finds either the old file or the new one, even after a power failure. After an exception the old
+    file stays.
     """
     path = Path(path)
     make_way(path)
     beside = beside_of(path)
     try:
         with open_new(beside) as out:
-            out.write(content.encode() if isinstance(content, str) else content)
+            yield out
         publish(beside, path)
     except BaseException:
         beside.unlink(missing_ok=True)
