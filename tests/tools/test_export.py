@@ -154,13 +154,14 @@ def test_the_same_net_gives_the_same_bytes(here):
 
 
 def test_only_what_the_deploy_net_needs(here):
-    """Weights of a training net with its data layers, losses and fillers, as a snapshot has them."""
+    """Of weights with data layers, other classifiers and gradients, as a snapshot has them."""
     solver, weights = here
     net = caffe_pb2.NetParameter.FromString(weights.read_bytes())
     net.layer.add(name="label", type="Data").data_param.source = "data/train_labels"
     extra = net.layer.add(name="aux", type="InnerProduct")
     extra.blobs.add(data=[1, 2], shape=caffe_pb2.BlobShape(dim=[2]))
-    net.layer[2].blobs[0].diff.extend(net.layer[2].blobs[0].data)
+    learned = next(layer.blobs[0] for layer in net.layer if layer.blobs)
+    learned.diff.extend(learned.data)
     Path("snapshot.caffemodel").write_bytes(net.SerializeToString())
     export.export(solver, "out", "snapshot.caffemodel")
     kept = caffe_pb2.NetParameter.FromString(Path("out/weights.caffemodel").read_bytes())

@@ -19,7 +19,7 @@ from tools.recognition.model import NET, ONNX, WEIGHTS
 
 from . import agreement, card
 from .place import MANIFEST, Place
-from .readers import READERS, OpenCvCaffe, Traced, Unread, caffe_trace
+from .readers import READERS, Traced, Unread, caffe_trace
 
 HIERARCHY, CARD, EXAMPLE = "hierarchy.tsv", "README.md", "example.py"
 NAMES = (NET, WEIGHTS, ONNX, labels.FILE, preprocessing.FILE, HIERARCHY, CARD, EXAMPLE)
@@ -89,7 +89,7 @@ def export(
             try:
                 agreed.append(_agreed(READERS[name], folder, net, expected, (own, arrays, shapes)))
             except Unread as error:
-                if READERS[name] is not OpenCvCaffe:
+                if READERS[name].needed:
                     raise UserError(
                         f"{READERS[name].name} can't read the exported model: {error}"
                     ) from None

@@ -1,8 +1,11 @@
 """The programs that must agree on an exported model, each reading the files of the folder.
 
-A reader has `name`, for people, and compute(batch, names) -> {name: float32, N x ...}. Its
-trace(batch, traced) yields (layer, value name, array) of the layers that it can show, in the order
-of the net.
+A reader has
+    name                   for people
+    needed                 whether an export fails if the reader can't read its file (Unread)
+    compute(batch, names)  {name: float32, N x ...}
+    trace(batch, traced)   yields (LayerParameter, blob, array) of the layers that it can show, in
+                           the order of the net
 """
 
 from contextlib import contextmanager
@@ -49,7 +52,7 @@ class Unread(Exception):
 
 
 class OnnxRuntime:
-    name = f"ONNX Runtime {onnxruntime.__version__}"
+    name, needed = f"ONNX Runtime {onnxruntime.__version__}", True
 
     def __init__(self, folder, input):
         self._engine, self._input = OnnxEngine(folder / ONNX, input), input
@@ -82,7 +85,7 @@ class OpenCv:
 
 
 class OpenCvOnnx(OpenCv):
-    name = f"OpenCV {cv2.__version__} ({ONNX})"
+    name, needed = f"OpenCV {cv2.__version__} ({ONNX})", True
 
     def __init__(self, folder, input):
         super().__init__(lambda: cv2.dnn.readNetFromONNX(str(folder / ONNX)), input)
@@ -99,7 +102,7 @@ class OpenCvOnnx(OpenCv):
 
 
 class OpenCvCaffe(OpenCv):
-    name = f"OpenCV {cv2.__version__} ({NET})"
+    name, needed = f"OpenCV {cv2.__version__} ({NET})", False  # it has no Python layers
 
     def __init__(self, folder, input):
         if not hasattr(cv2.dnn, "readNetFromCaffe"):

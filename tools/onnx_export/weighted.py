@@ -64,7 +64,7 @@ def inner_product(graph, layer):
     """y = W x + b over all axes from `axis` on."""
     param = layer.proto.inner_product_param
     axis = layer.axis(param.axis)
-    matrix = layer.weights[0].reshape(layer.weights[0].shape[-2:])  # K x N if transposed, or N x K
+    matrix = layer.weights[0].reshape(layer.weights[0].shape[-2:])  # K x M if transposed, or M x K
     bias = layer.weights[1].ravel() if len(layer.weights) > 1 else None
     bottom = layer.bottoms[0]
     if axis == 1:
@@ -75,8 +75,8 @@ def inner_product(graph, layer):
             bottom = graph.step(layer, "flat", "Flatten", [bottom], axis=1)
         graph.write("Gemm", [bottom, *names], layer.tops[0], transB=int(not param.transpose))
         return
-    columns = matrix if param.transpose else matrix.T  # K x N
-    rows = graph.reshape(layer, "rows", bottom, [*layer.inputs[0][1:axis], columns.shape[0]])
+    columns = matrix if param.transpose else matrix.T  # K x M
+    rows = graph.reshape(layer, "rows", bottom, [*layer.inputs[0][1:axis], len(columns)])
     factors = [rows, graph.constant(layer, "weights", columns)]
     if bias is None:
         graph.write("MatMul", factors, layer.tops[0])
