@@ -115,7 +115,7 @@ class Text:
             own = "" if level.probability is None else f"{level.probability:.1%}"
             below = f"from {fine} {level.from_fine:.1%}" if number else ""
             rows.append((f"  {level.level}", level.predicted, own, below))
-        lines = [_escaped(answer.image), *text_table.aligned(rows, right={2})]
+        lines = [escaped(answer.image), *text_table.aligned(rows, right={2})]
         for level in answer.levels:
             if level.own not in (None, level.predicted):
                 lines.append(f"  the classifier of {level.level} alone: {level.own}")
@@ -149,12 +149,12 @@ class Tsv:
 
     def one(self, answer):
         agree = {None: "", True: "yes", False: "no"}[answer.agree]
-        cells = [_escaped(answer.image), agree]
+        cells = [escaped(answer.image), agree]
         for level in answer.levels:
             own = "" if level.probability is None else f"{level.probability:.6f}"
-            cells += [_escaped(level.predicted), own, f"{level.from_fine:.6f}"]
+            cells += [escaped(level.predicted), own, f"{level.from_fine:.6f}"]
         for each in answer.best:
-            cells += [_escaped(each.path[0]), f"{each.probability:.6f}"]
+            cells += [escaped(each.path[0]), f"{each.probability:.6f}"]
         return "\t".join(cells) + "\n"
 
 
@@ -218,7 +218,8 @@ ESCAPES = {"\\": "\\\\", "\t": "\\t", "\n": "\\n", "\r": "\\r"}
 PLAIN = {escape[1]: letter for letter, escape in ESCAPES.items()}
 
 
-def _escaped(text):
+def escaped(text):
+    """The text for a cell of a table."""
     return "".join(ESCAPES.get(letter, letter) for letter in text)
 
 

@@ -23,7 +23,8 @@ class CaffeEngine:
     """
 
     def __init__(self, message, file, weights, input="data"):
-        self._net, self._file = solver_net.load_net(message, file, weights), file
+        self._file = file
+        self._net = solver_net.load_net(message, file, weights, "name those of its training")
         if list(self._net.inputs) != [input]:
             raise UserError(f"net {file} has the inputs {list(self._net.inputs)}, not {input}")
         self._input = self._net.blobs[input]
