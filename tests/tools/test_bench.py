@@ -113,3 +113,11 @@ def test_step_of_a_net_without_crops(tmp_path):
     solver = tiny.solver(tmp_path, tmp_path, ("csm", "glm"))
     done = run("bench", "step", "--solver", solver)
     assert_error(done, "doesn't train on images of one crop_size")
+
+
+def test_predict():
+    done = run("bench", "predict", "--runs", "1", "--count", "4", "--batch", "2")
+    assert done.returncode == 0, done.stderr
+    assert re.search(r"bare net +[0-9.]+ +100%\npredict +[0-9.]+ +\d+%", done.stdout)
+    done = run("bench", "predict", "--count", "3", "--batch", "2")
+    assert_error(done, "no multiple of --batch 2")

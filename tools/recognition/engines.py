@@ -43,16 +43,19 @@ class CaffeEngine:
             )
         return self._net.blobs[name]
 
-    def compute(self, batch, names):
+    def compute(self, batch, names, whole=False):
+        """whole: in one call of Caffe, which no other thread interrupts."""
         with caffe_errors.refusals(f"Caffe can't compute {self._file}"):
             if tuple(self._input.shape) != batch.shape:
                 self._input.reshape(*batch.shape)
                 self._net.reshape()
             self._input.data[...] = batch
+            last = len(self._net.layers) - 1
             # pycaffe holds the interpreter's lock within a call: layer by layer, the threads that
             # decode the next images get it in between.
-            for layer in range(len(self._net.layers)):
-                self._net._forward(layer, layer)
+            parts = [(0, last)] if whole else [(layer, layer) for layer in range(last + 1)]
+            for part in parts:
+                self._net._forward(*part)
             return {name: self._blob(name).data.copy() for name in names}
 
 
