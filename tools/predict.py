@@ -7,8 +7,8 @@ list. They are decoded, resized and cut as the images of the net's data set were
 
 Each level has two probabilities: that of its own classifier and, after `from`, the sum that the
 fine classifier gives to the fine classes below it. --decode decides for the classes:
-  joint  the path with the largest product of all classifiers' probabilities (the default)
-  fine   the class that the fine classifier prefers, and its ancestors
+  fine   the class that the fine classifier prefers, and its ancestors (the default)
+  joint  the path with the largest product of all classifiers' probabilities
   own    on each level the class that its own classifier prefers; they may lie on different paths
   risk   the fine class of the least expected distance in the tree, and its ancestors
 
@@ -46,7 +46,7 @@ def parse():
     )
     options.add_model(parser)
     options.add_photographs(parser)
-    parser.add_argument("--decode", choices=decode.RULES, default="joint", help="see above")
+    parser.add_argument("--decode", choices=decode.RULES, default="fine", help="see above")
     parser.add_argument(
         "--top",
         type=within(int, 1, 1000),
