@@ -14,7 +14,7 @@ from tools.flow_meter import FlowMeter
 from tools.nets import tables
 
 TRUE = [0, 1, 2, 3, 4, 5, 0, 2]
-MEMORY = dict(glm=dict(memory=6))
+MEMORY = dict(given=dict(glm=dict(memory=6)))
 # All variants, and what a second backward pass could disturb: a memory, several batches a step.
 CASES = [
     *((variant, {}, "") for variant in tables.STAGES),

@@ -164,10 +164,9 @@ def test_the_readme_names_what_is_there():
         *tables.NETS,
         *tables.DATASETS,
         *tables.STAGES,
-        *tables.BASELINES,
+        *tables.LOSSES,
         "csm",
         "skip",
-        "glm",
         data.BBOX,
     ):
         assert f"`{word}`" in text, word
@@ -435,7 +434,7 @@ def test_diagnostics(built):
             built / f"tops{tops}/mine_squeezenet_train_val.prototxt", caffe_pb2.NetParameter()
         )
         losses = {layer.name: layer for layer in net.layer if layer.type == "Python"}
-        assert set(losses) == {"glm", *tables.BASELINES}
+        assert set(losses) == set(tables.LOSSES)
         for name, layer in losses.items():
             assert list(layer.top) == [f"{name}_loss", f"{name}_diagnostics"][:tops]
             assert list(layer.loss_weight)[1:] == [0] * (tops - 1) and layer.loss_weight[0] > 0
@@ -484,7 +483,7 @@ def test_what_coarse_classifiers_read(tmp_path, what):
     assert np.array_equal(joined[:200], net.blobs[outputs[what][0]].data[0])
 
 
-WEIGHTS = {name: 0.25 * number for number, name in enumerate(("glm", *tables.BASELINES))}
+WEIGHTS = {name: 0.25 * number for number, name in enumerate(tables.LOSSES)}
 
 
 @pytest.fixture(scope="module")
@@ -523,8 +522,8 @@ def test_weights_and_scale_of_the_metric_losses(weighted, name):
     assert given.get("scale") == (None if name == "center" else 4)
     assert ("features of length 4 inside" in comment) == (name != "center")
     for variant, stages in tables.STAGES.items():
-        loss = "the generalized large-margin loss" if name == "glm" else f"the {name} loss"
-        assert (f" {WEIGHTS[name]:g} x {loss} on pool9" in solvers[variant]) == (name in stages)
+        says = f" {WEIGHTS[name]:g} x the {tables.LOSSES[name].called} on pool9"
+        assert (says in solvers[variant]) == (name in stages)
 
 
 @pytest.mark.parametrize(
