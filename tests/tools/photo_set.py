@@ -16,7 +16,7 @@ import numpy as np
 from caffe.proto import caffe_pb2
 
 from tools import solver_net
-from tools.nets import head, losses
+from tools.nets import head, losses, tables
 
 ROOT = Path(__file__).resolve().parents[2]
 SIDE, CROP = 32, 24
@@ -137,7 +137,7 @@ def net(data, mirror=True, **transform):
         "dropped",
         (4, 2),
         dict(type="gaussian", std=0.3),
-        losses.metric_losses((4, 2)),
+        losses.net_losses(tables.Labels((4, 2), f"{data}/hierarchy.tsv")),
         False,
     )
     return message
