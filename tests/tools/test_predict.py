@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import struct
 import subprocess
@@ -18,7 +19,7 @@ from commands import ROOT, assert_error, run
 
 from data_prep.common.errors import UserError
 from tools import results, solver_net
-from tools.recognition import answers, model as models, photographs, recognize, trained
+from tools.recognition import answers, model as models, photographs, recognize, resumable, trained
 
 SOURCES = {  # name: (suffix of the photographs, options of build_lmdb.py, boxes?)
     "png": (".png", ("--encoded", "png"), False),
@@ -334,28 +335,65 @@ def test_foreign_files_are_kept(photos, tmp_path):
 
 
 def test_interrupted(photos, tmp_path):
-    """Ctrl-C ends it with one line; the old file stays, and nothing else."""
-    path, out = photos.listed()[0][1], tmp_path / "a.jsonl"
-    assert run("predict", "--solver", photos.solver, path, "--out", out).returncode == 0
-    before = out.read_bytes()
-    (tmp_path / "list.txt").write_text(f"{path}\n" * 200_000)
+    """Ctrl-C ends it with the old file in place; the same command resumes to the same bytes."""
+    paths, out = [path for _, path, _ in photos.listed()], tmp_path / "a.jsonl"
+    bad = tmp_path / "bad.png"
+    bad.write_bytes(b"nothing")
+    lines = "".join(f"{path}\n" for path in [bad, *paths] * 900)
+    (tmp_path / "list.txt").write_text(lines)
+    args = ("--solver", photos.solver, "--list", tmp_path / "list.txt", "--top", 1)
+    assert run("predict", *args, "--out", out).returncode == 1
+    whole = out.read_bytes()
+    assert whole.count(b"\n") == 7200
+    out.write_bytes(b"")  # an empty file may be replaced
     running = subprocess.Popen(
-        [sys.executable, "tools/predict.py", "--solver", photos.solver]
-        + ["--list", tmp_path / "list.txt", "--out", out],
+        [sys.executable, "tools/predict.py", *map(str, args), "--out", out],
         cwd=ROOT,
+        stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,
     )
-    deadline = time.monotonic() + 60
-    while not any(one.stat().st_size for one in tmp_path.glob(".a.jsonl*.new")):
+    partial, deadline = resumable.partial_of(out), time.monotonic() + 60
+    while not (partial.exists() and partial.stat().st_size > 50_000):
         assert time.monotonic() < deadline and running.poll() is None
-        time.sleep(0.05)
+        time.sleep(0.01)
     running.send_signal(signal.SIGINT)
     _, errors = running.communicate(timeout=60)
     assert running.returncode == 130 and "Traceback" not in errors, errors
-    assert errors.endswith("interrupted\n")
-    assert out.read_bytes() == before
-    assert {one.name for one in tmp_path.iterdir()} == {"a.jsonl", "list.txt"}
+    assert errors.endswith("run the same command to resume\ninterrupted\n"), errors
+    assert out.read_bytes() == b""
+    with open(partial, "ab") as file:
+        file.write(b'{"text": "a cut li')
+    done = run("predict", *args, "--out", out)
+    assert done.returncode == 1 and "error: 900 of 8100" in done.stderr
+    resumed = re.search(r"resuming at (\d+) of 8100", done.stdout)
+    assert 0 < int(resumed[1]) < 8100
+    assert out.read_bytes() == whole
+    assert {one.name for one in tmp_path.iterdir()} == {"a.jsonl", "list.txt", "bad.png"}
+
+
+def test_other_settings_start_over(photos, tmp_path):
+    path, out = photos.listed()[0][1], tmp_path / "a.jsonl"
+    with pytest.raises(ValueError):
+        with resumable.parts(out, {"a": 1}) as kept:
+            kept.add({"text": "x"})
+            raise ValueError
+    with resumable.parts(out, {"a": 1}) as kept:
+        assert kept.earlier == [{"text": "x"}]
+        with pytest.raises(UserError, match="another process"):
+            with resumable.parts(out, {"a": 1}):
+                pass
+    assert not resumable.partial_of(out).exists()
+    with pytest.raises(ValueError):
+        with resumable.parts(out, {"a": 1}) as kept:
+            kept.add({"text": "x"})
+            raise ValueError
+    assert run("predict", "--solver", photos.solver, path, "--out", out).returncode == 0
+    assert len(answers.read_lines(out)) == 1
+    resumable.partial_of(out).write_text("mine\n")
+    done = run("predict", "--solver", photos.solver, path, "--out", out)
+    assert_error(done, ".a.jsonl.partial exists")
+    assert resumable.partial_of(out).read_text() == "mine\n"
 
 
 # ---- refusals ----

@@ -106,7 +106,7 @@ class Text:
     start = "# answers of tools/predict.py\n"
 
     def __init__(self, levels, top):
-        pass
+        self.top = top
 
     def one(self, answer):
         fine = answer.levels[0].level
@@ -138,6 +138,7 @@ class Tsv:
     start = "image\tagree\t"
 
     def __init__(self, levels, top):
+        self.top = top
         columns = [
             f"{level}_{part}"
             for level in levels
@@ -166,7 +167,7 @@ class Json:
     first = '{"image": '  # how a file of this format begins
 
     def __init__(self, levels, top):
-        pass
+        self.top = top
 
     def one(self, answer):
         return json.dumps(_rounded(typed.to_json(answer)), ensure_ascii=False) + "\n"
