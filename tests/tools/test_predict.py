@@ -17,6 +17,7 @@ import photo_set
 import pytest
 from commands import ROOT, assert_error, run
 
+from data_prep import image_files
 from data_prep.common.errors import UserError
 from tools import results, solver_net
 from tools.recognition import answers, model as models, photographs, recognize, resumable, trained
@@ -234,6 +235,19 @@ def test_box_outside(photos):
     done = run("predict", "--solver", photos.solver, "--box", "900,0,10,10", path)
     assert done.returncode == 1 and done.stdout == ""
     assert "lies outside the image" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_bytes_of_an_upload(photos):
+    """What a server reads gives what the file gives."""
+    prepared, (_, path, _) = models.from_solver(photos.solver).preprocessing, photos.listed()[1]
+    box = (3, 4, 20, 25)
+    found = photographs.Photograph("", path, box)
+    ((_, wanted, reason),) = photographs.decoded([found], prepared, 5, 1)
+    assert reason is None
+    np.testing.assert_array_equal(photographs.blob_of(path.read_bytes(), prepared, box, 5), wanted)
+    for data in (b"", b"text", png_of_size(60_000, 60_000), path.read_bytes()[:200]):
+        with pytest.raises(image_files.ImageError):
+            photographs.blob_of(data, prepared)
 
 
 def test_footer(photos, tmp_path):

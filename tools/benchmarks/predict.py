@@ -39,8 +39,10 @@ def model_of(name, folder):
     message = prototxt.read(path, caffe_pb2.NetParameter())
     with caffe_errors.refusals(f"Caffe refuses {path}"):
         net = caffe.Net(path, caffe.TEST)
-        for blobs in net.params.values():
-            blobs[0].data[...] = np.random.default_rng(0).normal(0, 0.01, blobs[0].shape)
+        rng = np.random.default_rng(0)
+        for blobs in net.params.values():  # He et al. 2015: activations keep their size
+            shape = tuple(blobs[0].shape)
+            blobs[0].data[...] = rng.normal(0, (2 / np.prod(shape[1:])) ** 0.5, shape)
         net.save(str(folder / "weights.caffemodel"))
     hierarchy = Hierarchy.read(TABLES / f"{DATASET}.tsv")
     side = tables.NETS[name].crop

@@ -19,6 +19,8 @@ ENGINES = ("caffe", "onnx")
 class CaffeEngine:
     """A net with one input, in Caffe, in the mode (CPU or GPU) that is set.
 
+    Caffe keeps the mode per thread: an engine works in the thread that made it.
+
     message: caffe_pb2.NetParameter. file: where it was read, for messages.
     """
 

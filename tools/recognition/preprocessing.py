@@ -81,12 +81,13 @@ class Preprocessing:
         else:
             scaled = f"Scale the photograph to a shorter side of {self.shorter} pixels"
         mean = self.mean_file or " ".join(f"{value:g}" for value in self.mean)
+        height, width = self.crop
+        times = f", multiply by {self.scale:g}" if self.scale != 1 else ""
         return (
-            f"{scaled} (shrinking to less than half averages areas, otherwise linear "
-            "interpolation), take the middle {} x {}, ".format(*self.crop)
-            + f"channels blue, green, red in 0..255, subtract {mean}"
-            + (f", multiply by {self.scale:g}" if self.scale != 1 else "")
-            + f": input {self.input}, N x 3 x {self.crop[0]} x {self.crop[1]}, float32."
+            f"{scaled} (large JPEGs are decoded at 1/2, 1/4 or 1/8 first; shrinking to less than "
+            "half averages areas, otherwise linear interpolation), take the middle "
+            f"{height} x {width}, channels blue, green, red in 0..255, subtract {mean}{times}: "
+            f"input {self.input}, N x 3 x {height} x {width}, float32."
         )
 
     def blob(self, image, crops=1):
