@@ -131,22 +131,24 @@ def parts(args, model, found, writer):
 
 
 class Count:
-    """Shows the progress of the parts, and counts."""
+    """Counts the photographs of the parts, names the unusable ones, and may show a progress bar."""
 
     def __init__(self, total, shown):
         self.right = self.bad = 0
-        self._bar = progress.bar("predict", "photographs", total)
-        self._bar.disable = not shown
+        self._bar = progress.bar("predict", "photographs", total) if shown else None
 
     def add(self, part):
+        say = self._bar.write if self._bar else print
         for name, reason in part["bad"]:
-            self._bar.write(f"left out {name}: {reason}", file=sys.stderr)
+            say(f"left out {name}: {reason}", file=sys.stderr)
         self.right += part["right"]
         self.bad += len(part["bad"])
-        self._bar.update(part["right"] + len(part["bad"]))
+        if self._bar:
+            self._bar.update(part["right"] + len(part["bad"]))
 
     def close(self):
-        self._bar.close()
+        if self._bar:
+            self._bar.close()
 
 
 def to_terminal(args, model, found, writer):

@@ -52,7 +52,7 @@ def test_photographs_give_the_features_of_their_records(photos, tmp_path):
 
 
 def test_same_bytes_again_and_npy(photos, tmp_path):
-    for name in ("a.npz", "b.npz", "c.npy"):
+    for name in ("a.npz", "b.npz", "c.npy", "c.npy", "a.npz"):
         done = run("extract_features", "--solver", photos.solver, "--out", tmp_path / name)
         assert done.returncode == 0, done.stderr
     assert (tmp_path / "a.npz").read_bytes() == (tmp_path / "b.npz").read_bytes()
@@ -89,6 +89,10 @@ def test_refusals(photos, tmp_path):
     (tmp_path / "other.npz").write_text("mine")
     error("other.npz exists", out="other.npz")
     assert (tmp_path / "other.npz").read_text() == "mine"
+    np.save(tmp_path / "mine.npy", np.zeros(3))
+    error("mine.npy exists", out="mine.npy")
+    np.savez(tmp_path / "mine.npz", features=np.zeros(3))
+    error("mine.npz exists", out="mine.npz")
 
 
 def test_neighbors(photos, tmp_path):

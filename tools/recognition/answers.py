@@ -14,6 +14,7 @@ from data_prep.common.errors import UserError
 from data_prep.common.text import parse_json, read_table, read_text
 from tools.recognition import decode
 
+MOST_LINE = 1 << 20  # bytes of a line that are looked at
 DIGITS = 7  # of probabilities in JSON, decimals; a float32 has no more
 
 
@@ -164,7 +165,6 @@ class Json:
 
     suffixes = (".json", ".jsonl")
     start = ""
-    first = '{"image": '  # how a file of this format begins
 
     def __init__(self, levels, top):
         self.top = top
@@ -183,11 +183,15 @@ def format_of(path):
 
 
 def is_ours(path, format):
-    """Whether a file begins as answers in this format do, or is empty."""
-    kind = FORMATS[format]
+    """Whether a file begins as answers in this format do."""
     with open(path, "rb") as file:
-        start = file.read(64)
-    return not start or start.startswith((kind.start or kind.first).encode())
+        first = file.readline(MOST_LINE).decode("utf-8", "replace")
+    if format != "json":
+        return first.startswith(FORMATS[format].start)
+    try:
+        return bool(_answer(first, str(path)))
+    except UserError:
+        return False
 
 
 def encoded(text):
@@ -199,12 +203,14 @@ def read_lines(path):
     """[Answer] of a file that Json wrote; raises UserError."""
     what = "the answers"
     return [
-        typed.from_json(
-            Answer, parse_json(line, f"{path}, line {number}"), f"{path}, line {number}"
-        )
+        _answer(line, f"{path}, line {number}")
         for number, line in enumerate(read_text(path, what).split("\n"), 1)
         if line.strip()
     ]
+
+
+def _answer(line, what):
+    return typed.from_json(Answer, parse_json(line, what), what)
 
 
 def read_tsv(path):

@@ -129,25 +129,30 @@ def check_out(path):
     path = Path(path)
     if path.suffix not in SUFFIXES:
         raise UserError(f"--out {path}: the name must end in {' or '.join(SUFFIXES)}")
-    both = [(path, is_features)]
-    if path.suffix == ".npy":
-        both.append((path.with_suffix(".tsv"), _is_table))
-    for file, ours in both:
+    both = [path] if path.suffix == ".npz" else [path, path.with_suffix(".tsv")]
+    for file in both:
         files.make_way(file)
-        if file.exists() and not ours(file):
-            raise UserError(f"{file} exists, and holds no features: choose another --out")
+    taken = [file for file in both if file.exists()]
+    if taken and not _are_ours(both):
+        raise UserError(f"{taken[0]} exists, and holds no features: choose another --out")
 
 
-def is_features(path):
-    """Whether a file is one of features, by its beginning."""
+def _are_ours(paths):
+    """Whether the files, NAME.npz or NAME.npy and NAME.tsv, are what a Writer wrote."""
+    if len(paths) == 1:
+        try:
+            with zipfile.ZipFile(paths[0]) as archive:
+                found = archive.namelist()
+        except zipfile.BadZipFile:
+            return False
+        return {f"{name}.npy" for name in ("features", "keys", "labels", "levels")} <= {*found}
+    starts = (b"\x93NUMPY", b"key\t")
+    return all(path.is_file() and _start(path).startswith(s) for path, s in zip(paths, starts))
+
+
+def _start(path):
     with open(path, "rb") as file:
-        start = file.read(64)
-    return start.startswith(b"\x93NUMPY") or (start[:4] == b"PK\x03\x04" and b"features" in start)
-
-
-def _is_table(path):
-    with open(path, "rb") as file:
-        return file.read(4) == b"key\t"
+        return file.read(16)
 
 
 def read(path):
