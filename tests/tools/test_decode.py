@@ -126,4 +126,8 @@ def test_answers_have_names():
     assert group.from_fine == pytest.approx(0.3) and answer.agree is False
     assert [each.path for each in answer.best] == [("b", "A"), ("c", "B"), ("a", "A")]
     shown = answers.Text(hierarchy.levels, 3).one(answer)
-    assert "the levels' classifiers disagree" in shown and "c < B" in shown
+    assert "the levels' classifiers disagree" in shown and "1.  b < A  50.0%" in shown
+    (answer,) = answers.of(["x.jpg"], hierarchy, found, "joint", top=2)
+    shown = answers.Text(hierarchy.levels, 2).one(answer)
+    assert "1." not in shown and "2.  b < A  50.0%" in shown
+    assert "the classifier of kind alone: b" in shown

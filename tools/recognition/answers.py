@@ -122,9 +122,10 @@ class Text:
                 lines.append(f"  the classifier of {level.level} alone: {level.own}")
         if answer.agree is False:
             lines.append("  the levels' classifiers disagree")
+        shown = tuple(level.predicted for level in answer.levels) == answer.best[0].path
         rows = [
             (f"  {number}.", " < ".join(each.path), f"{each.probability:.1%}")
-            for number, each in enumerate(answer.best[1:], 2)
+            for number, each in enumerate(answer.best[shown:], 1 + shown)
         ]
         return "\n".join([*lines, *(text_table.aligned(rows, right={2}) if rows else [])]) + "\n"
 
