@@ -99,10 +99,10 @@ class _Turnstile:
 def chunks(records, options, jobs, start=0, encode=True):
     """Yield Chunks of the records from number `start` on, in order.
 
-    options  the manifest's: size, resize, encoded, context
+    options  BuildOptions
     encode   if not set, images are only checked, without Datums, digests and totals
     """
-    size = options["size"]
+    size = options.size
 
     def work(number, run):
         plans = [_Plan(record, options) if new else None for record, new in run]
@@ -153,7 +153,7 @@ class _Plan:
 
     def __init__(self, record, options):
         self.memory, self._record, self._options, self._reason = 0, record, options, None
-        self._box = record.box and images.grown(record.box, options["context"])
+        self._box = record.box and images.grown(record.box, options.context)
         with ExitStack() as opened:
             try:
                 self._file = opened.enter_context(image_files.open_plain(record.path))
@@ -166,7 +166,7 @@ class _Plan:
         """The scale of decoding and the bytes of memory it needs."""
         sides = (header.width, header.height)
         box = self._scaled(*sides) if self._record.relative else self._box
-        scale = images.decode_scale(header, self._options["size"], box)
+        scale = images.decode_scale(header, self._options.size, box)
         return scale, header.check_memory(scale)
 
     def _box_in(self, image, scale):
@@ -192,16 +192,16 @@ class _Plan:
             image = images.without_footer(image, -(-record.footer // scale))
             if self._box:
                 image = images.crop(image, self._box_in(image, scale))
-            image = images.resize(image, options["size"], options["resize"])
+            image = images.resize(image, options.size, options.resize)
         except (images.ImageError, OSError) as error:
             return Loaded(reason=str(error))
         if total is None:
             return Loaded()
         # Summed here, while the pixels are in the processor's cache.
-        cv2.accumulate(images.center(image, options["size"]), total)
-        data = lmdb_io.stored(image, options["encoded"])
+        cv2.accumulate(images.center(image, options.size), total)
+        data = lmdb_io.stored(image, options.encoded)
         return Loaded(
-            lmdb_io.image_datum(data, image.shape, options["encoded"], record.label),
+            lmdb_io.image_datum(data, image.shape, options.encoded, record.label),
             digest=findings.digest(data),
             uniform=findings.is_uniform(image),
         )

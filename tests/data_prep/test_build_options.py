@@ -13,6 +13,7 @@ import test_folder
 from archive import refused, run
 
 from data_prep import build_lmdb, image_files, images, lmdb_io, pipeline
+from data_prep.build_options import BuildOptions
 from data_prep.records import Record
 
 
@@ -98,7 +99,7 @@ def test_boxes_and_footers_of_photographs_decoded_smaller(size, scale, tmp_path)
     with image_files.open_plain(path) as file:
         assert images.decode_scale(image_files.header(file), size, (0, 0, 160, 160)) == scale
     record = Record("photograph", path, 0, "train", (160, 250, 160, 170), 20)
-    options = {"size": size, "resize": "squeeze", "encoded": "raw", "context": 0}
+    options = BuildOptions(size=size, resize="squeeze", encoded="raw")
     (result,) = pipeline.chunks([record], options, 1)
     assert result.images[0].reason is None
     away = np.abs(result.total - (0, 0, 255)).max(axis=2)  # of one image: its pixels
