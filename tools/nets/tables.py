@@ -49,7 +49,7 @@ DATASETS = {
         Official(
             name="cards",
             title="playing cards",
-            tree=_tree(card=52, suit=4, colour=2),
+            tree=_tree(card=52, suit=4, color=2),
             train=1487,
             test=572,
             command="data_prep/build_lmdb.py cards",
