@@ -18,6 +18,7 @@ from data_prep import builder, images, manifest as manifests, order
 from data_prep.batches import Plan
 from data_prep.build_options import BuildOptions
 from data_prep.common.arguments import within
+from data_prep.common.errors import UserError
 from data_prep.label_tree import look_alikes
 from data_prep.place import Place
 from data_prep.readers import READERS
@@ -162,7 +163,9 @@ def _parse(argv):
             action="store_true",
             help="rebuild from scratch, even if nothing has changed",
         )
-    args = parser.parse_args(argv)
+    args, unknown = parser.parse_known_args(argv)
+    if unknown:
+        _refuse(args.reader, unknown, chosen.choices)
     args.context = getattr(args, "context", 0.0)
     if args.context and not args.bbox:
         chosen.choices[args.reader].error("--context is a margin around boxes: it needs --bbox")
@@ -178,6 +181,19 @@ def _parse(argv):
             }
         )
     return args
+
+
+def _refuse(reader, unknown, parsers):
+    """UserError for arguments that the parser of this reader does not know."""
+    if "--bbox" in unknown:
+        boxed = [name for name, own in parsers.items() if own.get_default("bbox") is not None]
+        raise UserError(
+            f"--bbox: {reader} has no boxes to crop to; leave it out ({', '.join(boxed)} have it)"
+        )
+    raise UserError(
+        f"{reader} does not take {' '.join(unknown)}: data_prep/build_lmdb.py {reader} --help "
+        "lists its options"
+    )
 
 
 def _report(name, records, options, hierarchy, batch):

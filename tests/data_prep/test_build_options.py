@@ -14,6 +14,7 @@ from archive import refused, run
 
 from data_prep import build_lmdb, image_files, images, lmdb_io, pipeline
 from data_prep.build_options import BuildOptions
+from data_prep.common.errors import UserError
 from data_prep.records import Record
 
 
@@ -117,6 +118,19 @@ def test_margins_need_boxes(capsys):
     with pytest.raises(SystemExit, match="2"):
         build_lmdb.main(["cub", "--root", ".", "--context", "0.1"])
     assert "--bbox" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "argv, says",
+    [
+        (["cards", "--bbox"], r"--bbox: cards has no boxes to crop to; .*\(.*cub.*\)"),
+        (["folder", "--root", ".", "--bbox"], "--bbox: folder has no boxes"),
+        (["cards", "--bogus", "3"], "cards does not take --bogus 3: .*cards --help"),
+    ],
+)
+def test_options_of_other_data_sets(argv, says):
+    with pytest.raises(UserError, match=says):
+        build_lmdb.main(argv)
 
 
 def net(folder, levels):
