@@ -35,7 +35,7 @@ def stored(folder):
 
 
 def test_bad_images_are_left_out(tmp_path):
-    """All are named, counted and recorded; a class that loses a whole split is reported."""
+    """All bad files are named, counted and recorded; a class left without a split is reported."""
     birds = archive.make(tmp_path / "birds")
     first, second, third, fourth, *_ = sorted((birds / "images").rglob("*.jpg"))
     first.write_bytes(b"")
@@ -210,7 +210,7 @@ def test_caffe_trains_a_step(source, encoded, tmp_path):
 
 
 def test_caffe_reads_raw_pixels(birds, tmp_path):
-    """The same pixels as of PNG, blue-green-red; the verifier accepts them, and not as encoded."""
+    """Raw pixels equal PNG's, blue-green-red; the verifier accepts them only as not encoded."""
     import caffe
 
     blobs = {}

@@ -34,7 +34,7 @@ class Open:
 
 
 def test_keys_of_no_field():
-    """They are kept in the field for the rest, and stand beside the others in the JSON."""
+    """Unknown keys go into the REST field, and are written beside the other fields."""
     value = {"count": 2, "a": [1], "others": "x"}
     read = from_json(Open, value, "it")
     assert read == Open(2, {"a": [1]}) and to_json(read) == {"count": 2, "a": [1]}

@@ -1,4 +1,4 @@
-"""--order hierarchical: batches of P classes x K images, and what is said of them."""
+"""--order hierarchical: batches of P classes x K images, and the report on them."""
 
 import hashlib
 import json

@@ -1,4 +1,4 @@
-"""What no layer can compute with: it is refused in one sentence, and no layer keeps any of it."""
+"""Invalid input is refused in one sentence, and no layer keeps any of it."""
 
 import re
 from functools import partial
@@ -107,7 +107,7 @@ def test_finite_results_of_finite_features(tmp_path, name, which):
 @pytest.mark.parametrize("weight", [1e30, 3e38])
 @each_layer
 def test_a_gradient_beyond_float32_is_refused(tmp_path, name, weight):
-    """Or else it is finite: a loss_weight that is large beside it may still fit."""
+    """Otherwise the gradient is finite, even with a large loss_weight."""
     net = metric_net(tmp_path, name, loss_weight=weight)
     features, labels = metric_batch(0)
     for scale in (1, 1e14):

@@ -291,7 +291,7 @@ def test_the_header_has_the_command_that_made_the_file(built, options):
 
 
 def test_given_values_are_not_said_to_be_others(tmp_path):
-    """No reason of ours beside a rate of the user's; and Caffe divides by stepsize: never by 0."""
+    """A rate given by the user has no reason of ours beside it; stepsize, a divisor, is not 0."""
     result = make(
         tmp_path,
         "--dataset",
@@ -424,7 +424,7 @@ def test_levels(tmp_path, levels, labels, sizes):
 
 
 def test_diagnostics(built):
-    """Second tops, which Caffe prints and which weigh nothing; none without the option."""
+    """Second tops without weight, which Caffe prints; none without the option."""
     for options, tops in (((), 1), (("--diagnostics",), 2)):
         result = make(built, *ONE[:4], "--out", f"tops{tops}", *options)
         assert result.returncode == 0, result.stderr

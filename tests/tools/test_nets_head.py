@@ -177,7 +177,7 @@ def test_head(setting, variant, phase):
         assert layers[name].bottom[1] == "label_1"
         assert list(layers[name].loss_weight) == pytest.approx([0.3])
 
-    # nothing dangles: what nobody reads are losses and accuracies
+    # every top that no layer reads is a loss or an accuracy
     read = {blob for layer in layers.values() for blob in layer.bottom}
     loose = {blob for layer in layers.values() for blob in layer.top} - read
     metrics = tuple(f"{name}_loss" for name in tables.LOSSES)
