@@ -1,4 +1,4 @@
-"""The benchmarks run, and report every loss at every size; their times are nobody's assertion."""
+"""The benchmarks run and report every loss at every size; times are not asserted."""
 
 import re
 
@@ -29,7 +29,7 @@ def test_losses():
 
 
 def test_counterparts_are_there_for_every_loss():
-    """Each of them leaves a finite gradient, of the same features, time after time."""
+    """Each gives a finite gradient, and the same one at each call."""
     if absent := counterparts.missing():
         pytest.skip(f"{' and '.join(absent)}, which ours are timed beside, not installed")
     import numpy as np

@@ -1,4 +1,4 @@
-"""Rows of tools/nets/tables.py that read other things than today's: a training through Caffe."""
+"""Rows of the loss table that read all labels or scores: training in Caffe."""
 
 import caffe
 import numpy as np
@@ -47,7 +47,7 @@ def data(tmp_path_factory):
 
 @pytest.mark.parametrize("name", ROWS)
 def test_what_a_row_reads(tmp_path, data, monkeypatch, name):
-    """Its bottoms; no blob printed but losses; softmax losses on its scores only show a value."""
+    """Its bottoms; Caffe prints losses only; softmax losses on its scores have no weight."""
     loss = row(name)
     monkeypatch.setitem(tables.LOSSES, name, loss)
     variant, stages = tables.alone(loss)

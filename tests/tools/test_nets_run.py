@@ -203,7 +203,7 @@ def test_boxes_from_training_to_evaluation(folder):
     [
         (("--levels", "2"), (0, 1)),
         (("--levels", "card"), (0,)),
-        (("--levels", "colour, card"), (0, 2)),
+        (("--levels", "color, card"), (0, 2)),
         (("--levels", "3"), (0, 1, 2)),
     ],
 )
@@ -231,7 +231,7 @@ def test_some_levels_of_a_tree(folder, options, chosen):
 
 
 def test_levels_from_training_to_evaluation(folder):
-    """fc9_coarse of `--levels card,colour` is scored on the tree's third level."""
+    """fc9_coarse of `--levels card,color` is scored on the tree's third level."""
     make(
         "squeezenet",
         "--data",
@@ -239,15 +239,15 @@ def test_levels_from_training_to_evaluation(folder):
         "--name",
         "skipped",
         "--levels",
-        "card,colour",
+        "card,color",
         "--variant",
         "ours",
     )
     solver = "nets/skipped_squeezenet_ours_solver.prototxt"
     train(solver)
     tool("evaluate", "--solver", solver, "--out", "skipped.json")
-    card, suit, colour = json.loads(Path("skipped.json").read_text())["levels"]
-    assert "head" in card and "head" not in suit and "head" in colour and "from_fine" in suit
+    card, suit, color = json.loads(Path("skipped.json").read_text())["levels"]
+    assert "head" in card and "head" not in suit and "head" in color and "from_fine" in suit
 
 
 STEP = """

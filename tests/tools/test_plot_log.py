@@ -139,7 +139,7 @@ def test_real_training(tmp_path):
 def diagnostic_nets(tmp_path_factory):
     """A folder with a data set of noise, and the solvers that `--diagnostics` makes for it."""
     folder = tmp_path_factory.mktemp("diagnostics")
-    nets_data.build(folder / "data/cards", "cards", ("card", "suit", "colour"), (6, 3, 2), 150)
+    nets_data.build(folder / "data/cards", "cards", ("card", "suit", "color"), (6, 3, 2), 150)
     subprocess.run(
         [
             sys.executable,

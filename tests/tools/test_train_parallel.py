@@ -238,7 +238,7 @@ def test_ctrl_c_saves_and_ends_all_ranks(endless):
 
 
 def test_ranks_end_with_who_started_them(endless):
-    """Killed, it can hand on nothing."""
+    """A killed mpiexec can't pass the signal on; the ranks end by themselves."""
     process, solver = endless
     alive = [os.pidfd_open(number) for number in ranks(solver).values()]
     assert len(alive) == 2

@@ -79,7 +79,7 @@ def _net_notes(dataset, net, crop, losses):
         f"{_pixels(net.transform)}.",
     ]
     if not dataset.mirror:
-        images.append("No mirror images: that of one class can look like another class.")
+        images.append("No mirroring: a mirrored image can look like another class.")
     dropped = (
         {}
         if net.dropped == net.feature
@@ -89,9 +89,9 @@ def _net_notes(dataset, net, crop, losses):
     )
     return {
         "data": images,
-        "label": ["Same keys, order and batch size as the images: the two stay in step."],
+        "label": ["Same keys, order and batch size as the images, so that the two stay in step."],
         **dropped,
-        "fc8_fine": ["From here on new layers: they start random, and learn at 10 times the rate."],
+        "fc8_fine": ["New layers from here on: they start random, and learn at 10 times the rate."],
         "feature_vector": ["C x 1 x 1 becomes C, which Concat can join with scores."],
         **{
             f"loss_{head.tag(level)}": [f"Level {level} of {len(dataset.levels)}: {name}."]

@@ -49,7 +49,7 @@ DATASETS = {
         Official(
             name="cards",
             title="playing cards",
-            tree=_tree(card=52, suit=4, colour=2),
+            tree=_tree(card=52, suit=4, color=2),
             train=1487,
             test=572,
             command="data_prep/build_lmdb.py cards",
@@ -196,8 +196,8 @@ LOSSES = {
                 "The layer moves its centers itself: the solver must not (lr_mult 0).",
             ),
             weight_note=(
-                "Weight: the authors', 0.003, pulls features as long as these into zero, where the",
-                "centers start (SqueezeNet on cards: 26 % right instead of 67 %).",
+                "Weight: the authors', 0.003, shrinks features as long as these to zero, where the",
+                "centers start (SqueezeNet on cards: accuracy 26 % instead of 67 %).",
             ),
             param=(dict(lr_mult=0, decay_mult=0),),
         ),
@@ -320,17 +320,17 @@ _AUXILIARY = ("Auxiliary classifier of the original, training only, of the fine 
 _BILINEAR = {
     "bilinear": (
         "All pairs of the 512 channels, summed over the positions; signed square root; length 1.",
-        "Both networks of [D,D] are VGG-16 and start equal: their gradients are equal too, so that",
-        "they stay one network, which is computed once (Lin et al. 2015).",
-        "No dropout in the original: classifiers and large-margin loss read the same blob.",
+        "[D,D] has two VGG-16 that start equal, and stay equal if the classifier is symmetric in",
+        "them. This net is that case: one VGG-16, computed once (Lin et al. 2015).",
+        "The original has no dropout: classifiers and large-margin loss read the same blob.",
     ),
     "fc8_fine": (
-        "From here on new layers: they start random, and learn at 10 times the rate; fc8_fine,",
-        "which reads features of length 1 and nothing else, at 1000 times the rate and 1/100 of",
-        "the decay: 1 and 0.000005, with which Gao et al. 2016 train such a layer in Caffe. On the",
-        "bilinear features of a fixed SqueezeNet (50 species of CUB) it gets 76.4 % right so, and",
-        "69.3 % at 10 times. Coarse classifiers read scores too, which are long: for them 10 times",
-        "is enough (there, a higher rate for their weights on the feature changed nothing).",
+        "New layers from here on: they start random, and learn at 10 times the rate. fc8_fine",
+        "reads features of length 1 only, and learns at 1000 times the rate with 1/100 of the",
+        "decay: 1 and 0.000005, as Gao et al. 2016 train such a layer in Caffe. On the bilinear",
+        "features of a fixed SqueezeNet (50 species of CUB) its accuracy is 76.4 %, with 10 times",
+        "the rate 69.3 %. Coarse classifiers also read scores, which are long: 10 times is enough",
+        "for them (a higher rate for their weights on the feature changed nothing there).",
     ),
 }
 
