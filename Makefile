@@ -70,7 +70,7 @@ test-image:  ## builds and tests both images; no GPU needed, one GPU architectur
 
 clean:  ## removes .venv and caches; keeps data/, weights/, snapshots/, results/ and Caffe
 	@caffe=$$(readlink .venv/bin/caffe); caffe=$${caffe:-$$HOME/.local/caffe/bin/caffe}; \
-	rm -rf .venv .pytest_cache hierarchical_caffe.egg-info; \
+	rm -rf .venv .pytest_cache .ruff_cache hierarchical_caffe.egg-info; \
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +; \
 	echo "removed .venv and caches; outside this folder lie $${caffe%/bin/caffe} and" \
 	    "$${caffe%/bin/caffe}.build (Caffe), the system packages of docker/packages.txt and, where" \

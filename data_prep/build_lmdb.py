@@ -15,25 +15,16 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 import numpy as np
 
 from data_prep import builder, images, manifest as manifests, order
+from data_prep.batches import Plan
+from data_prep.build_options import BuildOptions
 from data_prep.common.arguments import within
+from data_prep.common.errors import UserError
 from data_prep.label_tree import look_alikes
 from data_prep.place import Place
 from data_prep.readers import READERS
 from data_prep.records import by_split, check_records, read_listing
 from data_prep.validation import drawn
 
-# Options recorded in the manifest, besides those of the reader.
-OPTIONS = (
-    "size",
-    "resize",
-    "encoded",
-    "context",
-    "skip_bad",
-    "skip_duplicates",
-    "order",
-    "seed",
-    "batches",
-)
 M_MMAP_THRESHOLD = -3  # of malloc.h
 # Of --order hierarchical: option, default, smallest value, meaning.
 BATCHES = (
@@ -172,7 +163,9 @@ def _parse(argv):
             action="store_true",
             help="rebuild from scratch, even if nothing has changed",
         )
-    args = parser.parse_args(argv)
+    args, unknown = parser.parse_known_args(argv)
+    if unknown:
+        _refuse(args.reader, unknown, chosen.choices)
     args.context = getattr(args, "context", 0.0)
     if args.context and not args.bbox:
         chosen.choices[args.reader].error("--context is a margin around boxes: it needs --bbox")
@@ -181,11 +174,26 @@ def _parse(argv):
         chosen.choices[args.reader].error(f"--{given[0]} needs --order hierarchical")
     args.batches = None
     if args.order == "hierarchical":
-        args.batches = {
-            option: default if getattr(args, option) is None else getattr(args, option)
-            for option, default, *_ in BATCHES
-        }
+        args.batches = Plan(
+            **{
+                option: default if getattr(args, option) is None else getattr(args, option)
+                for option, default, *_ in BATCHES
+            }
+        )
     return args
+
+
+def _refuse(reader, unknown, parsers):
+    """UserError for arguments that the parser of this reader does not know."""
+    if "--bbox" in unknown:
+        boxed = [name for name, own in parsers.items() if own.get_default("bbox") is not None]
+        raise UserError(
+            f"--bbox: {reader} has no boxes to crop to; leave it out ({', '.join(boxed)} have it)"
+        )
+    raise UserError(
+        f"{reader} does not take {' '.join(unknown)}: data_prep/build_lmdb.py {reader} --help "
+        "lists its options"
+    )
 
 
 def _report(name, records, options, hierarchy, batch):
@@ -199,7 +207,7 @@ def _report(name, records, options, hierarchy, batch):
     print(f"{name}: {counts}, {tree}")
     labels = np.array([label for _, label in records["train"]])
     print(order.line(order.facts(labels, options, hierarchy, batch)))
-    if options["batches"]:
+    if options.batches:
         print(
             "train with batches of {0} (tools/make_prototxt.py --train-batch {0}): other sizes "
             "do not line up with this order".format(order.batch_size(options))
@@ -237,9 +245,18 @@ def main(argv=None):
     source = reader.open_source(args)
     for sentence in look_alikes(source.hierarchy):
         print(f"warning: {sentence}")
-    options = {key: getattr(args, key) for key in OPTIONS}
-    if args.validation:
-        options["validation"] = args.validation
+    options = BuildOptions(
+        size=args.size,
+        resize=args.resize,
+        encoded=args.encoded,
+        context=args.context,
+        skip_bad=args.skip_bad,
+        skip_duplicates=args.skip_duplicates,
+        order=args.order,
+        seed=args.seed,
+        batches=args.batches,
+        validation=args.validation,
+    )
     if args.dry_run:
         _dry_run(name, source, options, args)
         return 0

@@ -49,13 +49,13 @@ def is_current(place, wanted):
 
 
 def wanted_manifest(name, source, options):
-    """The manifest.Wanted of a data set."""
+    """The manifest.Wanted of a data set. options: BuildOptions, yet without the reader's."""
     return Wanted(
         format=FORMAT,
         name=name,
         fingerprint=source.fingerprint,
         levels=tuple(map(Level, source.hierarchy.levels, source.hierarchy.sizes)),
-        options={**options, **source.options},
+        options=replace(options, reader=source.options),
         versions={
             "opencv": cv2.__version__,
             "lmdb": ".".join(map(str, lmdb.version())),
@@ -111,8 +111,8 @@ def _fill(place, source, wanted, jobs):
         data.mkdir()
     hierarchy, options, bad, skipped = source.hierarchy, wanted.options, [], None
     records = _prepared(source, state / "prepared", jobs)
-    records = drawn(records, options.get("validation", 0), options["seed"])
-    if options["skip_bad"] or options["skip_duplicates"]:
+    records = drawn(records, options.validation, options.seed)
+    if options.skip_bad or options.skip_duplicates:
         skipped = _skipped(state, records, options, hierarchy, jobs)
         records = _without(records, skipped, hierarchy)
     splits = []
@@ -136,7 +136,7 @@ def _fill(place, source, wanted, jobs):
     lmdb_io.write_mean(data / "mean.binaryproto", total.transpose(2, 0, 1), distinct)
     means = total.mean(axis=(0, 1)) / distinct
     (data / "hierarchy.tsv").write_text(hierarchy.text(), encoding="utf-8")
-    contact_sheet.write(data, hierarchy, options["seed"])
+    contact_sheet.write(data, hierarchy, options.seed)
     manifest = Manifest(
         **vars(wanted),
         splits=entries,
@@ -188,7 +188,7 @@ def _skipped(state, records, options, hierarchy, jobs):
     known = state / "skipped.json"
     if not known.exists():
         bad, looked = [], {split: findings.Images.none(split) for split in SPLITS}
-        encode = options["skip_duplicates"]  # duplicates are compared as stored
+        encode = options.skip_duplicates  # duplicates are compared as stored
         with (
             closing(pipeline.chunks(records, options, jobs, encode=encode)) as chunks,
             progress.bar("look", "images", len(records)) as shown,
@@ -200,8 +200,8 @@ def _skipped(state, records, options, hierarchy, jobs):
                     else:
                         looked[record.split].add(record.name, record.label, image.digest)
                 shown.update(len(chunk.records))
-        gone = bad if options["skip_bad"] else []
-        if options["skip_duplicates"]:
+        gone = bad if options.skip_bad else []
+        if options.skip_duplicates:
             gone = gone + findings.left_out(findings.same_images(looked.values()), hierarchy)
         files.write_whole(known, json.dumps(typed.to_json(tuple(gone))))
     listed = read_json(known, "the list of skipped images")

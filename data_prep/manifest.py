@@ -3,10 +3,10 @@
 import json
 from dataclasses import dataclass
 
+from data_prep.build_options import BuildOptions
 from data_prep.common import typed
 from data_prep.common.errors import UserError
 from data_prep.common.text import read_json
-from data_prep.images import ENCODINGS, RESIZES
 from data_prep.records import NEEDED, SPLITS
 
 FILE = "manifest.json"
@@ -80,22 +80,17 @@ class Wanted:
     name: str
     fingerprint: str  # of the source
     levels: tuple[Level, ...]  # fine to coarse
-    options: dict  # of build_lmdb.py and of the reader
+    options: BuildOptions
     versions: dict[str, str]  # of the programs that affect the images
 
     def __post_init__(self):
         if not self.levels:
             raise ValueError("levels is empty")
-        for option, valid in (("encoded", ENCODINGS), ("resize", RESIZES)):
-            if self.options.get(option) not in [*valid]:
-                raise ValueError(f"options.{option} is not {', '.join(valid)}")
-        if type(self.size) is not int or self.size < 1:
-            raise ValueError("options.size is not a whole number above 0")
 
     @property
     def size(self):
         """Width and height of the stored images, pixels."""
-        return self.options.get("size")
+        return self.options.size
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,17 +13,16 @@ REPORTED = 128  # batch size of the report for orders without a batch size of th
 def ordered(records, options, hierarchy):
     """The records in the order of writing, and the order's `facts` for the manifest.
 
-    options: of the manifest. "order" is "listed", the reader's order; "shuffled", by a hash of
-    "seed" and name, so that a seed gives the same order on every machine and version, independent
-    of other records; or "hierarchical", by batches.Plan(**options["batches"]), which repeats the
-    records in each epoch. Raises UserError if the hierarchical order is not possible.
+    options: BuildOptions. Its order is "listed", the reader's; "shuffled", by a hash of seed and
+    name, so that a seed gives the same order on every machine and version, independent of other
+    records; or "hierarchical", by its batches, which repeats the records in each epoch. Raises
+    UserError if the hierarchical order is not possible.
     """
-    if options["order"] == "shuffled":
-        records = sorted(records, key=lambda record: _hash(record, options["seed"]))
-    if options["order"] == "hierarchical":
-        plan = batches.Plan(**options["batches"])
+    if options.order == "shuffled":
+        records = sorted(records, key=lambda record: _hash(record, options.seed))
+    if options.order == "hierarchical":
         found = batches.hierarchical(
-            _labels(records), hierarchy.labels, hierarchy.names[0], plan, options["seed"]
+            _labels(records), hierarchy.labels, hierarchy.names[0], options.batches, options.seed
         )
         records = [records[i] for i in found]
     return list(records), facts(_labels(records), options, hierarchy)
@@ -31,7 +30,7 @@ def ordered(records, options, hierarchy):
 
 def batch_size(options):
     """Batch size for these options."""
-    return batches.Plan(**options["batches"]).batch if options["batches"] else REPORTED
+    return options.batches.batch if options.batches else REPORTED
 
 
 def facts(labels, options, hierarchy, batch=None):

@@ -101,10 +101,10 @@ class _Turnstile:
 def chunks(records, options, jobs, start=0, encode=True):
     """Yield Chunks of the records from number `start` on, in order.
 
-    options  the manifest's: size, resize, encoded, context
+    options  BuildOptions
     encode   if not set, images are only checked, without Datums, digests and totals
     """
-    size = options["size"]
+    size = options.size
 
     def prepare(run):
         plans = [_Plan(record, options) if new else None for record, new in run]
@@ -125,7 +125,7 @@ def each(records, options, jobs, make):
     """Yield (record, make(image), None) per record, in order, or (record, None, reason).
 
     records  with box, relative and footer as records.Record, and path, a Path or a file's bytes
-    options  the manifest's: size, resize, context
+    options  BuildOptions, of which size, resize and context count
     make     function of an image as it would be stored, before it is encoded (uint8 height x width
              x 3, BGR), that returns an array; threads call it
     reason   why the file can't be used
@@ -133,7 +133,7 @@ def each(records, options, jobs, make):
 
     def prepare(run):
         plans = [_Plan(record, options) for record in run]
-        size = options["size"]
+        size = options.size
         return (run, plans), max(plan.memory for plan in plans) + STORED_BYTES * size * size
 
     def attempt(plan):
@@ -222,7 +222,7 @@ class _Plan:
 
     def __init__(self, record, options):
         self.memory, self._record, self._options, self._reason = 0, record, options, None
-        self._box = record.box and images.grown(record.box, options["context"])
+        self._box = record.box and images.grown(record.box, options.context)
         with ExitStack() as opened:
             try:
                 self._file = opened.enter_context(_opened(record.path))
@@ -235,7 +235,7 @@ class _Plan:
         """The scale of decoding and the bytes of memory it needs."""
         sides = (header.width, header.height)
         box = self._scaled(*sides) if self._record.relative else self._box
-        scale = images.decode_scale(header, self._options["size"], box)
+        scale = images.decode_scale(header, self._options.size, box)
         return scale, header.check_memory(scale)
 
     def _box_in(self, image, scale):
@@ -260,7 +260,7 @@ class _Plan:
         image = images.without_footer(image, -(-record.footer // scale))
         if self._box:
             image = images.crop(image, self._box_in(image, scale))
-        return images.resize(image, options["size"], options["resize"])
+        return images.resize(image, options.size, options.resize)
 
     def load(self, total):
         """The Loaded; adds its pixels to total. If total is None, no Datum is made."""
@@ -272,10 +272,10 @@ class _Plan:
         if total is None:
             return Loaded()
         # Summed here, while the pixels are in the processor's cache.
-        cv2.accumulate(images.center(image, options["size"]), total)
-        data = lmdb_io.stored(image, options["encoded"])
+        cv2.accumulate(images.center(image, options.size), total)
+        data = lmdb_io.stored(image, options.encoded)
         return Loaded(
-            lmdb_io.image_datum(data, image.shape, options["encoded"], record.label),
+            lmdb_io.image_datum(data, image.shape, options.encoded, record.label),
             digest=findings.digest(data),
             uniform=findings.is_uniform(image),
         )

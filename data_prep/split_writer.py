@@ -28,7 +28,7 @@ class SplitWriter:
         self.split, self.records = split, records
         self._data, self._hierarchy, self._options = partial / "data", hierarchy, options
         self._path = partial / "state" / f"{split}.checkpoint"
-        self._state = checkpoint.Checkpoint.read(self._path, options["size"])
+        self._state = checkpoint.Checkpoint.read(self._path, options.size)
         self._first = {}  # {name: number of the first record of that image}
         for number, record in enumerate(records):
             self._first.setdefault(record.name, number)

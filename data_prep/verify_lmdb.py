@@ -126,17 +126,17 @@ def _verify_labels(image, labels, hierarchy, where, found):
 def _verify_image(datum, options, where, found, keep_inks):
     """The image of a Datum, uint8 height x width x 3; None if it can't be decoded."""
     name = " ".join(where)
-    if datum.encoded != (images.ENCODINGS.get(options["encoded"]) is not None):
+    if datum.encoded != (images.ENCODINGS.get(options.encoded) is not None):
         found.add(
             f"{name}: the image is {'' if datum.encoded else 'not '}marked as encoded, but "
-            f"manifest.json says {options['encoded']}"
+            f"manifest.json says {options.encoded}"
         )
     try:
         image = lmdb_io.datum_image(datum)
     except images.ImageError as error:
         found.add(f"{name}: {error}")
         return None
-    side, how = options["size"], options["resize"]
+    side, how = options.size, options.resize
     height, width = image.shape[:2]
     if (height, width) != (side, side) and (how == "squeeze" or min(height, width) != side):
         found.add(f"{name}: {width} x {height} pixels, not {side} ({how})")

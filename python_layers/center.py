@@ -76,9 +76,9 @@ class CenterTerms:
         # same place as the number of that class.
         first, of = self.classes.first, self.classes.of
         member = (of == of[first][:, None]).astype(self.offsets.dtype)
-        towards = alpha * (member / (1 + member.sum(axis=1, keepdims=True)))
+        toward = alpha * (member / (1 + member.sum(axis=1, keepdims=True)))
         moved = self.labels[first]
-        centers[moved] = centers[moved] + towards @ self.offsets
+        centers[moved] = centers[moved] + toward @ self.offsets
 
 
 def forward(features, labels, centers):

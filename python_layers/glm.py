@@ -143,7 +143,7 @@ class _Pairs:
 
     i, j:     samples;  p, q: their classes, of C = `classes`.
     distance: |x_i - x_j|^2.
-    weight:   1 / number of pairs of (p, q), 0 where the entry is no such pair.
+    weight:   1 / number of pairs of (p, q), 0 where the entry is not such a pair.
     """
 
     i: Any
@@ -175,7 +175,7 @@ def _nearest_pairs(distances, class_of, counted, k):
     order = class_of + classes * ~first  # n, counted classes before the others
     is_pair = first[:, None] & (order[:, None] < order)  # n x n
     i, j = active_indices(is_pair)
-    # The number of the two classes, or classes^2 for an entry that is no pair.
+    # The number of the two classes, or classes^2 for an entry that is not a pair.
     group = xp.where(is_pair[i, j], class_of[i] * classes + class_of[j], classes**2)
     entry, rank, sizes = ranked(distances[i, j], group, classes**2 + 1)
     near = rank < k

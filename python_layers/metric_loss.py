@@ -8,6 +8,7 @@ import numpy as np
 from python_layers import communicator
 from python_layers.blobs import blobs_of_mode
 from python_layers.memory import LARGEST_CAPACITY, SampleMemory
+from python_layers.pairwise import check_loss
 from python_layers.parameters import parse, scale, whole_number
 
 # Parameters of every metric loss that compares samples with each other; all have "normalize" too.
@@ -71,7 +72,8 @@ class MetricLossLayer(caffe.Layer):
     gradient the one that their average needs (communicator.py); their batches must have equal size.
     Raises ValueError, in one sentence that begins with the layer's name, for wrong parameters,
     labels that are not whole numbers, not one per sample or not a tree, features with nan or inf or
-    longer than pairwise.LONGEST, and a gradient beyond float32. A refused batch changes no state.
+    longer than pairwise.LONGEST, and a loss or gradient beyond float32. A refused batch changes no
+    state.
 
     If Caffe is in GPU mode when the net is made, and CuPy is installed, everything is computed in
     the blobs' device memory, nothing is copied to the host, and Python does not wait for the GPU.
@@ -163,7 +165,9 @@ class MetricLossLayer(caffe.Layer):
         # Views of blobs are not kept, because Caffe may move the blob's memory.
         self._features = None if features is batch else features
         try:
-            return self.forward_pass(features, labels, **arguments)
+            terms = self.forward_pass(features, labels, **arguments)
+            check_loss(terms.loss)
+            return terms
         except ValueError as error:
             past = len(features) - anchors
             also = f" (among the samples are {past} of the memory)" if past else ""

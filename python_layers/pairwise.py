@@ -250,6 +250,16 @@ def check_features(squares, what="features"):
             )
 
 
+def check_loss(loss):
+    """Raises ValueError if float32, the type of Caffe's blobs, can't hold the loss. Nothing is
+    checked on a GPU. A loss that grows with a power of the distances can do this."""
+    if (isinstance(loss, float) or on_host(loss)) and not abs(loss) <= np.finfo(np.float32).max:
+        raise ValueError(
+            f"the loss is {loss:.3g}, which exceeds float32: the features are too long for it; "
+            'lower base_lr, or set "normalize": true'
+        )
+
+
 def check_gradient(gradient):
     """Raises ValueError if float32 can't hold the gradient, on the host."""
     if not (np.abs(gradient) <= np.finfo(np.float32).max).all():

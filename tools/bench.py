@@ -3,18 +3,26 @@
 
 import argparse
 
+import tools.pycaffe  # noqa: F401 (before others load Caffe: it limits Caffe's log)
 from data_prep.common.command import command
-from tools.benchmarks import lmdb, losses, memory, step
+from tools.benchmarks import lmdb, losses, memory, predict, step
 
 EXAMPLES = """examples, on an idle machine:
   tools/bench.py losses     metric losses, against matrix products and other implementations
   tools/bench.py memory     the large-margin loss with a memory of earlier batches
   tools/bench.py lmdb       build_lmdb.py, against Caffe's convert_imageset
   tools/bench.py step       the share of each layer in a training step
+  tools/bench.py predict    photographs to answers, against the bare net
 """
 
 # Each module has a docstring (its line in the help), add_options(parser) and run(options).
-BENCHMARKS = {"losses": losses, "memory": memory, "lmdb": lmdb, "step": step}
+BENCHMARKS = {
+    "losses": losses,
+    "memory": memory,
+    "lmdb": lmdb,
+    "step": step,
+    "predict": predict,
+}
 
 
 def main():

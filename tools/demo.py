@@ -2,7 +2,8 @@
 """Run the whole method on playing cards: data, plain softmax and OURS, accuracies, pictures.
 
 Prints every command before running it, as it can be typed in a shell. A finished training is not
-repeated unless its solver or data have changed.
+repeated unless its solver or data have changed; an interrupted one resumes from its newest snapshot
+and ends with the same weights.
 
 Example:
     make demo
@@ -59,6 +60,7 @@ class Training:
     log: Path
     final: Path  # its final weights
     inputs: tuple  # paths of its input files
+    solver: object  # SolverParameter
 
     @classmethod
     def of(cls, variant):
@@ -71,15 +73,30 @@ class Training:
             Path(f"snapshots/{NET}_{variant}/train.log"),
             Path(f"{solver.snapshot_prefix}_iter_{solver.max_iter}.caffemodel"),
             (path, Path(solver.net), WEIGHTS, DATA / "manifest.json"),
+            solver,
         )
 
     def due(self):
         """Why it has to run, in one clause; None if its final weights are up to date."""
         if reason := snapshots.problem(self.final):
             return reason
-        made = self.final.stat().st_mtime
-        newer = [path for path in self.inputs if path.stat().st_mtime >= made]
+        newer = self._newer_than(self.final)
         return f"{newer[0]} is newer than {self.final}" if newer else None
+
+    def snapshot(self):
+        """The newest complete Snapshot of an interrupted training; None if it has to start over."""
+        if not self.log.exists():  # the curves would begin in the middle
+            return None
+        for found in snapshots.of_solver(self.solver):
+            if found.iteration < self.iterations and not found.problem():
+                if not self._newer_than(found.model) and not self._newer_than(found.state):
+                    return found
+        return None
+
+    def _newer_than(self, made):
+        """The inputs that are not older than a file."""
+        time_made = made.stat().st_mtime
+        return [path for path in self.inputs if path.stat().st_mtime >= time_made]
 
 
 class Forecast:
@@ -101,19 +118,26 @@ class Forecast:
 
 
 def train(training, later):
-    """Run `caffe train`; estimates the time, including `later` iterations of other trainings."""
-    arguments = ["caffe", "train", "-solver", training.path, "-weights", WEIGHTS]
-    show(arguments, f" 2> {shlex.quote(str(training.log))}")
+    """Run `caffe train`, from the newest snapshot of an interrupted run if there is one.
+
+    Estimates the time, including `later` iterations of other trainings.
+    """
+    resumed = training.snapshot()
+    start = ["-snapshot", resumed.state] if resumed else ["-weights", WEIGHTS]
+    arguments = ["caffe", "train", "-solver", training.path, *start]
+    show(arguments, f" 2>{'>' if resumed else ''} {shlex.quote(str(training.log))}")
     training.log.parent.mkdir(parents=True, exist_ok=True)
-    keep_log(training.log)
+    if not resumed:
+        keep_log(training.log)
     forecast = Forecast(training.iterations + later)
     # Caffe's own log level here: its report of the iterations is what the pictures are made from.
     environment = {**os.environ, "GLOG_minloglevel": "0"}
     name = f"{NET}_{training.variant}"
     with (
-        open(training.log, "w", encoding="utf-8") as file,
+        open(training.log, "a", encoding="utf-8") as file,
         progress.bar(name, "iterations", training.iterations) as bar,
     ):
+        bar.update(resumed.iteration if resumed else 0)
         process = subprocess.Popen(
             list(map(str, arguments)), stderr=subprocess.PIPE, text=True, env=environment
         )

@@ -1,15 +1,15 @@
 """Names the values of the metric losses' diagnostics, `<loss>_diagnostics`, in a log."""
 
+import importlib
 import re
 
-from python_layers import center, contrastive, glm, minmax, triplet
+from tools.nets import tables
 
+# {name of each loss of features: module of its maths, which names its diagnostics}
 LOSSES = {
-    "glm": glm,
-    "contrastive": contrastive,
-    "triplet": triplet,
-    "center": center,
-    "minmax": minmax,
+    name: importlib.import_module(f"python_layers.{name}")
+    for name, loss in tables.LOSSES.items()
+    if tables.FEATURE in loss.reads
 }
 SUFFIX = "_diagnostics"
 DEEPEST = 20  # most levels of a tree that are tried

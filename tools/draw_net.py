@@ -21,7 +21,6 @@ BLUE = "#1f6fd0"  # skipping connections, as in the paper
 COLORS = dict(
     plain="#eceff1", feature="#ffe0b2", classifier="#d7e8fb", loss="#e3f1da", metric="#f6d5e5"
 )
-METRIC_TITLES = {"glm": ("large-margin loss", "all levels")}
 
 
 def _parse(arguments):
@@ -168,8 +167,9 @@ def draw(shown):
         box(head, 0, "plain", "dropout", f"{shown.dropout:g}")
     if shown.metric:
         name, weight = shown.metric
-        title, reads = METRIC_TITLES.get(name, (f"{name} loss", "label: " + levels[0]))
-        loss(2, "metric", title, f"\u00d7 {weight:g}, {reads}")
+        row = tables.LOSSES[name]
+        reads = "all levels" if tables.ALL_LABELS in row.reads else f"label: {levels[0]}"
+        loss(2, "metric", row.called, f"\u00d7 {weight:g}, {reads}")
     for classifier, level in zip(shown.classifiers, levels):
         column = columns[classifier.name]
         box(column, 0, "classifier", classifier.name, f"{classifier.classes} \u00d7 {level}")

@@ -152,23 +152,25 @@ def use_gpu(number):
 
 
 def load(scoring, weights):
-    """caffe.Net of a ScoringNet with the weights: load_net."""
-    return load_net(scoring.net, scoring.file, weights)
+    """caffe.Net of a ScoringNet with the weights, as load_net."""
+    return load_net(
+        scoring.net, scoring.file, weights, "evaluate it with the solver of its training"
+    )
 
 
-def load_net(message, file, weights):
-    """caffe.Net of a NetParameter with the weights, in test phase and in the mode that is set.
+def load_net(net, file, weights, remedy):
+    """caffe.Net in phase TEST with the weights, in the mode that is set.
 
-    file: where the net was read, for messages. Raises UserError if Caffe refuses the net, or if a
-    layer of the net is missing in the weights or has other shapes there, since Caffe would leave it
-    at random values.
+    net     caffe_pb2.NetParameter
+    file    its prototxt, for messages
+    remedy  what a message advises where layers are missing in the weights
+
+    Raises UserError if Caffe refuses the net, or if a layer of the net is missing in the weights or
+    has other shapes there, since Caffe would leave it at random values.
     """
     from tools.pycaffe import caffe
 
-    with (
-        caffe_errors.refusals(f"Caffe refuses net {file}"),
-        prototxt.as_file(message) as path,
-    ):
+    with caffe_errors.refusals(f"Caffe refuses net {file}"), prototxt.as_file(net) as path:
         net = caffe.Net(path, caffe.TEST)
     files.existing(weights, "caffemodel")
     if reason := snapshots.problem(weights):
@@ -180,9 +182,7 @@ def load_net(message, file, weights):
         missing = caffemodel.compare(weights, needed, "the net")
     if missing:
         few = ", ".join(missing[:4]) + (" ..." if missing[4:] else "")
-        raise UserError(
-            f"{weights} has no weights for {few}: use it with the solver of its training"
-        )
+        raise UserError(f"{weights} has no weights for {few}: {remedy}")
     _copy(net, weights)
     return net
 

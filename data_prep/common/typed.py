@@ -7,6 +7,7 @@ import typing
 
 from data_prep.common.errors import UserError
 
+REST = {"rest": True}  # metadata of a field of type dict that holds the keys of no other field
 NAMES = {
     str: "a string",
     int: "a whole number",
@@ -20,8 +21,9 @@ def from_json(kind, value, what):
     """Decoded JSON as an instance of the dataclass `kind`.
 
     Fields are str, int, float (finite), bool, dict, tuple[X, ...], dict[str, X], X | None, or
-    dataclasses of these; __post_init__ may reject values with a ValueError. Unknown keys are
-    ignored. Raises UserError, beginning with `what`, which names the invalid entry.
+    dataclasses of these; __post_init__ may reject values with a ValueError. Unknown keys go into
+    the field with the metadata REST, or are ignored. Raises UserError, beginning with `what`, which
+    names the invalid entry.
     """
     try:
         return _read(kind, value, "")
@@ -32,7 +34,10 @@ def from_json(kind, value, what):
 def to_json(instance):
     """A dataclass as dicts, lists and plain values for JSON; fields that are None are omitted."""
     if dataclasses.is_dataclass(instance):
-        fields = {f.name: getattr(instance, f.name) for f in dataclasses.fields(instance)}
+        fields = {}
+        for field in dataclasses.fields(instance):
+            value = getattr(instance, field.name)
+            fields |= value if _is_rest(field) else {field.name: value}
         return {name: to_json(value) for name, value in fields.items() if value is not None}
     if isinstance(instance, tuple):
         return [to_json(value) for value in instance]
@@ -66,14 +71,21 @@ def _read_fields(kind, value, place):
     hints, found = typing.get_type_hints(kind), {}
     for field in dataclasses.fields(kind):
         where = f"{place}.{field.name}".lstrip(".")
-        if field.name in value:
+        if _is_rest(field):
+            known = {other.name for other in dataclasses.fields(kind)}
+            found[field.name] = {key: one for key, one in value.items() if key not in known}
+        elif field.name in value:
             found[field.name] = _read(hints[field.name], value[field.name], where)
-        elif field.default is dataclasses.MISSING:
+        elif field.default is field.default_factory is dataclasses.MISSING:
             raise ValueError(f"{where} is missing")
     try:
         return kind(**found)
     except ValueError as error:
         raise ValueError(f"{place}: {error}" if place else str(error)) from None
+
+
+def _is_rest(field):
+    return REST.items() <= field.metadata.items()
 
 
 def _demand(fits, wanted, place):

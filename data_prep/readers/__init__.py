@@ -11,7 +11,8 @@ open_source(args)    records.Source; raises UserError if the archive is incomple
 To add an official archive NAME:
 
 1. NAME.py, starting from aircraft.py, and a line in READERS. It passes its images through
-   files.present, which makes the fingerprint of the sources; --validation needs no code in it.
+   files.records_with_files, which makes the fingerprint of the sources; --validation needs no code
+   in it.
 2. hierarchies/NAME.tsv, the label tree with its source. `folder` and `table` refuse this name then.
 3. A row of DATASETS in tools/nets/tables.py, whose `side` is the reader's SIZE, and one in
    prototxt/README.md: `make_prototxt.py --dataset NAME` works from here on. Nets are committed only

@@ -12,7 +12,7 @@ from pathlib import Path
 from data_prep.common.errors import UserError
 from data_prep.common.text import read_text
 from data_prep.label_tree import TABLES, Hierarchy
-from data_prep.readers.files import add_partial, present, some
+from data_prep.readers.files import add_partial, records_with_files, some
 from data_prep.records import Record, Source, inside
 
 DESCRIPTION = "FGVC-Aircraft: 100 variants -> 70 families -> 30 manufacturers"
@@ -80,7 +80,7 @@ def open_source(args):
             )
             for image, label in labels.items()
         ]
-        records += present(listed, path, root / "images", digest, args.partial)
+        records += records_with_files(listed, path, root / "images", digest, args.partial)
     return Source(
         hierarchy,
         digest.hexdigest(),

@@ -18,7 +18,7 @@ import numpy as np
 
 from data_prep.common.errors import UserError
 from data_prep.label_tree import TABLES, Hierarchy
-from data_prep.readers.files import add_partial, present
+from data_prep.readers.files import add_partial, records_with_files
 from data_prep.records import Record, Source, inside
 
 DESCRIPTION = "Stanford Cars: 196 models -> 9 body types"
@@ -69,7 +69,7 @@ def open_source(args):
                 "it again, or add --partial to build from these"
             )
         listed = _records(path, rows, split, folder, field, hierarchy.sizes[0], args.bbox)
-        records += present(listed, path, folder, digest, args.partial)
+        records += records_with_files(listed, path, folder, digest, args.partial)
     return Source(
         hierarchy,
         digest.hexdigest(),

@@ -6,7 +6,7 @@ from pathlib import Path
 from data_prep.common.errors import UserError
 from data_prep.common.text import number_of, read_text
 from data_prep.label_tree import TABLES, Hierarchy
-from data_prep.readers.files import add_partial, present
+from data_prep.readers.files import add_partial, records_with_files
 from data_prep.records import Record, Source, inside
 
 DESCRIPTION = "CUB-200-2011: 200 bird species -> 40 families -> 13 orders"
@@ -52,7 +52,9 @@ def open_source(args):
     digest = hashlib.sha256(hierarchy.text().encode())
     for file in LISTS:
         digest.update((args.root / file).read_bytes())
-    records = present(records, args.root / "images.txt", args.root / "images", digest, args.partial)
+    records = records_with_files(
+        records, args.root / "images.txt", args.root / "images", digest, args.partial
+    )
     return Source(
         hierarchy,
         digest.hexdigest(),

@@ -33,7 +33,7 @@ def add_images(digest, records):
     return missing
 
 
-def present(listed, path, folder, digest, partial):
+def records_with_files(listed, path, folder, digest, partial):
     """The records listed in `path` whose images are in `folder`; adds them to the digest.
 
     Raises UserError if images are missing and `partial` is not set, or if all are missing. Prints

@@ -4,10 +4,10 @@
 # Usage: docker/image/finish.sh REVISION
 set -euo pipefail
 
-# any user may write here (docker run -u); what is mounted takes their place
+# writable by any user (docker run -u); mounted folders replace them
 mkdir -p data weights snapshots results prototxt/mine
 chmod 1777 data weights snapshots results prototxt/mine
-# NVRTC looks for a library of its own by name alone, where the loader looks
+# NVRTC opens one of its libraries by name, so that the loader has to find it
 if [ -d /opt/caffe/cuda/lib ]; then
   echo /opt/caffe/cuda/lib >/etc/ld.so.conf.d/caffe.conf
   ldconfig

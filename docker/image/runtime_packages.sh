@@ -4,23 +4,22 @@
 #
 # Usage: docker/image/runtime_packages.sh FOLDER...
 #
-# Runs in the build stage, where these libraries lie beside the compilers. Libraries below the
-# folders themselves (those of Python's wheels, say) come with the folders. A library that is nowhere
-# ends it with status 1: the image would fail at its first use.
+# Runs in the build stage, where these libraries are installed beside the compilers. Libraries in the
+# folders themselves, such as those of Python's wheels, are copied with them. Ends with status 1 if a
+# library is missing, since the image would fail at its first use.
 set -euo pipefail
 
-# not in an image: the driver's, which the host puts into the container; and those of CuPy's modules
-# for sparse matrices, decompositions, Fourier transforms and tensors, which nothing here imports
+# excluded from images: libraries of the driver, which the host mounts into the container, and of
+# CuPy's modules for sparse matrices, decompositions, Fourier transforms and tensors, which are unused
 readonly LEFT_OUT='lib(cuda|nvidia-.*|cusparse|cusolver|cufft|cutensor|cutensorMg)\.so\..*'
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 
-# needed FILE: sonames that the file itself asks for, not what those need in turn (that is a matter
-# of the packages' own dependencies)
+# needed FILE: sonames that the file links to itself; their own dependencies are the packages' concern
 needed() { { objdump -p "$1" 2>/dev/null || true; } | awk '$1 == "NEEDED" {print $2}'; }
 
-# owners: of the libraries on stdin, the packages; dpkg may know a file under /lib or under /usr/lib.
-# Status 1 for one that no package holds.
+# owners: packages of the libraries on stdin; dpkg may list a file under /lib or under /usr/lib.
+# Status 1 if no package contains one of them.
 owners() {
   xargs -r realpath | awk '{print; sub("^/usr", ""); print}' >"$scratch/paths"
   { xargs -r dpkg-query -S <"$scratch/paths" 2>/dev/null || true; } |

@@ -4,8 +4,8 @@
 #
 # Usage: docker/image/venv.sh LOCKFILE...
 #
-# $CA_CERTIFICATES: certificates (PEM) to trust beside Debian's; $PIP_INDEX_URL and the rest of pip's
-# environment count as ever.
+# $CA_CERTIFICATES: certificates (PEM) to trust beside Debian's. $PIP_INDEX_URL and the rest of pip's
+# environment apply.
 set -euo pipefail
 
 if [ -n "${CA_CERTIFICATES:-}" ]; then

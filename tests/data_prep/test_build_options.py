@@ -13,6 +13,8 @@ import test_folder
 from archive import refused, run
 
 from data_prep import build_lmdb, image_files, images, lmdb_io, pipeline
+from data_prep.build_options import BuildOptions
+from data_prep.common.errors import UserError
 from data_prep.records import Record
 
 
@@ -33,7 +35,7 @@ def stored(folder):
 
 
 def test_bad_images_are_left_out(tmp_path):
-    """All are named, counted and recorded; a class that loses a whole split is reported."""
+    """All bad files are named, counted and recorded; a class left without a split is reported."""
     birds = archive.make(tmp_path / "birds")
     first, second, third, fourth, *_ = sorted((birds / "images").rglob("*.jpg"))
     first.write_bytes(b"")
@@ -98,7 +100,7 @@ def test_boxes_and_footers_of_photographs_decoded_smaller(size, scale, tmp_path)
     with image_files.open_plain(path) as file:
         assert images.decode_scale(image_files.header(file), size, (0, 0, 160, 160)) == scale
     record = Record("photograph", path, 0, "train", (160, 250, 160, 170), 20)
-    options = {"size": size, "resize": "squeeze", "encoded": "raw", "context": 0}
+    options = BuildOptions(size=size, resize="squeeze", encoded="raw")
     (result,) = pipeline.chunks([record], options, 1)
     assert result.images[0].reason is None
     away = np.abs(result.total - (0, 0, 255)).max(axis=2)  # of one image: its pixels
@@ -116,6 +118,19 @@ def test_margins_need_boxes(capsys):
     with pytest.raises(SystemExit, match="2"):
         build_lmdb.main(["cub", "--root", ".", "--context", "0.1"])
     assert "--bbox" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "argv, says",
+    [
+        (["cards", "--bbox"], r"--bbox: cards has no boxes to crop to; .*\(.*cub.*\)"),
+        (["folder", "--root", ".", "--bbox"], "--bbox: folder has no boxes"),
+        (["cards", "--bogus", "3"], "cards does not take --bogus 3: .*cards --help"),
+    ],
+)
+def test_options_of_other_data_sets(argv, says):
+    with pytest.raises(UserError, match=says):
+        build_lmdb.main(argv)
 
 
 def net(folder, levels):
@@ -195,7 +210,7 @@ def test_caffe_trains_a_step(source, encoded, tmp_path):
 
 
 def test_caffe_reads_raw_pixels(birds, tmp_path):
-    """The same pixels as of PNG, blue-green-red; the verifier accepts them, and not as encoded."""
+    """Raw pixels equal PNG's, blue-green-red; the verifier accepts them only as not encoded."""
     import caffe
 
     blobs = {}

@@ -113,7 +113,7 @@ def resumed(said):
 
 
 def test_killed_at_random_moments(photos, whole, tmp_path):
-    """Again and again, then left in peace: the same data set as if nothing had happened."""
+    """Killed several times, then left to finish: the data set is that of an undisturbed build."""
     out, generator = tmp_path / "birds", random.Random(5)
     total = events(arguments(photos, tmp_path / "calm/birds"))
     shutil.rmtree(tmp_path / "calm")
@@ -177,7 +177,7 @@ def cut_the_checkpoint(partial):
 
 @pytest.mark.parametrize("harm", [change_a_record, cut_an_lmdb, cut_the_checkpoint])
 def test_damaged_remains_are_not_used(photos, whole, left, harm):
-    """As after a power failure on a disk that lies about what it has written."""
+    """The state after a power failure on a disk that reports writes too early."""
     harm(partial_of(left))
     assert "damaged: starting over" in build(arguments(photos, left))
     assert contents(left) == whole
@@ -232,7 +232,7 @@ def test_killed_while_it_is_put_in_place(photos, whole, left, renamed):
 
 
 def test_epochs(photos, whole, tmp_path):
-    """Images that come again are copies, also after a resumption; the mean has each once."""
+    """Repeated images are copies, also after a resumption; the mean counts each once."""
     order = ("--order", "hierarchical", "--groups", 2, "--classes", 4, "--images", 2, "--epochs", 3)
     calm, out = tmp_path / "calm", tmp_path / "birds"
     build(arguments(photos, calm, *order))
@@ -257,7 +257,7 @@ def test_epochs(photos, whole, tmp_path):
 
 @rendered
 def test_what_readers_make_is_made_again(tmp_path):
-    """Killed while the cards are rendered: half a deck is not taken for a whole one."""
+    """Killed while cards are rendered: an incomplete deck is not used."""
     command = ["build_lmdb.py", "cards", "--decks", "paris,plastic", "--size", 32, "--out"]
     calm, out = tmp_path / "calm/cards", tmp_path / "cards"
     build([*command, calm])

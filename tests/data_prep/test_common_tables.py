@@ -1,12 +1,12 @@
 """data_prep/common: dataclasses as JSON, and text tables."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import pytest
 
 from data_prep.common import text_table
 from data_prep.common.errors import UserError
-from data_prep.common.typed import from_json, to_json
+from data_prep.common.typed import REST, from_json, to_json
 
 
 @dataclass(frozen=True)
@@ -25,6 +25,20 @@ class Whole:
     def __post_init__(self):
         if self.count < 0:
             raise ValueError("count is below 0")
+
+
+@dataclass(frozen=True)
+class Open:
+    count: int
+    others: dict = field(default_factory=dict, metadata=REST)
+
+
+def test_keys_of_no_field():
+    """Unknown keys go into the REST field, and are written beside the other fields."""
+    value = {"count": 2, "a": [1], "others": "x"}
+    read = from_json(Open, value, "it")
+    assert read == Open(2, {"a": [1]}) and to_json(read) == {"count": 2, "a": [1]}
+    assert to_json(Open(2)) == {"count": 2}
 
 
 VALUE = {"count": 2, "parts": [{"number": 1}, {"number": 0.5, "word": "x"}], "named": {}}

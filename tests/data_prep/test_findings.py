@@ -1,4 +1,4 @@
-"""Identical photographs and images of one color: named by their files, left out on demand."""
+"""Identical photographs and images of one color: named, and left out if asked."""
 
 import json
 import shutil
@@ -43,7 +43,7 @@ PAIRS = [
 
 @pytest.mark.parametrize("source, target, says", PAIRS)
 def test_named_by_their_files(photos, source, target, says):
-    """By the build, by a build that finds nothing to do, and by the verifier, which is content."""
+    """The build, a build with nothing to do, and the verifier report them; the verifier passes."""
     copy(photos, source, target)
     out, done = build(photos)
     for said in (done, build(photos)[1], run("verify_lmdb.py", out)):
@@ -59,7 +59,7 @@ def test_named_by_their_files(photos, source, target, says):
     ids="classes splits splits-and-classes".split(),
 )
 def test_left_out(photos, pair, gone):
-    """Both where the classes differ; else the training copy, so that test sets stay."""
+    """Both are left out if their classes differ; otherwise the training copy."""
     copy(photos, *pair[:2])
     out, done = build(photos, "--skip-duplicates")
     assert done.returncode == 0, done.stderr

@@ -19,7 +19,7 @@ SHARED = real_data.FOLDER / "hierarchies/cub.tsv"
     "name, levels, sizes",
     [
         ("cub", ("species", "family", "order"), (200, 40, 13)),
-        ("cards", ("card", "suit", "colour"), (52, 4, 2)),
+        ("cards", ("card", "suit", "color"), (52, 4, 2)),
     ],
 )
 def test_tables(name, levels, sizes, tmp_path):

@@ -164,7 +164,7 @@ def test_reasons(seen, name, says):
 
 
 def test_optional_chunks_change_no_pixel():
-    """What the decoder is not given: texts, profiles, frames. Transparency and orientation stay."""
+    """Texts, profiles and further frames are removed before decoding; transparency stays."""
     exif = Image.Exif()
     exif[0x112] = 3
     data = encoded(NOISE, "PNG", exif=exif, dpi=(9, 9))

@@ -1,4 +1,4 @@
-"""Images are recognized by their first bytes, whatever they are named, also among folders."""
+"""Images are recognized by their first bytes, not their names, also in folders."""
 
 import cv2
 import numpy as np
@@ -24,7 +24,7 @@ def test_what_is_no_image(tmp_path, data):
 
 
 def test_photographs_under_other_names_are_built_and_others_named(tmp_path):
-    """A format that can't be read is said to be one, instead of vanishing among other files."""
+    """Formats that can't be read are reported, not skipped like other files."""
     root = photos(tmp_path / "photos", BIRDS)
     first = next(root.rglob("*.jpg"))
     first.rename(first.with_suffix(".jfif"))

@@ -111,7 +111,7 @@ def test_upright_at_any_scale(orientation, scale):
 
 
 def test_transparent_and_turned_is_refused():
-    """What it should look like upright, no decoder here says."""
+    """No decoder here turns an image with transparency upright."""
     exif = Image.Exif()
     exif[0x112] = 3
     images.decode(file(rgb().convert("RGBA"), "PNG", exif=exif))  # opaque: no matter
@@ -235,7 +235,7 @@ def test_crop(box, shape):
 
 
 def test_margins_around_boxes():
-    """Of the box's own width and height on each side, as far as the image goes."""
+    """The margin is a share of the box's width and height, clipped to the image."""
     assert images.grown((10, 20, 40, 8), 0.25) == (0, 18, 60, 12)
     assert images.grown((10, 20, 40, 8), 0) == (10, 20, 40, 8)
     assert images.crop(PICTURE, images.grown((10, 10, 20, 10), 1)).shape[:2] == (20 + 10, 50)

@@ -1,4 +1,4 @@
-"""The lists of records of a built data set: one reader, one sentence for each damage."""
+"""Lists of records of a built data set: one sentence for each kind of damage."""
 
 import pytest
 from test_folder import photos

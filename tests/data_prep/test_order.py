@@ -1,9 +1,10 @@
-"""--order hierarchical: batches of P classes x K images, and what is said of them."""
+"""--order hierarchical: batches of P classes x K images, and the report on them."""
 
 import hashlib
 import json
 import subprocess
 import sys
+from dataclasses import replace
 
 import archive
 import numpy as np
@@ -12,6 +13,8 @@ import real_data
 from archive import refused, run
 
 from data_prep import batches, constraints, order
+from data_prep.build_options import BuildOptions
+from data_prep.common import typed
 from data_prep.common.errors import UserError
 from data_prep.label_tree import TABLES, Hierarchy
 from data_prep.lmdb_io import items, parse_datum
@@ -180,15 +183,17 @@ def official(name):
 def test_the_papers_trees(name):
     """The loss has nearly all that the tree allows, at 128 = 32 x 4; shuffled, a third of it."""
     hierarchy, labels = official(name)
-    plan = dict(groups=8, classes=32, images=4, epochs=2)
-    found = batches.hierarchical(
-        labels, hierarchy.labels, hierarchy.names[0], batches.Plan(**plan), 0
+    plan = batches.Plan(groups=8, classes=32, images=4, epochs=2)
+    options = BuildOptions(
+        size=16, resize="squeeze", encoded="jpg", order="hierarchical", batches=plan
     )
-    said = order.facts(labels[found], {"batches": plan}, hierarchy)
+    found = batches.hierarchical(labels, hierarchy.labels, hierarchy.names[0], plan, 0)
+    said = order.facts(labels[found], options, hierarchy)
     assert said["batch"] == 128
     assert said["shares"]["all"] >= 0.999 * said["shares"]["tree"]
     mixed = np.random.default_rng(0).permutation(labels)
-    shares = order.facts(mixed, {"batches": None}, hierarchy)["shares"]
+    shuffled = replace(options, order="shuffled", batches=None)
+    shares = order.facts(mixed, shuffled, hierarchy)["shares"]
     assert shares["all"] < 0.5 * shares["tree"]
 
 
@@ -227,7 +232,9 @@ def test_a_built_data_set(built):
     train = read_listing(built / "train.tsv", tree)
     assert manifest["splits"]["train"]["images"] == len(train) and len(train) % 8 == 0
     labels = np.array([label for _, label in train])
-    said = order.facts(labels, manifest["options"], tree)
+    options = typed.from_json(BuildOptions, manifest["options"], "options")
+    assert typed.to_json(options) == manifest["options"]
+    said = order.facts(labels, options, tree)
     assert manifest["splits"]["train"]["order"] == said
     uses = {name: [n for n, _ in train].count(name) for name, _ in train}
     assert len(uses) == 12 and set(uses.values()) <= {4, 5}

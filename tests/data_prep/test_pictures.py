@@ -49,7 +49,7 @@ def test_letters_that_no_font_has(monkeypatch, capsys):
 
 @pytest.mark.parametrize("shape", [(400, 1), (1, 400), (1, 1), (3000, 2), (40, 40)])
 def test_shapes(shape):
-    """Whatever it is, an image is fitted into its square, and something of it can be seen."""
+    """An image of any shape is fitted into its square and stays visible."""
     image = np.full((*shape, 3), (0, 0, 255), np.uint8)
     picture = decoded(pictures.grid([Tile(image, [("x", "black")]), None], 2, 100))
     red = np.argwhere((picture == (0, 0, 255)).all(axis=2))
@@ -64,7 +64,7 @@ def test_long_names_end_with_their_tile():
 
 
 def test_contact_sheet_of_extreme_shapes(tmp_path):
-    """Once the sheet ended a build when all else was written; --resize shorter keeps the shape."""
+    """--resize shorter keeps the aspect ratio, and the contact sheet can still be drawn."""
     rng, root = np.random.default_rng(0), tmp_path / "photos"
     sides = itertools.cycle([(400, 1), (1, 400), (1, 1)])
     for name in ("蓝鹀", "Père"):

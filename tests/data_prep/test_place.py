@@ -1,4 +1,4 @@
-"""build_lmdb.py --out: what no build made stays, links are followed, all before the work."""
+"""build_lmdb.py --out: foreign files stay, links are followed, checks come first."""
 
 import fcntl
 import json
@@ -205,7 +205,7 @@ def test_what_is_added_while_a_build_runs(change, built, tmp_path):
 
 
 def test_put_in_place_when_the_notes_are_gone(photos, tmp_path, monkeypatch):
-    """All the work of a build whose target was changed meanwhile is kept."""
+    """A build whose target changed meanwhile keeps its work."""
     out = tmp_path / "birds"
     assert build(photos, out).returncode == 0
     other = command(photos, out, "--size", 32)
@@ -276,13 +276,13 @@ def test_links_are_followed(make, built, photos, tmp_path, capsys):
 
 @pytest.mark.parametrize("out", [".", "train_images/.."])
 def test_the_current_folder(out, built, photos, tmp_path):
-    """Replaced, it would leave the shell that started the build in a folder that is gone."""
+    """Replacing the current folder would leave the shell in a deleted folder."""
     folder = shutil.copytree(built, tmp_path / "birds")
     refused(build(photos, out, cwd=folder), "is the current folder")
 
 
 def test_an_old_lock(photos, tmp_path):
-    """That of a killed build is taken over and removed; an empty one, of unknown origin, stays."""
+    """The working folder of a killed build is reused and removed; an empty one stays."""
     with Place.of(tmp_path / "birds").locked():
         shutil.copy(tmp_path / ".birds.lock", tmp_path / ".left.lock")
         with pytest.raises(UserError, match="another build"):

@@ -1,4 +1,4 @@
-"""verify_lmdb.py finds each way in which a data set can be wrong."""
+"""verify_lmdb.py finds each kind of fault in a data set."""
 
 import json
 import shutil
@@ -95,7 +95,7 @@ def test_one_image_in_both_splits(built, tmp_path):
 
 
 def test_nearly_the_same_image_in_both_splits(built, tmp_path):
-    """Another encoding of a training image of the class: the same drawing in other bytes."""
+    """A test image that is a training image of its class in another encoding."""
     copy = shutil.copytree(built, tmp_path / "cub")
     train = lmdb_io.parse_datum(first(copy, "train_images"))
     image = cv2.imdecode(np.frombuffer(train.data, np.uint8), cv2.IMREAD_COLOR)
@@ -152,7 +152,7 @@ def test_files(built, tmp_path, file, how, says):
 
 
 def test_cut_short(built, tmp_path):
-    """A copy that broke off must not kill the process that maps it into memory."""
+    """A truncated LMDB must not kill the process that maps it into memory."""
     copy = shutil.copytree(built, tmp_path / "cub")
     data = copy / "train_images/data.mdb"
     with open(data, "r+b") as file:

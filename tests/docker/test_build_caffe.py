@@ -1,4 +1,4 @@
-"""docker/build_caffe.sh without building: what it checks, what it derives, when it does nothing."""
+"""docker/build_caffe.sh without building: its checks, its settings, and when it does nothing."""
 
 import os
 import re
@@ -222,7 +222,7 @@ def test_cuda_wheels_are_pinned_with_checksums(path):
 
 
 def test_toolkit_is_merged_once_and_libraries_get_their_link_names(toolkit, tmp_path):
-    """With pip replaced by what it would leave: a wheel's folders, of cuDNN alone."""
+    """A stand-in for pip leaves the folders of cuDNN's wheel."""
     (toolkit / "lib64" / "libcudart.so.12").write_text("library")
     (toolkit / "include" / "cuda.h").write_text("header")
     pip = tmp_path / "python"
@@ -435,7 +435,7 @@ def times(project):
 
 
 def test_one_changed_patch_compiles_only_what_it_concerns(project):
-    """Files that stay as they are keep their time, and what the build made stays."""
+    """Unchanged files keep their time, and build products stay."""
     project.patch("three")
     (project.source / "gone.cpp").unlink()
     assert "source: 2;" in project.start()

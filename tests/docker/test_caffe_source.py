@@ -299,7 +299,7 @@ def test_the_hash_is_over_all_that_is_there(tmp_path, change):
 
 @pytest.mark.parametrize("kind", ["tarball", "folder"])
 def test_source_named_by_hand(tmp_path, kind):
-    """A tarball has to hold the expected files; a folder is taken as it is, and that is said."""
+    """A tarball must hold the expected files; a folder is used as it is, with a note."""
     source = tree(tmp_path / "mine")
     sha = bash('tree_hash "$1"', source).stdout.strip()
     named = pack(source, tmp_path / "x.tar.gz", "inner") if kind == "tarball" else source

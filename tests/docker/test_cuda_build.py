@@ -1,4 +1,4 @@
-"""A build of docker/build_caffe.sh --cuda, where there is one: what it does without a GPU.
+"""A build of docker/build_caffe.sh --cuda, if there is one: its behavior without a GPU.
 
 CAFFE_CUDA_PREFIX names it; without that, the newest ~/.local/caffe-cuda*. What it does on a GPU is
 for Caffe's own tests (build_caffe.sh --test) and tools/gpu/check.py.

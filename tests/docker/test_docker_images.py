@@ -1,4 +1,4 @@
-"""The Docker images as far as they can be tested without Docker; docker/test_image.sh does more."""
+"""Checks of the Docker images that need no Docker; docker/test_image.sh does the others."""
 
 import os
 import re
@@ -84,7 +84,7 @@ def test_context_holds_the_repository(patterns):
 
 @pytest.mark.parametrize("dockerfile", DOCKERFILES, ids=lambda path: path.name)
 def test_dockerfile(dockerfile, patterns):
-    """What it copies exists and is in the context; stages exist; the image runs as no root."""
+    """Copied files exist and are in the context; stages exist; the image's user is not root."""
     stages, user = set(), "root"
     for name, arguments in instructions(dockerfile):
         words = arguments.split()

@@ -115,7 +115,7 @@ def test_each_release_gets_its_own_names(machine, release):
 
 @pytest.mark.parametrize("group", ["demo", "tests"])
 def test_what_only_the_demo_or_a_test_needs_does_not_end_set_up(machine, group):
-    """Neither if the lists lack it, nor if it can't be installed; the others are installed."""
+    """A package that is unknown or can't be installed is left out; the others are installed."""
     absent, broken = sorted(names(group))[:2]
     done = machine(known=known_on("13") - {absent}, broken=[broken])
     assert done.returncode == 0, done.stderr

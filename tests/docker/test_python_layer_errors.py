@@ -29,7 +29,7 @@ import sys
 import caffe
 
 class Failing(caffe.Layer):
-    failure = ValueError("seven is no good")
+    failure = ValueError("seven is not allowed")
 
     def fail_in(self, hook):
         if self.param_str == hook:
@@ -105,10 +105,10 @@ def outcome(*arguments, **options):
 def test_every_hook_ends_with_traceback_and_sentence(tmp_path, hook):
     status, lines = outcome(tmp_path, hook=hook)
     assert status == 1
-    assert lines[-1].endswith(STOPPED.format("train", "ValueError: seven is no good"))
+    assert lines[-1].endswith(STOPPED.format("train", "ValueError: seven is not allowed"))
     assert "Traceback (most recent call last):" in lines
     assert any(f"in {hook}" in line for line in lines)
-    assert lines[-2] == "ValueError: seven is no good"  # the traceback, once, right before
+    assert lines[-2] == "ValueError: seven is not allowed"  # the traceback, once, right before
 
 
 @pytest.mark.parametrize(
@@ -134,7 +134,7 @@ def test_import_constructor_and_odd_exceptions(tmp_path, options, sentence):
 def test_other_commands_name_themselves(tmp_path):
     status, lines = outcome(tmp_path, command="time", hook="forward")
     assert status == 1
-    assert lines[-1].endswith(STOPPED.format("time", "ValueError: seven is no good"))
+    assert lines[-1].endswith(STOPPED.format("time", "ValueError: seven is not allowed"))
 
 
 def test_pycaffe_gets_the_exception_itself(tmp_path):

@@ -1,4 +1,4 @@
-"""docker/setup.sh and the scripts that try it: what they take, and what becomes of .venv."""
+"""docker/setup.sh and its test scripts: their arguments, and what they do to .venv."""
 
 import os
 import shutil

@@ -105,7 +105,7 @@ def longer(rng, data):
     return data + rng.choice((b"\0", b"\xff\xd9", b"IEND", data)) * rng.choice((1, 9))
 
 
-def mend_png(rng, data):
+def repair_png(rng, data):
     """Chunks of a PNG changed, left out, repeated, with right checksums: the decoder reads on."""
     if not data.startswith(b"\x89PNG"):
         return number(rng, data)
@@ -142,7 +142,7 @@ def inflate(rng, data):
     )  # fmt: skip
 
 
-MUTATIONS = (cut, flip, flip_early, number, twice, without, longer, mend_png, inflate)
+MUTATIONS = (cut, flip, flip_early, number, twice, without, longer, repair_png, inflate)
 
 
 def case(seed, at, files):

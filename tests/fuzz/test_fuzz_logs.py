@@ -6,7 +6,7 @@ import warnings
 
 import pytest
 from cases import count
-from mutations import damaged
+from damage import damaged
 
 from data_prep.common.errors import UserError
 from tools import caffe_log, plot_log

@@ -6,7 +6,7 @@ import random
 
 import numpy as np
 from cases import count
-from mutations import changed, damaged
+from damage import changed, damaged
 
 from data_prep.common.errors import UserError
 from tools import compare, results

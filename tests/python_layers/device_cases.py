@@ -57,18 +57,18 @@ LOSSES = {
 
 MAKE_UPS = [(1, 1), (6, 1), (8, 9), (24, 9)]  # samples, fine classes
 
-LAYERS = {
-    "glm": ("glm_loss.GLMLossLayer", {"margins": [2, 2]}),
-    "glm-memory": ("glm_loss.GLMLossLayer", {"margins": [2, 2], "memory": 9, "normalize": True}),
-    "gtl": ("gtl_loss.GTLLossLayer", {"margins": [4, 2], "normalize": False}),
-    "gtl-memory": ("gtl_loss.GTLLossLayer", {"memory": 9}),
-    "contrastive": ("contrastive_loss.ContrastiveLossLayer", {"margin": 3}),
-    "contrastive-memory": ("contrastive_loss.ContrastiveLossLayer", {"margin": 3, "memory": 9}),
-    "triplet-memory": ("triplet_loss.TripletLossLayer", {"memory": 9}),
-    "minmax-memory": ("minmax_loss.MinMaxLossLayer", {"k1": 2, "k2": 3, "memory": 9}),
-    "triplet": ("triplet_loss.TripletLossLayer", {}),
-    "minmax": ("minmax_loss.MinMaxLossLayer", {"k1": 2, "k2": 3}),
-    "center": ("center_loss.CenterLossLayer", {"num_classes": 9}),
+LAYERS = {  # name: (layer, parameters, levels)
+    "glm": ("glm_loss.GLMLossLayer", {"margins": [2, 2]}, 2),
+    "glm-memory": ("glm_loss.GLMLossLayer", {"margins": [2, 2], "memory": 9, "normalize": True}, 2),
+    "gtl": ("gtl_loss.GTLLossLayer", {"margins": [4, 2], "normalize": False}, 2),
+    "gtl-memory": ("gtl_loss.GTLLossLayer", {"memory": 9}, 2),
+    "contrastive": ("contrastive_loss.ContrastiveLossLayer", {"margin": 3}, 1),
+    "contrastive-memory": ("contrastive_loss.ContrastiveLossLayer", {"margin": 3, "memory": 9}, 1),
+    "triplet-memory": ("triplet_loss.TripletLossLayer", {"memory": 9}, 1),
+    "minmax-memory": ("minmax_loss.MinMaxLossLayer", {"k1": 2, "k2": 3, "memory": 9}, 1),
+    "triplet": ("triplet_loss.TripletLossLayer", {}, 1),
+    "minmax": ("minmax_loss.MinMaxLossLayer", {"k1": 2, "k2": 3}, 1),
+    "center": ("center_loss.CenterLossLayer", {"num_classes": 9}, 1),
 }
 
 
@@ -147,8 +147,7 @@ def check_memory(cupy, no_waiting):
 
 
 def losses_net(tmp_path, layer, **options):
-    name, parameters = LAYERS[layer]
-    levels = 2 if layer.startswith(("glm", "gtl")) else 1
+    name, parameters, levels = LAYERS[layer]
     return make_net(
         tmp_path, name, parameters, levels=levels, diagnostics=True, loss_weight=2.0, **options
     )

@@ -78,7 +78,7 @@ class Device:
 
     def __init__(self):
         self.launches = 0
-        self.results = []  # (dtype, shape) of every result that is no view
+        self.results = []  # (dtype, shape) of every result that is not a view
         self.closed = False
         self.queue = None  # if given, the stream that kernels have to be on
 

@@ -1,4 +1,4 @@
-"""Random param_strs, features and labels for every layer: refused in one sentence, or computed.
+"""Random parameters, features and labels for every layer: refused in one sentence, or computed.
 
     .venv/bin/python tests/python_layers/fuzz.py --cases 20000 --seed 1
 

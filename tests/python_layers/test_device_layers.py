@@ -145,7 +145,7 @@ def test_cpu_mode_never_imports_cupy():
         "import importlib, sys; from python_layers import blobs; "
         "assert blobs.blobs_of_mode() is blobs.HostBlobs; "
         f"[importlib.import_module('python_layers.' + m) for m in "
-        f"{sorted({name.split('.')[0] for name, _ in LAYERS.values()})}]; "
+        f"{sorted({name.split('.')[0] for name, *_ in LAYERS.values()})}]; "
         "assert not [m for m in sys.modules if m.startswith('cupy')]"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -68,7 +68,7 @@ def test_mistakes_are_named(param_str, message):
     "param_str", ['{"%s": 1}', '{"mode": "%s"}', '"%s"', "%s", '{"margins": [%s]}']
 )
 def test_messages_are_short(param_str):
-    """However long the user's text is; and many names take no quadratic time."""
+    """Long names are cut, and many names do not take quadratic time."""
     for text in ("k" * 10**6, '", "'.join(map(str, range(10**5)))):
         with pytest.raises(ValueError) as caught:
             parse(param_str % text, TABLE, "L")

@@ -1,12 +1,15 @@
-"""What no layer can compute with: it is refused in one sentence, and no layer keeps any of it."""
+"""Invalid input is refused in one sentence, and no layer keeps any of it."""
 
 import re
+from functools import partial
 
 import caffe
 import numpy as np
 import pytest
 from layer_nets import METRIC_LAYERS, make_net, metric_batch, metric_net, metric_step
 
+from python_layers import glm
+from python_layers.glm_loss import GLMLossLayer
 from python_layers.labels import LARGEST_LABEL
 from python_layers.pairwise import LONGEST
 
@@ -104,7 +107,7 @@ def test_finite_results_of_finite_features(tmp_path, name, which):
 @pytest.mark.parametrize("weight", [1e30, 3e38])
 @each_layer
 def test_a_gradient_beyond_float32_is_refused(tmp_path, name, weight):
-    """Or else it is finite: a loss_weight that is large beside it may still fit."""
+    """Otherwise the gradient is finite, even with a large loss_weight."""
     net = metric_net(tmp_path, name, loss_weight=weight)
     features, labels = metric_batch(0)
     for scale in (1, 1e14):
@@ -113,6 +116,35 @@ def test_a_gradient_beyond_float32_is_refused(tmp_path, name, weight):
         except ValueError as refusal:
             assert "gradient with respect to the features" in str(refusal)
             assert "lower loss_weight" in str(refusal)
+
+
+def squared(violation):
+    """([v]_+^2, its derivative), elementwise."""
+    positive = np.maximum(violation, 0)
+    return positive**2, 2 * positive
+
+
+class SquaredGLMLossLayer(GLMLossLayer):
+    forward_pass = staticmethod(partial(glm.forward, penalty=squared))
+
+
+def test_a_loss_beyond_float32_is_refused(tmp_path):
+    """With raw features of 1e14 a squared violation is some 1e56; the memory keeps none of them."""
+    parameters = {"margins": [3, 3], "memory": 20}
+    nets = []
+    for name in ("refusing", "fresh"):
+        (tmp_path / name).mkdir()
+        layer = f"{__name__}.SquaredGLMLossLayer"
+        options = dict(levels=2, package="", diagnostics=True)
+        nets.append(make_net(tmp_path / name, layer, parameters, **options))
+    features, labels = metric_batch(0)
+    refusal = r"^SquaredGLMLossLayer: the loss is \d\S*e\+5\d, which exceeds float32: .* base_lr"
+    with pytest.raises(ValueError, match=refusal):
+        metric_step(nets[0], 1e14 * features, labels)
+    for seed in (1, 2):
+        steps = [metric_step(net, *metric_batch(seed)) for net in nets]
+        for actual, expected in zip(*steps, strict=True):
+            assert np.array_equal(actual, expected) and np.isfinite(actual).all()
 
 
 def test_centers_that_a_snapshot_brings(tmp_path):

@@ -1,4 +1,4 @@
-"""The benchmark of build_lmdb.py runs; its times are nobody's assertion."""
+"""The benchmark of build_lmdb.py runs; times are not asserted."""
 
 import cv2
 import numpy as np

@@ -1,4 +1,4 @@
-"""tools/check_env.py: what it finds, what it calls missing, and the command it names."""
+"""tools/check_env.py: what it finds, what it reports as missing, and the command it names."""
 
 import os
 import shutil

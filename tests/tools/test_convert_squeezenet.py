@@ -1,4 +1,4 @@
-"""SqueezeNet's ImageNet weights: fetched, converted, and proven right on photographs."""
+"""SqueezeNet's ImageNet weights: fetched, converted, and checked on photographs."""
 
 import hashlib
 import io
@@ -191,7 +191,7 @@ def test_index_of_pip_is_asked(fetched, listed, says):
 
 @pytest.mark.parametrize("listed", [True, False])
 def test_the_authors_file_is_the_second_place(fetched, weights, listed, capsys):
-    """As they publish it, with layers that have no weights; another value in it is refused."""
+    """The file as published, with layers without weights; one with a changed value is refused."""
     if listed:
         list_package(fetched)
     net = caffe_pb2.NetParameter.FromString(weights.read_bytes())

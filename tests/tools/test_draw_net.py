@@ -45,8 +45,9 @@ def test_diagram(name, feature, dropout, variant):
     shown = diagram(net(f"{name}_train_val"), stages)
     assert (shown.name, shown.feature) == (name, feature)
     assert shown.dropout == pytest.approx(dropout)
-    weights = {"glm": 0.8, **{name: loss.weight for name, loss in tables.BASELINES.items()}}
-    expected = [(name, pytest.approx(weights[name])) for name in weights if name in stages]
+    expected = [
+        (name, pytest.approx(loss.weight)) for name, loss in tables.LOSSES.items() if name in stages
+    ]
     assert shown.metric == (expected[0] if expected else None)
     heads = ("fc8_fine", "fc9_coarse", "fc10_coarse")[: 3 if "csm" in stages else 1]
     assert tuple(classifier.name for classifier in shown.classifiers) == heads

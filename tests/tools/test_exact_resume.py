@@ -176,7 +176,7 @@ def test_killed_and_resumed_is_undisturbed(tmp_path, records, case, number):
 def test_a_training_without_a_seed_begins_at_the_first_record(
     tmp_path, records, seed, begins_again
 ):
-    """As Caffe has always done; and what this file compares tells the two."""
+    """As stock Caffe does; the comparison in this file distinguishes the two."""
     solver = write(tmp_path, records, [], 6, seed=seed)
     train(solver)
     labels = []

@@ -14,7 +14,7 @@ from tools.flow_meter import FlowMeter
 from tools.nets import tables
 
 TRUE = [0, 1, 2, 3, 4, 5, 0, 2]
-MEMORY = dict(glm=dict(memory=6))
+MEMORY = dict(given=dict(glm=dict(memory=6)))
 # All variants, and what a second backward pass could disturb: a memory, several batches a step.
 CASES = [
     *((variant, {}, "") for variant in tables.STAGES),
@@ -143,7 +143,7 @@ def test_command(ours, tmp_path):
 
 
 def test_weights(ours, tmp_path):
-    """They are used, and what they lack is named."""
+    """The given weights are used, and layers that they lack are named."""
     given = tiny.weights(tmp_path / "w.caffemodel", 1)
     model = caffe_pb2.NetParameter.FromString(given.read_bytes())
     model.layer[0].name = "embedding"
@@ -204,7 +204,7 @@ def test_a_net_without_the_head(tmp_path, data):
 
 
 def test_divergence(tmp_path, data):
-    """What was measured before is printed."""
+    """Measurements made before the divergence are printed."""
     path = make(tmp_path, data, "ours")
     path.write_text(path.read_text().replace("base_lr: 0.01", "base_lr: 1e30"))
     done = run("flows", "--solver", path, "--iterations", 5)

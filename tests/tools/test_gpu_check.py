@@ -75,7 +75,7 @@ def test_a_caffe_that_cant_use_the_gpu_is_an_error(monkeypatch, tmp_path):
 
 
 def test_checks_in_turn_and_their_file(monkeypatch, tmp_path, capsys):
-    """A failed check is reported, in the file too, and does not keep the others from theirs."""
+    """A failed check is reported, in the file too, and the others still run."""
     monkeypatch.setattr(machine, "facts", lambda: RESULTS["machine"])
     monkeypatch.setattr(check.caffe_program, "run", lambda *arguments: (0, ""))
     monkeypatch.setattr(check, "isolated", lambda function, *args: function(*args))
@@ -152,7 +152,7 @@ def test_verdicts(monkeypatch, function, verdict, summary):
 
 
 def test_a_check_that_aborts_is_a_failed_one(monkeypatch):
-    """And leaves the others their turn: each has a process of its own."""
+    """The other checks still run: each has a process of its own."""
     monkeypatch.setitem(sections.SECTIONS, "one", os._exit)
     result = check.check("one")
     assert result["verdict"] == "FAILED" and "ended before it had a result" in result["summary"]

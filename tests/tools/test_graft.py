@@ -190,6 +190,8 @@ def test_options_reach_the_files(repository, run):
         "3",
         "--skip-input",
         "probabilities",
+        "--variant",
+        "sm_minmax",
     )
     net = written(done, "nets/trial_tiny_train_val.prototxt")
     transform = next(layer.transform_param for layer in net.layer if layer.name == "data")
@@ -204,7 +206,7 @@ def test_options_reach_the_files(repository, run):
         if layer.type == "Python" and layer.name != "center":
             assert '"scale": 3' in layer.python_param.param_str
     text = Path("nets/trial_tiny_ours_solver.prototxt").read_text()
-    assert "0.5 x the generalized large-margin loss" in text
+    assert "0.5 x the large-margin loss" in text
     assert "base_lr: 0.25" in text and "max_iter: 2 " in text
     assert "-weights none.caffemodel" in text and "none.caffemodel not found" in done.stdout
     assert (repository / "snapshots/trial_tiny_ours").is_dir()

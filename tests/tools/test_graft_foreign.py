@@ -148,7 +148,7 @@ def test_layers_that_differ_in_their_mean_are_named(here):
 
 
 def test_fields_of_the_old_formats_in_the_current_one_are_named(here):
-    """Caffe reads them in V1 layers only."""
+    """Caffe reads such fields in V1 layers only."""
     text = data_layers("crop_size: 16", param='data_param { source: "x" mean_file: "m" scale: 2 }')
     found = images(text + BODY)
     assert found.transform == {}
@@ -235,7 +235,7 @@ def test_sizes_that_sources_state(here, kind):
     ids=["HDF5Data", "Data"],
 )
 def test_sizes_of_data_sets_that_are_found(repository, text):
-    """Caffe reads one image of them."""
+    """Caffe opens the data set to find the size, and reads one image."""
     Path("write.prototxt").write_text(
         'layer { name: "d" type: "DummyData" top: "data" top: "label" dummy_data_param { '
         "shape { dim: 2 dim: 3 dim: 16 dim: 16 } shape { dim: 2 dim: 1 } } }\n"
@@ -502,7 +502,7 @@ def test_sparse_fillers(repository):
 
 
 def test_layers_after_the_feature_may_be_wrong(repository):
-    """They are removed."""
+    """Such layers are removed."""
     extra = 'layer { name: "x" type: "Nonsense" bottom: "nothing" top: "x" no_param { a: 1 } }'
     done = graft(MINI + extra, *ONE)
     written(done)

@@ -1,4 +1,4 @@
-"""tools/graft.py on damaged prototxts: one sentence or a net that Caffe runs, and nothing between.
+"""tools/graft.py on damaged prototxts: one sentence, or a net that Caffe runs.
 
 Small nets of every format are changed at random: tokens are deleted, repeated, swapped and replaced
 by others, layers are moved, bytes are overwritten. The seed of a failure is in its message. The

@@ -115,7 +115,7 @@ def test_every_layer_has_the_published_shape(name):
 
 @pytest.mark.parametrize("name", NETS)
 def test_count_of_parameters(name):
-    """The published total, less the classifiers of the original. Only the head has others."""
+    """The published number of weights without the original classifiers; the head adds others."""
     net = deploy(name)
     count = sum(
         math.prod(blob.shape)
@@ -162,7 +162,7 @@ def test_solver_settings_are_the_originals(name):
 
 
 def test_every_solver_value_has_its_origin():
-    """All fields but those that say themselves what they are have a reason beside them."""
+    """All fields that are not self-explanatory have a reason beside them."""
     plain = {
         "net",
         "train_state",
@@ -180,7 +180,7 @@ def test_every_solver_value_has_its_origin():
 
 
 def test_fillers_and_normalization():
-    """BVLC's numbers, also where its own files are not at hand."""
+    """BVLC's numbers, also where its own files are missing."""
     alexnet = training("cub_alexnet")
     for key, (std, bias) in {
         "conv1": (0.01, 0),

@@ -23,7 +23,7 @@ MAPS = {"googlenet", "squeezenet"}  # networks whose feature is C x 1 x 1
 DROPOUT = {"alexnet": 0.5, "googlenet": 0.4, "vgg16": 0.5, "bcnn": None, "squeezenet": 0.5}
 CROPS = {"alexnet": 227, "googlenet": 224, "vgg16": 224, "bcnn": 448, "squeezenet": 227}
 FOLDERS = {"bcnn": "{}_512", ("cards", "alexnet"): "{}_256", ("cards", "googlenet"): "{}_256"}
-STAGES = {
+PAPER = {  # the paper's variants
     "sm": "",
     "sm_glm": "glm",
     "csm": "csm",
@@ -35,18 +35,12 @@ STAGES = {
     "sm_center": "center",
     "sm_minmax": "minmax",
 }
-BASELINES = {
-    "contrastive": "ContrastiveLossLayer",
-    "triplet": "TripletLossLayer",
-    "center": "CenterLossLayer",
-    "minmax": "MinMaxLossLayer",
-}
 PHASES = {"train": caffe.TRAIN, "test": caffe.TEST}
 # data set, network, stage of the images
 SETTINGS = [
     (dataset, net, box)
     for dataset, net in tables.GRID
-    for box in ([""] if dataset == "cards" else ["", "bbox"])
+    for box in (["", "bbox"] if tables.DATASETS[dataset].boxes else [""])
 ]
 
 
@@ -58,7 +52,7 @@ def whole(dataset, net):
 
 def layers_of(dataset, net, variant, phase, box=""):
     """{name: layer} of one state; every name occurs once."""
-    stages = f"{STAGES[variant]} {box}".split()
+    stages = [*tables.STAGES[variant], *([box] if box else [])]
     chosen = rules.select(whole(dataset, net), PHASES[phase], stages).layer
     layers = {layer.name: layer for layer in chosen}
     assert len(layers) == len(chosen)
@@ -78,15 +72,17 @@ def test_the_grid_is_the_papers():
         for net in ("alexnet", "googlenet", "vgg16", "bcnn")
         for box in ("", "bbox")
     }
-    assert paper < set(SETTINGS) and list(STAGES) == list(tables.STAGES)
+    assert paper < set(SETTINGS)
+    variants = {variant: tuple(stages.split()) for variant, stages in PAPER.items()}
+    assert variants.items() <= tables.STAGES.items()
 
 
 @pytest.mark.parametrize("phase", PHASES)
-@pytest.mark.parametrize("variant", STAGES)
+@pytest.mark.parametrize("variant", tables.STAGES)
 def test_head(setting, variant, phase):
     dataset, net, box = setting
     layers = layers_of(dataset, net, variant, phase, box)
-    sizes, stages = tables.DATASETS[dataset].sizes, STAGES[variant].split()
+    sizes, stages = tables.DATASETS[dataset].sizes, tables.STAGES[variant]
     h = len(sizes)
     heads = ["fc8_fine", "fc9_coarse", "fc10_coarse"][:h]
     losses = ["loss_fine", "loss_fc9_coarse", "loss_fc10_coarse"][:h]
@@ -154,15 +150,23 @@ def test_head(setting, variant, phase):
             "normalize": True,
         }
 
-    # the losses it is compared with
-    for name, layer in BASELINES.items():
+    # every loss of the table
+    blobs = {
+        tables.FEATURE: [feature],
+        tables.FINE_SCORES: heads[:1],
+        tables.ALL_SCORES: heads,
+        tables.FINE_LABEL: ["label_1"],
+        tables.ALL_LABELS: list(layers["labels"].top),
+    }
+    for name, row in tables.LOSSES.items():
         assert (name in layers) == (name in stages and phase == "train")
         if name in layers:
             loss = layers[name]
-            assert list(loss.bottom) == [feature, "label_1"] and loss.loss_weight[0] > 0
+            assert list(loss.bottom) == [blob for kind in row.reads for blob in blobs[kind]]
+            assert loss.loss_weight[0] == pytest.approx(row.weight)
             assert (loss.python_param.module, loss.python_param.layer) == (
                 f"python_layers.{name}_loss",
-                layer,
+                row.layer,
             )
             assert [p.lr_mult for p in loss.param] == ([0] if name == "center" else [])
 
@@ -173,10 +177,10 @@ def test_head(setting, variant, phase):
         assert layers[name].bottom[1] == "label_1"
         assert list(layers[name].loss_weight) == pytest.approx([0.3])
 
-    # nothing dangles: what nobody reads are losses and accuracies
+    # every top that no layer reads is a loss or an accuracy
     read = {blob for layer in layers.values() for blob in layer.bottom}
     loose = {blob for layer in layers.values() for blob in layer.top} - read
-    metrics = tuple(f"{name}_loss" for name in ("glm", *BASELINES))
+    metrics = tuple(f"{name}_loss" for name in tables.LOSSES)
     assert all(blob.startswith(("loss", "accuracy_", *metrics)) for blob in loose), loose
 
 
@@ -195,7 +199,7 @@ def test_data_layers(setting, phase):
     assert images.transform_param.crop_size == (
         144 if (dataset, net) == ("cards", "squeezenet") else CROPS[net]
     )
-    assert images.transform_param.mirror == (phase == "train" and dataset != "cards")
+    assert images.transform_param.mirror == (phase == "train" and tables.DATASETS[dataset].mirror)
     assert not labels.HasField("transform_param")
     kinds = [layer.type for layer in layers.values()]
     assert kinds.count("Data") == 2 and not kinds.count("Input")

@@ -1,4 +1,4 @@
-"""What the tools did not write stays: beside a result, among prototxts, and an earlier log."""
+"""Files that the tools did not write stay: beside a result, among prototxts, and earlier logs."""
 
 import made_results
 import numpy as np

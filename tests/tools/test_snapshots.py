@@ -1,4 +1,4 @@
-"""Snapshots that are cut, empty or alone: who takes which, and what is said of the others."""
+"""Truncated, empty and incomplete snapshots: which one each tool uses, and what it reports."""
 
 import os
 import re
@@ -216,7 +216,7 @@ def test_a_full_disk_ends_training_and_leaves_the_earlier_snapshots(tmp_path, ki
 
 @pytest.mark.parametrize("kind", FORMATS)
 def test_names_of_layers_may_hold_slashes(tmp_path, kind):
-    """As all of GoogLeNet's do; a name may also be the beginning of another."""
+    """Names with slashes, as GoogLeNet's, and names that begin another name."""
     solver = write_solver(tmp_path, kind)
     net_file = tmp_path / "tiny_train_val.prototxt"
     net = solver_net.read_net(solver_net.read_solver(solver))

@@ -23,7 +23,7 @@ from google.protobuf import text_format
 
 from data_prep.common.errors import UserError
 from tools import caffe_log, train_parallel
-from tools.nets import head, losses
+from tools.nets import head, losses, tables
 from tools.parallel import rank, transports
 
 BATCH = 6  # of one process; the ranks' are BATCH / 2
@@ -86,7 +86,7 @@ def write_solver(folder, data, stages, batch, iter_size=1, iterations=ITERATIONS
         inner_product_param=dict(num_output=16, weight_filler=filler),
     )
     net.layer.add(name="relu", type="ReLU", bottom=["feature"], top=["feature"])
-    metric = losses.metric_losses(tiny.TREE.sizes, glm=GLM)
+    metric = losses.net_losses(tables.Labels(tiny.TREE.sizes, ""), given={"glm": GLM})
     head.add_head(net, "feature", "feature", tiny.TREE.sizes, filler, metric, False)
     (folder / "net.prototxt").write_text(str(net))
     solver = caffe_pb2.SolverParameter(
@@ -238,7 +238,7 @@ def test_ctrl_c_saves_and_ends_all_ranks(endless):
 
 
 def test_ranks_end_with_who_started_them(endless):
-    """Killed, it can hand on nothing."""
+    """A killed mpiexec can't pass the signal on; the ranks end by themselves."""
     process, solver = endless
     alive = [os.pidfd_open(number) for number in ranks(solver).values()]
     assert len(alive) == 2

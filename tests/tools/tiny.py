@@ -13,7 +13,7 @@ import numpy as np
 from caffe.proto import caffe_pb2
 
 from data_prep.label_tree import Hierarchy
-from tools.nets import head, losses
+from tools.nets import head, losses, tables
 
 SIDE = 8
 LABELS = np.array([[0, 0, 0], [1, 0, 0], [2, 1, 0], [3, 1, 0], [4, 2, 1], [5, 2, 1]])
@@ -63,7 +63,7 @@ def solver(folder, data, stages, batch=4, sizes=TREE.sizes, *, embedding=0, more
     """Path of a solver of the given stages; its net is the repository's head on the pixels.
 
     embedding: width of a trained layer between the two, 0 for none. more: text for the solver.
-    losses_of: arguments of losses.metric_losses.
+    losses_of: arguments of losses.net_losses.
     """
     net = caffe_pb2.NetParameter(name="tiny")
     for phase, split in ((caffe.TRAIN, "train"), (caffe.TEST, "test")):
@@ -101,7 +101,7 @@ def solver(folder, data, stages, batch=4, sizes=TREE.sizes, *, embedding=0, more
         "dropped",
         sizes,
         dict(type="gaussian", std=0.1) if embedding else dict(type="constant"),
-        losses.metric_losses(sizes, **losses_of),
+        losses.net_losses(tables.Labels(sizes, f"{data}/hierarchy.tsv"), **losses_of),
         False,
         diagnostics=bool(embedding),
     )

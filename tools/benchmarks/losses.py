@@ -18,7 +18,7 @@ OF_CLASS, SIBLINGS = 2, 4  # samples of a class; classes of a parent, parents of
 
 def losses_of(features, labels, classes):
     """{name: function() -> LossTerms} of every metric loss, with the parameters of the nets."""
-    fine = labels[0]
+    fine, of_classes = labels[0], tables.Labels((classes,), "")
     centers = np.zeros((classes, features.shape[1]), features.dtype)
     of_fine = {
         "contrastive": contrastive.forward,
@@ -33,7 +33,7 @@ def losses_of(features, labels, classes):
         ),
         **{
             name: lambda name=name, forward=forward: forward(
-                features, [fine], **tables.BASELINES[name].parameters(classes)
+                features, [fine], **tables.LOSSES[name].parameters(of_classes)
             )
             for name, forward in of_fine.items()
         },
@@ -72,6 +72,7 @@ def run(options):
         fine = np.arange(samples) % classes
         labels = [fine, fine // SIBLINGS, fine // SIBLINGS**2]
         coefficients = rng.standard_normal((samples, samples), np.float32)
+        of_classes = tables.Labels((classes,), "")
         others = (
             {}
             if absent
@@ -79,7 +80,7 @@ def run(options):
                 features,
                 fine,
                 classes,
-                {name: loss.parameters(classes) for name, loss in tables.BASELINES.items()},
+                {name: loss.parameters(of_classes) for name, loss in tables.LOSSES.items()},
             )
         )
         for name, forward in losses_of(features, labels, classes).items():

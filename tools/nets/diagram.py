@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from tools.pycaffe import TRAIN
 
-from . import head, losses, rules
+from . import head, rules, tables
 
 
 @dataclass(frozen=True)
@@ -82,6 +82,6 @@ def diagram(net, stages):
         dropout=dropout.dropout_param.dropout_ratio if dropout and dropout.type == "Dropout" else 0,
         classifiers=tuple(classifiers),
         metric=next(
-            ((name, layers[name].loss_weight[0]) for name in losses.NAMES if name in layers), None
+            ((name, layers[name].loss_weight[0]) for name in tables.LOSSES if name in layers), None
         ),
     )

@@ -8,7 +8,7 @@ from data_prep.common.errors import UserError
 from data_prep.common.files import write_whole
 
 from . import deploy, head, solver, tables, text
-from .losses import metric_losses
+from .losses import net_losses
 from .train_val import train_val
 
 MADE_BY = "tools/make_prototxt.py from the tables in tools/nets/: change it there."  # prototxt/
@@ -26,8 +26,37 @@ def _pixels(transform):
     return words
 
 
-def _net_header(dataset, net, folder, name, made_by, skip_input):
-    whole, *others = dataset.settings(net)
+def _stage_lines(dataset, net, losses, skip_input):
+    """What each stage adds to the network, a line or two each."""
+    lines = {
+        "none": ["the network with a new fine classifier, fc8_fine: SM"],
+        head.CSM: [f"+ coarse classifiers on the {skip_input} of the finer ones: CSM"],
+        head.SKIP: ["+ which also read the feature: SC-CSM (only with csm)"],
+    }
+    for name, loss in losses.items():
+        row = loss.row
+        titles = [tables.TITLES[key] for key, stages in tables.STAGES.items() if name in stages]
+        instead = ", instead of the softmax loss" if row.scored else ""
+        lines[name] = [
+            f"+ the {row.called} ({row.source}) on {row.on(net.feature)}{instead}: "
+            f"{', '.join(titles)}"
+        ]
+    for setting in dataset.settings(net)[1:]:
+        for stage in setting.stages:
+            lines[stage] = [
+                "with any of them: images cut to the ground-truth boxes",
+                setting.command,
+            ]
+    width = max(map(len, lines))
+    return [
+        f"  {'' if number else stage:{width}s}  {line}"
+        for stage, texts in lines.items()
+        for number, line in enumerate(texts)
+    ]
+
+
+def _net_header(dataset, net, folder, name, made_by, losses, skip_input):
+    whole = dataset.settings(net)[0]
     levels = ", ".join(
         f"{head.label(number)} {level} ({classes})"
         for number, level, classes in zip(dataset.numbers, dataset.levels, dataset.sizes)
@@ -40,17 +69,7 @@ def _net_header(dataset, net, folder, name, made_by, skip_input):
         f"LMDBs:  {whole.command}",
         f"Train:  caffe train -solver {solver_file} -weights {net.weights}",
         "A solver's stages choose the variant:",
-        "  none   the network with a new fine classifier, fc8_fine: SM",
-        f"  csm    + coarse classifiers on the {skip_input} of the finer ones: CSM",
-        "  skip   + which also read the feature: SC-CSM (only with csm)",
-        f"  glm    + the large-margin loss on the feature, {net.feature}: SM-GLM, CSM-GLM, OURS",
-        f"  {', '.join(tables.BASELINES)}: instead, the losses that the paper compares with it",
-        *(
-            f"  {stage}   with any of them: images cut to the ground-truth boxes\n"
-            f"         {setting.command}"
-            for setting in others
-            for stage in setting.stages
-        ),
+        *_stage_lines(dataset, net, losses, skip_input),
     ]
 
 
@@ -60,7 +79,7 @@ def _net_notes(dataset, net, crop, losses):
         f"{_pixels(net.transform)}.",
     ]
     if not dataset.mirror:
-        images.append("No mirror images: that of one class can look like another class.")
+        images.append("No mirroring: a mirrored image can look like another class.")
     dropped = (
         {}
         if net.dropped == net.feature
@@ -70,9 +89,9 @@ def _net_notes(dataset, net, crop, losses):
     )
     return {
         "data": images,
-        "label": ["Same keys, order and batch size as the images: the two stay in step."],
+        "label": ["Same keys, order and batch size as the images, so that the two stay in step."],
         **dropped,
-        "fc8_fine": ["From here on new layers: they start random, and learn at 10 times the rate."],
+        "fc8_fine": ["New layers from here on: they start random, and learn at 10 times the rate."],
         "feature_vector": ["C x 1 x 1 becomes C, which Concat can join with scores."],
         **{
             f"loss_{head.tag(level)}": [f"Level {level} of {len(dataset.levels)}: {name}."]
@@ -108,7 +127,7 @@ def file_texts(
     batch=None,
     max_iter=None,
     base_lr=None,
-    glm=None,
+    given=None,
     weights=None,
     scale=None,
     diagnostics=False,
@@ -123,7 +142,7 @@ def file_texts(
     chosen    stages of the setting of the solvers, () or (data.BBOX,); default: of all settings
     name      in file names and snapshot folders, instead of the data set's
     batch, max_iter, base_lr    instead of the schedule's
-    glm, weights, scale         of the metric losses: losses.metric_losses
+    given, weights, scale       of the losses: losses.net_losses
     diagnostics    whether the metric losses print theirs
     skip_input     what coarse classifiers read of the finer ones, head.SCORES or PROBABILITIES
     made_by   the command that makes the files, for their first lines
@@ -131,7 +150,8 @@ def file_texts(
     settings, name = dataset.settings(net), name or dataset.name
     crop, pair = settings[0].crop, f"{name}_{net.name}"
     run = solver.run_of(dataset, net, batch=batch, max_iter=max_iter, base_lr=base_lr)
-    losses = metric_losses(dataset.sizes, weights=weights, scale=scale, glm=glm)
+    labels = tables.Labels(dataset.sizes, f"{settings[0].folder}/hierarchy.tsv")
+    losses = net_losses(labels, weights=weights, scale=scale, given=given)
     proto = train_val(
         pair, dataset, net, run, losses, diagnostics=diagnostics, skip_input=skip_input
     )
@@ -139,7 +159,7 @@ def file_texts(
     return {
         f"{pair}_train_val.prototxt": text.net_text(
             proto,
-            _net_header(dataset, net, folder, name, made_by, skip_input),
+            _net_header(dataset, net, folder, name, made_by, losses, skip_input),
             _net_notes(dataset, net, crop, losses),
         ),
         **{

@@ -83,14 +83,14 @@ def _reserved():
     proto = caffe_pb2.NetParameter()
     head.add_slice(proto, MOST_LEVELS)
     sizes = [2] * MOST_LEVELS
-    metric = losses.metric_losses(sizes)
+    every_loss = losses.net_losses(tables.Labels(sizes, "hierarchy.tsv"))
     head.add_head(
         proto,
         "data",
         "data",
         sizes,
         FILLER,
-        metric,
+        every_loss,
         True,
         diagnostics=True,
         skip_input=head.PROBABILITIES,

@@ -4,9 +4,9 @@ Blobs, for a batch of B and h levels of C(1) .. C(h) classes, fine to coarse:
     label                              B x h x 1 x 1, class ids from 0, from the label LMDB
     label_1 .. label_h                 B x 1 x 1 x 1, one level each
     fc8_fine, fc9_coarse, fc10_coarse  B x C(j), class scores before softmax
-    loss_*, accuracy_*, glm_loss       one number each
-Stages: csm (coarse classifiers), skip (they also read the feature), glm (large-margin loss), and
-one for each metric loss of losses.NAMES.
+    loss_*, accuracy_*, <name>_loss    one number each
+Stages: csm (coarse classifiers), skip (they also read the feature), and one for each loss of
+tables.LOSSES, with its name.
 """
 
 import json
@@ -14,7 +14,7 @@ import json
 from tools.pycaffe import TEST, TRAIN
 
 from .backbones import NEW, constant
-from .losses import GLM, NAMES
+from .tables import ALL_LABELS, ALL_SCORES, FEATURE, FINE_LABEL, FINE_SCORES
 
 CSM, SKIP = "csm", "skip"
 SCORES, PROBABILITIES = "scores", "probabilities"  # what coarse classifiers read of finer ones
@@ -76,17 +76,24 @@ def _add_classifier(net, level, bottom, classes, filler, param, include=()):
     )
 
 
-def _add_loss(net, level, target, rule):
+def _add_softmax_loss(net, level, target, rule, instead):
+    """A level's softmax loss and accuracy. rule: of the classifier. instead: stages of losses of
+    its scores, beside which it has no weight and only shows its value."""
     bottoms = [scores(level), target]
     loss, accuracy = f"loss_{tag(level)}", f"accuracy_{tag(level)}"
-    net.layer.add(
-        name=loss,
-        type="SoftmaxWithLoss",
-        bottom=bottoms,
-        top=[loss],
-        loss_weight=[1],
-        include=[rule] if rule else [],
-    )
+    for weight, rules in (
+        (1, [{**rule, **(dict(not_stage=instead) if instead else {})}]),
+        (0, [{**rule, "stage": [*rule.get("stage", ()), stage]} for stage in instead]),
+    ):
+        if rules:
+            net.layer.add(
+                name=loss,
+                type="SoftmaxWithLoss",
+                bottom=bottoms,
+                top=[loss],
+                loss_weight=[weight],
+                include=[chosen for chosen in rules if chosen],
+            )
     net.layer.add(
         name=accuracy,
         type="Accuracy",
@@ -96,22 +103,23 @@ def _add_loss(net, level, target, rule):
     )
 
 
-def _add_metric_loss(net, loss, feature, targets, diagnostics):
-    """The Python layer of a losses.MetricLoss, in training, at the stage of its name."""
-    tops, weights = [f"{loss.name}_loss"], [loss.weight]
-    if diagnostics:
-        tops, weights = tops + [f"{loss.name}_diagnostics"], weights + [0]
+def _add_python_loss(net, loss, bottoms, diagnostics):
+    """The Python layer of a losses.NetLoss, in training, at the stage of its name."""
+    row = loss.row
+    tops, weights = [f"{row.name}_loss"], [loss.weight]
+    if diagnostics and FEATURE in row.reads:
+        tops, weights = tops + [f"{row.name}_diagnostics"], weights + [0]
     net.layer.add(
-        name=loss.name,
+        name=row.name,
         type="Python",
         top=tops,
         loss_weight=weights,
-        bottom=[feature, *(targets if loss.all_levels else targets[:1])],
-        param=loss.param,
-        include=[dict(phase=TRAIN, stage=[loss.name])],
+        bottom=bottoms,
+        param=row.param,
+        include=[dict(phase=TRAIN, stage=[row.name])],
         python_param=dict(
-            module=f"python_layers.{loss.name}_loss",
-            layer=loss.layer,
+            module=f"python_layers.{row.name}_loss",
+            layer=row.layer,
             param_str=json.dumps(loss.parameters),
         ),
     )
@@ -137,7 +145,7 @@ def add_head(
                       where there is no dropout
     sizes             classes per level, fine to coarse
     filler            of the classifiers' weights
-    losses            {name: losses.MetricLoss}
+    losses            {name: losses.NetLoss}
     flatten           is the feature a C x 1 x 1 map, which Concat can't join with scores?
     labels            number of each level's label blob (default: 1, 2, ...)
     fine_param        ParamSpecs of the fine classifier; coarse ones have NEW
@@ -146,10 +154,13 @@ def add_head(
     """
     levels = range(1, len(sizes) + 1)
     targets = [label(number) for number in labels or levels]
+    rows = [loss.row for loss in losses.values()]
+    all_replaced = [row.name for row in rows if ALL_SCORES in row.reads]
+    fine_replaced = [row.name for row in rows if row.scored]
     alone, skipping = dict(stage=[CSM], not_stage=[SKIP]), dict(stage=[CSM, SKIP])
 
     _add_classifier(net, 1, dropped, sizes[0], filler, fine_param)
-    _add_loss(net, 1, targets[0], {})
+    _add_softmax_loss(net, 1, targets[0], {}, fine_replaced)
     joined = dropped
     if flatten and len(sizes) > 1:
         joined = "feature_vector"
@@ -175,14 +186,23 @@ def add_head(
         )
         _add_classifier(net, level, finer_output(level - 1), sizes[level - 1], filler, NEW, [alone])
         _add_classifier(net, level, inputs(level), sizes[level - 1], filler, NEW, [skipping])
-        _add_loss(net, level, targets[level - 1], dict(stage=[CSM]))
+        _add_softmax_loss(net, level, targets[level - 1], dict(stage=[CSM]), all_replaced)
 
-    for name in NAMES:
-        _add_metric_loss(net, losses[name], feature, targets, diagnostics)
+    blobs = {
+        FEATURE: [feature],
+        FINE_SCORES: [scores(1)],
+        ALL_SCORES: [scores(level) for level in levels],
+        FINE_LABEL: targets[:1],
+        ALL_LABELS: targets,
+    }
+    for loss in losses.values():
+        bottoms = [blob for kind in loss.row.reads for blob in blobs[kind]]
+        _add_python_loss(net, loss, bottoms, diagnostics)
     if len(sizes) > 1:
+        reading = [CSM, *(row.name for row in rows if ALL_LABELS in row.reads)]
         net.layer.add(
             name="unused_labels",
             type="Silence",
             bottom=targets[1:],
-            include=[dict(phase=TRAIN, not_stage=[CSM, GLM]), dict(phase=TEST, not_stage=[CSM])],
+            include=[dict(phase=TRAIN, not_stage=reading), dict(phase=TEST, not_stage=[CSM])],
         )

@@ -13,9 +13,10 @@ from python_layers import glm_loss, parameters
 
 from . import head
 from .data import BBOX
-from .losses import GLM, SCALE_OPTION, WEIGHT_OPTIONS
-from .tables import BASELINES, DATASETS, GLM_WEIGHT, STAGES, glm_parameters
+from .losses import SCALE_OPTION, WEIGHT_OPTIONS
+from .tables import DATASETS, GLM, LOSSES, STAGES, glm_parameters
 
+GLM_OPTION = "--glm-json"
 LARGEST_WEIGHT = 1e6  # of a loss
 
 
@@ -102,14 +103,12 @@ def add_run_options(group):
     group.add_argument(
         "--base-lr", type=rate, metavar="RATE", help="learning rate (default: the tables')"
     )
-    weights = {GLM: GLM_WEIGHT, **{name: loss.weight for name, loss in BASELINES.items()}}
-    for name, weight in weights.items():
-        of = "the large-margin loss, lambda of Eq. (2)" if name == GLM else f"the {name} loss"
+    for name, loss in LOSSES.items():
         group.add_argument(
             WEIGHT_OPTIONS[name],
             type=within(float, 0, LARGEST_WEIGHT),
             metavar="X",
-            help=f"weight of {of} (default: {weight:g})",
+            help=f"loss_weight of the {loss.called} (default: {loss.weight:g})",
         )
     group.add_argument(
         SCALE_OPTION,
@@ -126,7 +125,7 @@ def add_run_options(group):
         "ones: scores, or probabilities after a softmax (default: %(default)s)",
     )
     group.add_argument(
-        "--glm-json",
+        GLM_OPTION,
         metavar="JSON",
         default="",
         help="""parameters of the large-margin loss, e.g. '{"margins": [1, 0.5]}'""",
@@ -153,38 +152,55 @@ def command_line():
 
 def run_values(options, dataset):
     """These options as keyword arguments of files.file_texts; UserError for wrong values."""
+    variants = options.variant or tuple(STAGES)
+    weights = {
+        name: weight
+        for name, option in WEIGHT_OPTIONS.items()
+        if (weight := getattr(options, option[2:].replace("-", "_"))) is not None
+    }
+    for name in weights:
+        _check_used(WEIGHT_OPTIONS[name], name, variants)
+    if options.glm_json.strip():
+        _check_used(GLM_OPTION, GLM, variants)
     return dict(
-        variants=options.variant or tuple(STAGES),
+        variants=variants,
         name=file_name(dataset.name if options.name is None else options.name, "--name"),
         chosen=(BBOX,) if options.bbox else (),
         batch=options.train_batch,
         max_iter=options.max_iter,
         base_lr=options.base_lr,
         diagnostics=options.diagnostics,
-        weights={
-            name: weight
-            for name, option in WEIGHT_OPTIONS.items()
-            if (weight := getattr(options, option[2:].replace("-", "_"))) is not None
-        },
+        weights=weights,
         scale=options.metric_scale,
         skip_input=options.skip_input,
-        glm=_glm_values(options.glm_json, options.metric_scale, len(dataset.sizes)),
+        given={GLM: _glm_values(options.glm_json, options.metric_scale, len(dataset.sizes))},
         made_by=command_line(),
     )
+
+
+def _check_used(option, name, variants):
+    """UserError where an option sets values of a loss that none of the variants trains with."""
+    if not any(name in STAGES[variant] for variant in variants):
+        others = " or ".join(variant for variant, stages in STAGES.items() if name in stages)
+        raise UserError(
+            f"{option} is for the {LOSSES[name].called}, which {' and '.join(variants)} "
+            f"{'does' if len(variants) == 1 else 'do'} not have: leave it out, or add --variant "
+            f"{others}"
+        )
 
 
 def _glm_values(text, scale, levels):
     """Parameters of the large-margin loss in a user's JSON text, {} for an empty one.
 
-    scale: as losses.metric_losses. levels: of the label tree. UserError where the layer would
+    scale: as losses.net_losses. levels: of the label tree. UserError where the layer would
     refuse them together with those of the tables.
     """
-    values = parse_json(text, "--glm-json") if text.strip() else {}
+    values = parse_json(text, GLM_OPTION) if text.strip() else {}
     length = {} if scale is None else {"scale": scale}
     try:
-        parameters.parse(text, glm_loss.PARAMETERS, "--glm-json")
+        parameters.parse(text, glm_loss.PARAMETERS, GLM_OPTION)
         together = {**glm_parameters(levels), **length, **values}
-        glm_loss.settings(json.dumps(together), levels, "--glm-json")
+        glm_loss.settings(json.dumps(together), levels, GLM_OPTION)
     except ValueError as error:
         raise UserError(str(error)) from None
     return values

@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 
 from . import head, text
-from .losses import GLM
 from .tables import SCHEDULES, STAGES, TITLES
 
 TESTS = 5  # per run, at most
@@ -102,16 +101,14 @@ def _stage_notes(dataset, net, variant, losses, read, solver_of):
             f"they also read the feature {net.feature} and all finer {read}: the skipping",
             "connections of Fig. 4",
         ]
-    glm = [
-        f"{losses[GLM].weight:g} x the generalized large-margin loss on {net.feature}, in "
-        "training:",
-        "Eqs. (2)-(18)",
-    ]
     notes = {
-        name: [f"{loss.weight:g} x the {name} loss on {net.feature}, in training"]
+        name: [
+            f"{loss.weight:g} x the {loss.row.called} on {loss.row.on(net.feature)}, in training: "
+            f"{loss.row.source}"
+        ]
         for name, loss in losses.items()
     }
-    notes |= dict(csm=csm, skip=skip, glm=glm)
+    notes |= dict(csm=csm, skip=skip)
     width = max(5, *map(len, STAGES[variant]))
     return [f"What {TITLES[variant]} adds to SM ({solver_of('sm')}):"] + [
         f"  {'' if number else stage:{width}s} {line}"
@@ -124,7 +121,7 @@ def solver_text(dataset, setting, net, variant, run, *, losses, skip_input, fold
     """Text of <name>[_bbox]_<net>_<variant>_solver.prototxt.
 
     dataset, setting, net  data.Dataset, one of its data.Settings, tables.Net
-    losses   {name: losses.MetricLoss}
+    losses   {name: losses.NetLoss}
     skip_input  what coarse classifiers read of the finer ones, head.SCORES or PROBABILITIES
     folder   of the file, relative to where Caffe runs
     name     of the data set in file names and snapshot folders

@@ -49,7 +49,7 @@ DATASETS = {
         Official(
             name="cards",
             title="playing cards",
-            tree=_tree(card=52, suit=4, colour=2),
+            tree=_tree(card=52, suit=4, color=2),
             train=1487,
             test=572,
             command="data_prep/build_lmdb.py cards",
@@ -60,95 +60,50 @@ DATASETS = {
     ]
 }
 
-GLM_WEIGHT = 0.8  # lambda of Eq. (2); the paper's choice
+# What a loss can read: the feature, class scores, labels; of the fine level or of all classified.
+FEATURE = "feature"
+FINE_SCORES, ALL_SCORES = "fine scores", "all scores"
+FINE_LABEL, ALL_LABELS = "fine label", "all labels"
 
 
 @dataclass(frozen=True)
-class BaselineLoss:
-    """A metric loss that the paper compares with GLM, beside softmax, on the fine labels.
+class Labels:
+    """The labels of a net. sizes: classes of each classified level, fine to coarse. hierarchy: path
+    of the data set's hierarchy.tsv."""
 
-    Its stage is its name, its variant sm_<name>. The paper gives neither weights nor parameters:
-    they are those of the loss's authors, or as the note explains.
+    sizes: tuple
+    hierarchy: str
+
+
+@dataclass(frozen=True)
+class Loss:
+    """A loss that a stage adds to the classifiers' softmax losses.
+
+    The stage has its name; its variant is sm_<name>, or csm_<name> if it reads ALL_SCORES. A loss
+    of scores takes the place of the softmax losses on them.
     """
 
     name: str
-    title: str
+    title: str  # of its variant
+    called: str  # in sentences
+    source: str  # equations, or publication
     layer: str  # class in python_layers/<name>_loss.py
+    reads: tuple  # kinds of bottoms in the layer's order, see FEATURE
     weight: float
-    parameters: object  # function(fine classes) -> dict, see the layer
-    note: tuple  # comment lines about the parameters
-    weight_note: tuple  # about the weight
+    parameters: object  # function(Labels) -> dict, see the layer
+    note: object  # function(parameters) -> comment lines about them
+    weight_note: tuple = ()  # comment lines about the weight
+    weight_option: str | None = None  # of make_prototxt and graft; None: --<name>-weight
     param: tuple = ()  # ParamSpecs of the layer's own blobs
 
+    @property
+    def scored(self):
+        """Kinds of the scores that it reads."""
+        return {FINE_SCORES, ALL_SCORES}.intersection(self.reads)
 
-BASELINES = {
-    r.name: r
-    for r in [
-        BaselineLoss(
-            "contrastive",
-            "SM-contrastive",
-            "ContrastiveLossLayer",
-            0.05,
-            lambda classes: dict(margin=1, normalize=True),
-            ("All pairs of the batch.",),
-            ("Weight: DeepID2's (Sun et al. 2014).",),
-        ),
-        BaselineLoss(
-            "triplet",
-            "SM-triplet",
-            "TripletLossLayer",
-            1.0,
-            lambda classes: dict(margin=0.2, mining="semihard", normalize=True),
-            ("Margin, mining: FaceNet's (Schroff et al. 2015), for features of length 1.",),
-            (),
-        ),
-        BaselineLoss(
-            "center",
-            "SM-center loss",
-            "CenterLossLayer",
-            0.0001,
-            lambda classes: dict(num_classes=classes, alpha=0.5),
-            (
-                "alpha: Wen et al. 2016.",
-                "The layer moves its centers itself: the solver must not (lr_mult 0).",
-            ),
-            (
-                "Weight: the authors', 0.003, pulls features as long as these into zero, where the",
-                "centers start (SqueezeNet on cards: 26 % right instead of 67 %).",
-            ),
-            param=(dict(lr_mult=0, decay_mult=0),),
-        ),
-        BaselineLoss(
-            "minmax",
-            "SM-min-max",
-            "MinMaxLossLayer",
-            0.01,
-            lambda classes: dict(k1=5, k2=10, normalize=True),
-            ("normalize bounds a loss that is otherwise unbounded below.",),
-            ("Weight: not tuned.",),
-        ),
-    ]
-}
-
-# The paper's six variants and four comparisons, as stages of one net.
-STAGES = {
-    "sm": (),
-    "sm_glm": ("glm",),
-    "csm": ("csm",),
-    "csm_glm": ("csm", "glm"),
-    "sc_csm": ("csm", "skip"),
-    "ours": ("csm", "skip", "glm"),
-    **{f"sm_{name}": (name,) for name in BASELINES},
-}
-TITLES = {
-    "sm": "SM (plain softmax)",
-    "sm_glm": "SM-GLM",
-    "csm": "CSM",
-    "csm_glm": "CSM-GLM",
-    "sc_csm": "SC-CSM",
-    "ours": "OURS",
-    **{f"sm_{name}": loss.title for name, loss in BASELINES.items()},
-}
+    def on(self, feature):
+        """What it is computed on, in words. feature: blob of the net."""
+        return feature if FEATURE in self.reads else f"the {', '.join(self.scored)}"
 
 
 def glm_parameters(levels):
@@ -157,6 +112,139 @@ def glm_parameters(levels):
     Margins of one are the paper's. normalize is not, but training on raw features diverges.
     """
     return dict(k=1, margins=[1] * levels, within_gradient="paper", normalize=True)
+
+
+def _glm_note(parameters):
+    length = "normalize: the features as they are; they grow, and with them the loss."
+    if parameters["normalize"]:
+        length = (
+            f"normalize: features of length {parameters.get('scale', 1):g} inside the loss; "
+            "raw ones grow and it diverges."
+        )
+    return (
+        "Eqs. (3)-(18); loss_weight is lambda of Eq. (2); one margin per level.",
+        'within_gradient: Eq. (20) as printed; "exact" is the derivative of Eq. (5).',
+        length,
+    )
+
+
+def _note(*lines):
+    """The note of a Loss: these lines, and what a `scale` that a user gave means."""
+
+    def note(parameters):
+        if "scale" not in parameters:
+            return lines
+        return *lines, f"scale: features of length {parameters['scale']:g} inside the loss."
+
+    return note
+
+
+# The paper gives neither weights nor parameters of the losses that it compares with GLM: they are
+# those of the loss's authors, or as the note explains.
+GLM = "glm"
+LOSSES = {
+    loss.name: loss
+    for loss in [
+        Loss(
+            GLM,
+            title="SM-GLM",
+            called="large-margin loss",
+            source="Eqs. (2)-(18)",
+            layer="GLMLossLayer",
+            reads=(FEATURE, ALL_LABELS),
+            weight=0.8,  # the paper's choice
+            parameters=lambda labels: glm_parameters(len(labels.sizes)),
+            note=_glm_note,
+            weight_option="--lambda",
+        ),
+        Loss(
+            "contrastive",
+            title="SM-contrastive",
+            called="contrastive loss",
+            source="Hadsell et al. 2006",
+            layer="ContrastiveLossLayer",
+            reads=(FEATURE, FINE_LABEL),
+            weight=0.05,
+            parameters=lambda labels: dict(margin=1, normalize=True),
+            note=_note("All pairs of the batch."),
+            weight_note=("Weight: DeepID2's (Sun et al. 2014).",),
+        ),
+        Loss(
+            "triplet",
+            title="SM-triplet",
+            called="triplet loss",
+            source="Schroff et al. 2015",
+            layer="TripletLossLayer",
+            reads=(FEATURE, FINE_LABEL),
+            weight=1.0,
+            parameters=lambda labels: dict(margin=0.2, mining="semihard", normalize=True),
+            note=_note(
+                "Margin, mining: FaceNet's (Schroff et al. 2015), for features of length 1."
+            ),
+        ),
+        Loss(
+            "center",
+            title="SM-center loss",
+            called="center loss",
+            source="Wen et al. 2016",
+            layer="CenterLossLayer",
+            reads=(FEATURE, FINE_LABEL),
+            weight=0.0001,
+            parameters=lambda labels: dict(num_classes=labels.sizes[0], alpha=0.5),
+            note=_note(
+                "alpha: Wen et al. 2016.",
+                "The layer moves its centers itself: the solver must not (lr_mult 0).",
+            ),
+            weight_note=(
+                "Weight: the authors', 0.003, shrinks features as long as these to zero, where the",
+                "centers start (SqueezeNet on cards: accuracy 26 % instead of 67 %).",
+            ),
+            param=(dict(lr_mult=0, decay_mult=0),),
+        ),
+        Loss(
+            "minmax",
+            title="SM-min-max",
+            called="min-max loss",
+            source="Shi et al. 2016",
+            layer="MinMaxLossLayer",
+            reads=(FEATURE, FINE_LABEL),
+            weight=0.01,
+            parameters=lambda labels: dict(k1=5, k2=10, normalize=True),
+            note=_note("normalize bounds a loss that is otherwise unbounded below."),
+            weight_note=("Weight: not tuned.",),
+        ),
+    ]
+}
+
+
+def alone(loss):
+    """(name, stages) of the variant that adds a Loss to the fewest classifiers that it can read."""
+    if ALL_SCORES in loss.reads:
+        return f"csm_{loss.name}", ("csm", loss.name)
+    return f"sm_{loss.name}", (loss.name,)
+
+
+# The paper's six variants and the losses that it compares GLM with, as stages of one net.
+STAGES = {
+    "sm": (),
+    "sm_glm": (GLM,),
+    "csm": ("csm",),
+    "csm_glm": ("csm", GLM),
+    "sc_csm": ("csm", "skip"),
+    "ours": ("csm", "skip", GLM),
+}
+TITLES = {
+    "sm": "SM (plain softmax)",
+    "sm_glm": "SM-GLM",
+    "csm": "CSM",
+    "csm_glm": "CSM-GLM",
+    "sc_csm": "SC-CSM",
+    "ours": "OURS",
+}
+for _loss in LOSSES.values():
+    _variant, _stages = alone(_loss)
+    STAGES[_variant] = _stages
+    TITLES[_variant] = _loss.title
 
 
 @dataclass(frozen=True)
@@ -232,17 +320,17 @@ _AUXILIARY = ("Auxiliary classifier of the original, training only, of the fine 
 _BILINEAR = {
     "bilinear": (
         "All pairs of the 512 channels, summed over the positions; signed square root; length 1.",
-        "Both networks of [D,D] are VGG-16 and start equal: their gradients are equal too, so that",
-        "they stay one network, which is computed once (Lin et al. 2015).",
-        "No dropout in the original: classifiers and large-margin loss read the same blob.",
+        "[D,D] has two VGG-16 that start equal, and stay equal if the classifier is symmetric in",
+        "them. This net is that case: one VGG-16, computed once (Lin et al. 2015).",
+        "The original has no dropout: classifiers and large-margin loss read the same blob.",
     ),
     "fc8_fine": (
-        "From here on new layers: they start random, and learn at 10 times the rate; fc8_fine,",
-        "which reads features of length 1 and nothing else, at 1000 times the rate and 1/100 of",
-        "the decay: 1 and 0.000005, with which Gao et al. 2016 train such a layer in Caffe. On the",
-        "bilinear features of a fixed SqueezeNet (50 species of CUB) it gets 76.4 % right so, and",
-        "69.3 % at 10 times. Coarse classifiers read scores too, which are long: for them 10 times",
-        "is enough (there, a higher rate for their weights on the feature changed nothing).",
+        "New layers from here on: they start random, and learn at 10 times the rate. fc8_fine",
+        "reads features of length 1 only, and learns at 1000 times the rate with 1/100 of the",
+        "decay: 1 and 0.000005, as Gao et al. 2016 train such a layer in Caffe. On the bilinear",
+        "features of a fixed SqueezeNet (50 species of CUB) its accuracy is 76.4 %, with 10 times",
+        "the rate 69.3 %. Coarse classifiers also read scores, which are long: 10 times is enough",
+        "for them (a higher rate for their weights on the feature changed nothing there).",
     ),
 }
 

@@ -40,7 +40,7 @@ def _rule(settings, chosen):
 def train_val(name, dataset, net, run, losses, *, diagnostics=False, skip_input=head.SCORES):
     """NetParameter of a data.Dataset in every setting with a tables.Net, for all variants.
 
-    name: of the net. run: solver.Run. losses: {name: losses.MetricLoss}. diagnostics: whether the
+    name: of the net. run: solver.Run. losses: {name: losses.NetLoss}. diagnostics: whether the
     metric losses print theirs. skip_input: as head.add_head.
     """
     settings = dataset.settings(net)

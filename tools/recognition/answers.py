@@ -14,6 +14,7 @@ from data_prep.common.errors import UserError
 from data_prep.common.text import parse_json, read_table, read_text
 from tools.recognition import decode
 
+MOST_LINE = 1 << 20  # bytes of a line that are looked at
 DIGITS = 7  # of probabilities in JSON, decimals; a float32 has no more
 
 
@@ -106,7 +107,7 @@ class Text:
     start = "# answers of tools/predict.py\n"
 
     def __init__(self, levels, top):
-        pass
+        self.top = top
 
     def one(self, answer):
         fine = answer.levels[0].level
@@ -115,15 +116,16 @@ class Text:
             own = "" if level.probability is None else f"{level.probability:.1%}"
             below = f"from {fine} {level.from_fine:.1%}" if number else ""
             rows.append((f"  {level.level}", level.predicted, own, below))
-        lines = [_escaped(answer.image), *text_table.aligned(rows, right={2})]
+        lines = [escaped(answer.image), *text_table.aligned(rows, right={2})]
         for level in answer.levels:
             if level.own not in (None, level.predicted):
                 lines.append(f"  the classifier of {level.level} alone: {level.own}")
         if answer.agree is False:
             lines.append("  the levels' classifiers disagree")
+        shown = tuple(level.predicted for level in answer.levels) == answer.best[0].path
         rows = [
             (f"  {number}.", " < ".join(each.path), f"{each.probability:.1%}")
-            for number, each in enumerate(answer.best[1:], 2)
+            for number, each in enumerate(answer.best[shown:], 1 + shown)
         ]
         return "\n".join([*lines, *(text_table.aligned(rows, right={2}) if rows else [])]) + "\n"
 
@@ -138,6 +140,7 @@ class Tsv:
     start = "image\tagree\t"
 
     def __init__(self, levels, top):
+        self.top = top
         columns = [
             f"{level}_{part}"
             for level in levels
@@ -149,12 +152,12 @@ class Tsv:
 
     def one(self, answer):
         agree = {None: "", True: "yes", False: "no"}[answer.agree]
-        cells = [_escaped(answer.image), agree]
+        cells = [escaped(answer.image), agree]
         for level in answer.levels:
             own = "" if level.probability is None else f"{level.probability:.6f}"
-            cells += [_escaped(level.predicted), own, f"{level.from_fine:.6f}"]
+            cells += [escaped(level.predicted), own, f"{level.from_fine:.6f}"]
         for each in answer.best:
-            cells += [_escaped(each.path[0]), f"{each.probability:.6f}"]
+            cells += [escaped(each.path[0]), f"{each.probability:.6f}"]
         return "\t".join(cells) + "\n"
 
 
@@ -163,10 +166,9 @@ class Json:
 
     suffixes = (".json", ".jsonl")
     start = ""
-    first = '{"image": '  # how a file of this format begins
 
     def __init__(self, levels, top):
-        pass
+        self.top = top
 
     def one(self, answer):
         return json.dumps(_rounded(typed.to_json(answer)), ensure_ascii=False) + "\n"
@@ -182,11 +184,15 @@ def format_of(path):
 
 
 def is_ours(path, format):
-    """Whether a file begins as answers in this format do, or is empty."""
-    kind = FORMATS[format]
+    """Whether a file begins as answers in this format do."""
     with open(path, "rb") as file:
-        start = file.read(64)
-    return not start or start.startswith((kind.start or kind.first).encode())
+        first = file.readline(MOST_LINE).decode("utf-8", "replace")
+    if format != "json":
+        return first.startswith(FORMATS[format].start)
+    try:
+        return bool(_answer(first, str(path)))
+    except UserError:
+        return False
 
 
 def encoded(text):
@@ -198,12 +204,14 @@ def read_lines(path):
     """[Answer] of a file that Json wrote; raises UserError."""
     what = "the answers"
     return [
-        typed.from_json(
-            Answer, parse_json(line, f"{path}, line {number}"), f"{path}, line {number}"
-        )
+        _answer(line, f"{path}, line {number}")
         for number, line in enumerate(read_text(path, what).split("\n"), 1)
         if line.strip()
     ]
+
+
+def _answer(line, what):
+    return typed.from_json(Answer, parse_json(line, what), what)
 
 
 def read_tsv(path):
@@ -218,7 +226,8 @@ ESCAPES = {"\\": "\\\\", "\t": "\\t", "\n": "\\n", "\r": "\\r"}
 PLAIN = {escape[1]: letter for letter, escape in ESCAPES.items()}
 
 
-def _escaped(text):
+def escaped(text):
+    """The text for a cell of a table."""
     return "".join(ESCAPES.get(letter, letter) for letter in text)
 
 

@@ -8,9 +8,9 @@ ancestor a_j(c) of a fine class c on level j, a_0(c) = c:
     joint  the path of the largest product over the levels with a classifier: argmax of
            sum_j log P_j(a_j(c)).
     risk   the fine class of the least expected tree distance (conditional risk, Duda & Hart 1973,
-           section 2.2; for label trees Deng et al. 2010). The distance of two fine classes is the
-           number of levels on which their ancestors differ, 0 .. h. Its expectation under P_0 is
-           h - sum_j Q_j(a_j(c)), where Q_j(g) is the sum of P_0 over the fine classes below g.
+           section 2.2; for label trees Karthik et al. 2021). The distance of two fine classes is
+           the number of levels on which their ancestors differ, 0 .. h. Its expectation under P_0
+           is h - sum_j Q_j(a_j(c)), where Q_j(g) is the sum of P_0 over the fine classes below g.
 Ties go to the lower class.
 """
 
@@ -19,7 +19,7 @@ from dataclasses import dataclass
 import numpy as np
 
 RULES = ("own", "fine", "joint", "risk")
-SMALLEST = np.finfo(np.float32).tiny  # stands for a probability of 0 in logarithms
+SMALLEST = np.finfo(np.float64).tiny  # stands for a probability of 0 in logarithms
 
 
 @dataclass(frozen=True)
@@ -54,8 +54,8 @@ def decide(hierarchy, probabilities, rule="fine", top=1):
     """
     own = {level: np.asarray(rows, np.float64) for level, rows in probabilities.items()}
     labels, top = hierarchy.labels, min(top, hierarchy.sizes[0])  # labels: classes x h
-    sums = from_fine(hierarchy, own[0])
-    logs, distance = _log_products(labels, own), _distance(labels, sums)  # N x classes
+    from_fine = [sums(own[0], groups) for groups in labels.T]
+    logs, distance = _log_products(labels, own), _distance(labels, from_fine)  # N x classes
     value = {"joint": logs, "risk": -distance}.get(rule, own[0])
     best = _largest(value, top)  # N x k
     classes = {level: rows.argmax(axis=1) for level, rows in own.items()}
@@ -71,24 +71,35 @@ def decide(hierarchy, probabilities, rule="fine", top=1):
         path=path,
         best=best,
         own=own,
-        from_fine=sums,
+        from_fine=from_fine,
         joint=np.take_along_axis(_normalized(logs), best, axis=1),
         distance=np.take_along_axis(distance, best, axis=1),
         agree=agree,
     )
 
 
-def from_fine(hierarchy, fine):
-    """[N x classes] per level: the sums of the probabilities `fine`, N x C, of the classes below.
+def sums(fine, groups):
+    """float64, N x G: sums of the probabilities of the fine classes in each group.
 
-    They are added in the order of the fine classes, whatever the batch.
+    fine: N x C; groups: int, C, the group of each class, 0 .. G - 1.
     """
-    sums = []
-    for j, classes in enumerate(hierarchy.sizes):
-        level = np.zeros((classes, len(fine)))
-        np.add.at(level, hierarchy.labels[:, j], fine.T)
-        sums.append(np.minimum(level.T, 1))  # float32 rows add up to 1 but for 1e-7
-    return sums
+    found = np.zeros((groups.max() + 1, len(fine)))  # G x N
+    np.add.at(found, groups, fine.T)  # in the order of the classes, whatever the batch
+    return np.minimum(found.T, 1)  # float32 rows add up to 1 but for 1e-7
+
+
+def joint(labels, probabilities):
+    """int64, N: the fine class that the rule joint decides for.
+
+    labels: C x h, Hierarchy.labels; probabilities: {level, 0 = fine: N x classes}.
+    """
+    return _log_products(labels, probabilities).argmax(axis=1)
+
+
+def risk(labels, probabilities):
+    """int64, N: the fine class that the rule risk decides for; as joint."""
+    each = [sums(probabilities[0], groups) for groups in labels.T]
+    return _distance(labels, each).argmin(axis=1)
 
 
 def _log_products(labels, own):
@@ -102,9 +113,9 @@ def _normalized(logs):
     return shifted / shifted.sum(axis=1, keepdims=True)
 
 
-def _distance(labels, sums):
-    """Expected tree distance of each fine class, N x classes."""
-    return sum(1 - rows[:, labels[:, j]] for j, rows in enumerate(sums))
+def _distance(labels, each):
+    """Expected tree distance of each fine class, N x classes. each: `sums` per level."""
+    return sum(1 - rows[:, labels[:, j]] for j, rows in enumerate(each))
 
 
 def _largest(value, k):

@@ -19,11 +19,14 @@ ENGINES = ("caffe", "onnx")
 class CaffeEngine:
     """A net with one input, in Caffe, in the mode (CPU or GPU) that is set.
 
+    Caffe keeps the mode per thread: an engine works in the thread that made it.
+
     message: caffe_pb2.NetParameter. file: where it was read, for messages.
     """
 
     def __init__(self, message, file, weights, input="data"):
-        self._net, self._file = solver_net.load_net(message, file, weights), file
+        self._file = file
+        self._net = solver_net.load_net(message, file, weights, "name those of its training")
         if list(self._net.inputs) != [input]:
             raise UserError(f"net {file} has the inputs {list(self._net.inputs)}, not {input}")
         self._input = self._net.blobs[input]
@@ -42,16 +45,19 @@ class CaffeEngine:
             )
         return self._net.blobs[name]
 
-    def compute(self, batch, names):
+    def compute(self, batch, names, whole=False):
+        """whole: in one call of Caffe, which no other thread interrupts."""
         with caffe_errors.refusals(f"Caffe can't compute {self._file}"):
             if tuple(self._input.shape) != batch.shape:
                 self._input.reshape(*batch.shape)
                 self._net.reshape()
             self._input.data[...] = batch
+            last = len(self._net.layers) - 1
             # pycaffe holds the interpreter's lock within a call: layer by layer, the threads that
             # decode the next images get it in between.
-            for layer in range(len(self._net.layers)):
-                self._net._forward(layer, layer)
+            parts = [(0, last)] if whole else [(layer, layer) for layer in range(last + 1)]
+            for part in parts:
+                self._net._forward(*part)
             return {name: self._blob(name).data.copy() for name in names}
 
 

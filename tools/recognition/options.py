@@ -20,8 +20,8 @@ def box(text):
         raise argparse.ArgumentTypeError(str(error)) from None
 
 
-def add_model(parser):
-    """Add the options that choose a model: what open_model reads."""
+def add_model(parser, engines=True):
+    """Add the options that choose a model: what open_model reads. engines: add --engine, too."""
     chosen = parser.add_mutually_exclusive_group(required=True)
     chosen.add_argument("--solver", type=Path, help="solver with which the net was trained")
     chosen.add_argument(
@@ -32,12 +32,15 @@ def add_model(parser):
         type=Path,
         help="caffemodel (default: that of the solver's newest whole snapshot)",
     )
-    parser.add_argument(
-        "--engine",
-        choices=ENGINES,
-        help="what computes the net: caffe (the default with --solver or --gpu), or onnx, ONNX "
-        "Runtime on the CPU (the default with --model)",
-    )
+    if engines:
+        parser.add_argument(
+            "--engine",
+            choices=ENGINES,
+            help="what computes the net: caffe (the default with --solver or --gpu), or onnx, ONNX "
+            "Runtime on the CPU (the default with --model)",
+        )
+    else:
+        parser.set_defaults(engine="caffe")
     parser.add_argument("--gpu", type=int, metavar="N", help="number of the GPU (default: the CPU)")
 
 

@@ -82,7 +82,8 @@ def find(paths, listing=None, box=None, footer=0):
         found += _listed(listing, box, footer)
     if others:
         some = ", ".join(map(str, others[:SHOWN])) + (", ..." if others[SHOWN:] else "")
-        print(f"left out {len(others)} files that are not images: {some}", file=sys.stderr)
+        what = "file that is not an image" if len(others) == 1 else "files that are not images"
+        print(f"left out {len(others)} {what}: {some}", file=sys.stderr)
     return found
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from data_prep import lmdb_io, manifest as manifests
+from data_prep.build_options import BuildOptions
 from data_prep.common import files, typed
 from data_prep.common.errors import UserError
 from data_prep.common.text import read_json
@@ -68,10 +69,10 @@ class Preprocessing:
 
     @property
     def options(self):
-        """The options of data_prep.pipeline that make the pixels."""
+        """The data_prep.build_options.BuildOptions that make the pixels."""
         how = "squeeze" if self.squeeze else "shorter"
         size = self.squeeze[0] if self.squeeze else self.shorter
-        return {"size": size, "resize": how, "context": self.context or 0.0}
+        return BuildOptions(size=size, resize=how, encoded="raw", context=self.context or 0.0)
 
     @property
     def words(self):
@@ -81,12 +82,13 @@ class Preprocessing:
         else:
             scaled = f"Scale the photograph to a shorter side of {self.shorter} pixels"
         mean = self.mean_file or " ".join(f"{value:g}" for value in self.mean)
+        height, width = self.crop
+        times = f", multiply by {self.scale:g}" if self.scale != 1 else ""
         return (
-            f"{scaled} (shrinking to less than half averages areas, otherwise linear "
-            "interpolation), take the middle {} x {}, ".format(*self.crop)
-            + f"channels blue, green, red in 0..255, subtract {mean}"
-            + (f", multiply by {self.scale:g}" if self.scale != 1 else "")
-            + f": input {self.input}, N x 3 x {self.crop[0]} x {self.crop[1]}, float32."
+            f"{scaled} (large JPEGs are decoded at 1/2, 1/4 or 1/8 first; shrinking to less than "
+            "half averages areas, otherwise linear interpolation), take the middle "
+            f"{height} x {width}, channels blue, green, red in 0..255, subtract {mean}{times}: "
+            f"input {self.input}, N x 3 x {height} x {width}, float32."
         )
 
     def blob(self, image, crops=1):
@@ -159,7 +161,7 @@ def of_solver(solver):
             f"{build_command(folder)}, or use an exported model with --model"
         )
     options = manifests.read(folder).options
-    size, squeezed = options["size"], options["resize"] == "squeeze"
+    size, squeezed = options.size, options.resize == "squeeze"
     param = layer.transform_param
     if param.force_gray:
         raise UserError(f"layer {layer.name} of {solver.net} reads gray images: only color is read")
@@ -181,7 +183,7 @@ def of_solver(solver):
         crop=(param.crop_size or size,) * 2,
         mean=mean * 3 if len(mean) == 1 else mean,
         scale=param.scale,
-        context=options.get("context") or None,
+        context=options.context or None,
         mirror=None if trained is None else trained.transform_param.mirror,
         mean_file=param.mean_file or None,
     ), folder

@@ -17,7 +17,7 @@ def per_batch(batch, crops):
     return max(1, batch // crops)
 
 
-def recognize(model, names, blob, *, rule="joint", top=3, crops=1):
+def recognize(model, names, blob, *, rule="fine", top=3, crops=1):
     """[answers.Answer] of N images.
 
     names: N strings. blob: float32, (N * crops) x 3 x h x w, of Preprocessing.blob. rule: of

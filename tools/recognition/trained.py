@@ -6,11 +6,9 @@ from pathlib import Path
 from data_prep.common.errors import UserError
 from data_prep.label_tree import Hierarchy
 from tools import snapshots, solver_net
-from tools.nets import deploy, head, rules
+from tools.nets import deploy, diagram, head, rules
 from tools.recognition import preprocessing as pixels
 from tools.recognition.preprocessing import Preprocessing
-
-GLM_MODULE = "python_layers.glm_loss"
 
 
 @dataclass(frozen=True)
@@ -24,7 +22,7 @@ class Trained:
     weights   path of the caffemodel
     outputs   {level, 0 = fine: blob of its probabilities, N x classes}
     scores    {level: blob of its scores before softmax}
-    feature   blob that the large-margin loss reads; None if the net file has no such layer
+    feature   blob that the large-margin loss reads; None: unknown
     data      folder of the data set
     stages    of the solver's test state
     """
@@ -76,7 +74,7 @@ def read(path, weights=None):
         weights=weights,
         outputs=outputs,
         scores=scores,
-        feature=glm_feature(net),
+        feature=feature_of(net, stages),
         hierarchy=hierarchy,
         preprocessing=prepared,
         data=folder,
@@ -94,13 +92,11 @@ def _check_levels(solver, scores, hierarchy, folder):
         )
 
 
-def glm_feature(net):
-    """Name of the blob that the large-margin loss of a net file reads, or None."""
-    return next(
-        (
-            layer.bottom[0]
-            for layer in net.layer
-            if layer.type == "Python" and layer.python_param.module == GLM_MODULE
-        ),
-        None,
-    )
+def feature_of(net, stages):
+    """Name of the blob that the large-margin loss of a net file reads: the classifiers' feature
+    before dropout. None if the file has no such head.
+    """
+    try:
+        return diagram.diagram(net, stages).feature
+    except ValueError:
+        return None
