@@ -68,7 +68,7 @@ image-cpu:  ## the Docker image for the CPU, hierarchical-caffe:cpu
 test-image:  ## builds and tests both images; no GPU needed, one GPU architecture only
 	@docker/test_image.sh
 
-clean:  ## removes .venv and caches; keeps data/, weights/, snapshots/, results/ and Caffe
+clean:  ## removes .venv and caches; keeps data/, weights/, snapshots/, results/, models/ and Caffe
 	@caffe=$$(readlink .venv/bin/caffe); caffe=$${caffe:-$$HOME/.local/caffe/bin/caffe}; \
 	rm -rf .venv .pytest_cache .ruff_cache hierarchical_caffe.egg-info; \
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +; \

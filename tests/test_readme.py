@@ -112,6 +112,7 @@ def test_own_photographs(tmp_path):
         "plot_log.py",
         "draw_predictions.py",
         "predict.py",
+        "export.py",
     ]
     changes = (
         ("--root PHOTOS", f"--root {tmp_path}/PHOTOS --test-share 0.5"),
@@ -121,6 +122,7 @@ def test_own_photographs(tmp_path):
         ("prototxt/mine", f"{tmp_path}/prototxt"),
         ("data/mine", f"{tmp_path}/mine"),
         ("results/mine", f"{tmp_path}/mine"),
+        ("models/mine", f"{tmp_path}/model"),
         ("train.log", f"{tmp_path}/train.log"),
         ("photo.jpg holiday/", f"{tmp_path}/PHOTOS --out {tmp_path}/photos.tsv"),
     )
@@ -138,6 +140,7 @@ def test_own_photographs(tmp_path):
         assert "Optimization Done" in (tmp_path / "train.log").read_text()
         assert (tmp_path / "mine_curves.png").stat().st_size
         assert (tmp_path / "mine_predictions.png").stat().st_size
+        assert (tmp_path / "model/model.onnx").stat().st_size
         assert (tmp_path / "photos.tsv").read_text().count("\n") == 25
     finally:
         for folder in (ROOT / "snapshots").glob("readme_test_*"):

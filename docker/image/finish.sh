@@ -5,8 +5,8 @@
 set -euo pipefail
 
 # writable by any user (docker run -u); mounted folders replace them
-mkdir -p data weights snapshots results prototxt/mine
-chmod 1777 data weights snapshots results prototxt/mine
+mkdir -p data weights snapshots results models prototxt/mine
+chmod 1777 data weights snapshots results models prototxt/mine
 # NVRTC opens one of its libraries by name, so that the loader has to find it
 if [ -d /opt/caffe/cuda/lib ]; then
   echo /opt/caffe/cuda/lib >/etc/ld.so.conf.d/caffe.conf

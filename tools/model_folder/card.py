@@ -49,7 +49,7 @@ def text(trained, experiment, commit, digest, agreed, unread, result, license):
         "",
         _evaluated(result),
         "",
-        f"**Data.** `{manifest.name}`: {counts} images.{_boxes(trained)}\n",
+        f"**Data.** `{manifest.name}`: {counts} images.{_boxes(manifest)}\n",
         *_checks(agreed, unread),
         "",
         f"**Origin.** {trained.file}, solver {trained.solver.name}, weights "
@@ -100,9 +100,9 @@ def _evaluated(result):
     )
 
 
-def _boxes(trained):
-    options = manifests.read(trained.data).options
-    return " Images were cut to their ground-truth boxes." if options.get("bbox") else ""
+def _boxes(manifest):
+    boxes = manifest.options.reader.get("bbox")
+    return " Images were cut to their ground-truth boxes." if boxes else ""
 
 
 def _checks(agreed, unread):

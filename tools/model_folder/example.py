@@ -1,6 +1,6 @@
 """Classify photographs with the files of this folder: python example.py PHOTO ...
 
-Needs numpy and opencv-python (4.5 or newer, also 5); onnxruntime computes if it is installed.
+Needs numpy and opencv-python (4 or 5); onnxruntime computes if it is installed.
 """
 
 import json

@@ -75,6 +75,8 @@ def export(
     shown = _result(result, Path("results", f"{experiment}.json"), digest, net)
     images = _images(net, photos)
     with place.partial() as folder, progress.bar("export", "steps", 3 + len(readers)) as bar:
+        preprocessing.write(folder, net.preprocessing)
+        labels.write(folder, labels.Labels.of(net.hierarchy, net.outputs, net.feature))
         _write_caffe(folder, net, experiment)
         own, arrays, shapes = _net_of(folder, net)
         bar.update()
@@ -96,8 +98,6 @@ def export(
                 unread[READERS[name].name] = str(error)
             bar.update()
         commit = _commit()
-        labels.write(folder, labels.Labels.of(net.hierarchy, net.outputs, net.feature))
-        preprocessing.write(folder, net.preprocessing)
         files.write_whole(folder / HIERARCHY, net.hierarchy.text())
         files.write_whole(folder / EXAMPLE, Path(__file__).with_name(EXAMPLE).read_bytes())
         files.write_whole(
@@ -119,7 +119,7 @@ def _write_caffe(folder, net, experiment):
         "Made by tools/export.py",
     ]
     files.write_whole(folder / NET, net_text.net_text(net.net, header, {}))
-    loaded = solver_net.load_net(net.net, net.file, net.weights)
+    loaded = solver_net.load_net(net.net, net.file, net.weights, "name those of its training")
     loaded.save(str(folder / WEIGHTS))
     model = pycaffe.caffe_pb2.NetParameter.FromString((folder / WEIGHTS).read_bytes())
     own = pycaffe.caffe_pb2.NetParameter(name=net.net.name)
@@ -133,7 +133,7 @@ def _net_of(folder, net):
     """(net without layers in place, {layer: weights}, {blob: shape}) of the written Caffe files."""
     deploy = prototxt.read(folder / NET, pycaffe.caffe_pb2.NetParameter())
     own = build.without_in_place(deploy)
-    loaded = solver_net.load_net(own, NET, folder / WEIGHTS)
+    loaded = solver_net.load_net(own, NET, folder / WEIGHTS, "export again")
     arrays = {name: [blob.data.copy() for blob in blobs] for name, blobs in loaded.params.items()}
     blob = loaded.blobs[net.preprocessing.input]
     blob.reshape(agreement.PHOTOGRAPHS, *tuple(blob.shape)[1:])

@@ -124,7 +124,7 @@ READERS = {"onnxruntime": OnnxRuntime, "opencv": OpenCvOnnx, "opencv-caffe": Ope
 
 def caffe_trace(own, weights, batch):
     """{blob: float32} of every blob of a net as build.without_in_place gives it, in Caffe."""
-    net = solver_net.load_net(own, NET, weights)
+    net = solver_net.load_net(own, NET, weights, "export again")
     with caffe_errors.refusals(f"Caffe can't compute {NET}"):
         blob = net.blobs[net.inputs[0]]
         blob.reshape(*batch.shape)

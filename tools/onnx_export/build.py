@@ -9,8 +9,8 @@ from tools.pycaffe import caffe_pb2
 from .graph import Graph, Layer
 from .table import writer
 
-# Fixed, so that the same net gives the same bytes with every version of the package. OpenCV 4.5,
-# ONNX Runtime 1.6 and later ones read these.
+# Fixed, so that the same net gives the same bytes with every version of the package. They are of
+# 2020 and 2021: today's readers know them, and many older ones.
 OPSET, IR_VERSION = 13, 8
 BATCH = "N"
 PRODUCER = "hierarchical-caffe"
