@@ -92,19 +92,22 @@ def packages(folder, *without):
 
 
 @pytest.mark.parametrize("without", [(), ("onnxruntime",)], ids=["ONNX Runtime", "OpenCV"])
-@pytest.mark.parametrize("variant", ["ours", "sm"])
-def test_the_folder_works_alone(variant, without, tmp_path, monkeypatch):
+@pytest.mark.parametrize("variant, resize", [("ours", "squeeze"), ("sm", "shorter")])
+def test_the_folder_works_alone(variant, resize, without, tmp_path, monkeypatch):
     """example.py, elsewhere, in a Python that finds neither the repository nor Caffe."""
     (tmp_path / "work").mkdir()
     solver, weights = export_nets.grafted(tmp_path / "work", SMALL, variant)
     monkeypatch.chdir(tmp_path / "work")
+    manifest = Path("data/manifest.json")
+    manifest.write_text(manifest.read_text().replace('"squeeze"', f'"{resize}"'))
     export.export(solver, tmp_path / "model", weights)
     (tmp_path / "work").rename(tmp_path / "gone")
     monkeypatch.chdir(tmp_path)
     rng = np.random.default_rng(0)
-    for number, shape in enumerate([(300, 700, 3), (90, 260, 3)]):
+    names = ["0.png", "1.png", "2.jpg"]  # the last is decoded at a quarter of its size
+    for name, shape in zip(names, [(300, 700, 3), (90, 260, 3), (1300, 1100, 3)]):
         picture = cv2.resize(rng.integers(256, size=(9, 9, 3), dtype=np.uint8), shape[1::-1])
-        cv2.imwrite(f"{number}.png", picture)
+        cv2.imwrite(name, picture)
     found = packages(tmp_path / "packages", *without)
     alone = [sys.executable, "-S"]
     environment = {"PYTHONPATH": str(found), "PATH": os.environ["PATH"]}
@@ -114,7 +117,7 @@ def test_the_folder_works_alone(variant, without, tmp_path, monkeypatch):
         )
         assert "ModuleNotFoundError" in tried.stderr, module
     done = subprocess.run(
-        [*alone, "model/example.py", "0.png", "1.png"],
+        [*alone, "model/example.py", *names],
         env=environment,
         capture_output=True,
         text=True,
@@ -123,7 +126,7 @@ def test_the_folder_works_alone(variant, without, tmp_path, monkeypatch):
     loaded = model.from_folder("model", "caffe")
     levels = labels.read("model").levels
     lines = iter(done.stdout.splitlines())
-    for name in ("0.png", "1.png"):
+    for name in names:
         assert next(lines) == name
         blob = photographs.blob_of(Path(name).read_bytes(), loaded.preprocessing)
         ours = loaded.probabilities(blob)

@@ -7,7 +7,7 @@ from tools.nets import tables
 from .agreement import BATCHES, TOLERANCE
 
 LICENSE = (
-    "not stated. The terms of the photographs and of the weights that training started from apply; "
+    "Not stated. The terms of the photographs and of the weights that training started from apply; "
     "state your own with `--license`."
 )
 FILES = (

@@ -15,11 +15,22 @@ LEVELS = json.loads((FOLDER / "labels.json").read_text("utf-8"))["levels"]
 PIXELS = json.loads((FOLDER / "preprocessing.json").read_text("utf-8"))
 
 
-def network_input(path):
-    """float32, 3 x height x width, of an image file."""
-    image = cv2.imread(path)  # height x width x 3, blue-green-red, upright
+def pixels(path, size):
+    """uint8, height x width x 3, blue-green-red, upright, of an image file."""
+    data = np.fromfile(path, np.uint8)
+    image = cv2.imdecode(data, cv2.IMREAD_COLOR) if data.size else None
     if image is None:
         sys.exit(f"{path} is not an image")
+    if data[:2].tobytes() == b"\xff\xd8":  # JPEG: large ones are decoded at 1/8, 1/4 or 1/2
+        for scale in (8, 4, 2):
+            if min(image.shape[:2]) >= size * scale:
+                return cv2.imdecode(data, getattr(cv2, f"IMREAD_REDUCED_COLOR_{scale}"))
+    return image
+
+
+def network_input(path):
+    """float32, 3 x height x width, of an image file."""
+    image = pixels(path, PIXELS["squeeze"][0] if "squeeze" in PIXELS else PIXELS["shorter"])
     old = image.shape[:2]
     ratio = PIXELS.get("shorter", 0) / min(old)
     new = PIXELS.get("squeeze") or [max(PIXELS["shorter"], round(side * ratio)) for side in old]
