@@ -357,6 +357,9 @@ def test_names_and_bytes():
     layers = [one("Sigmoid"), one("Power", "power_param { scale: 2 }", ("a",)), ABS]
     net = net_of(*layers)
     assert [list(layer.top) for layer in net.layer] == [["data"], ["a@layer0"], ["a"], ["b"]]
+    on_input = net_of(one("Power", "power_param { scale: 2 }", tops=("data",)), ABS)
+    assert [*on_input.layer[1].top, *on_input.layer[2].bottom] == ["data@layer0"] * 2
+    check(on_input)
     models = [model_of(net, in_caffe(net)) for _ in range(2)]
     assert build.content(models[0]) == build.content(models[1])
     assert [value.domain or "ai.onnx" for value in models[0].opset_import] == ["ai.onnx"]

@@ -19,11 +19,14 @@ PRODUCER = "hierarchical-caffe"
 def without_in_place(net):
     """A copy of a NetParameter in which every layer writes blobs of its own.
 
-    The last layer that writes a blob keeps its name; earlier ones write BLOB@LAYER.
+    The last layer that writes a blob keeps its name, and others write BLOB@LAYER; the name of the
+    input stays the input's.
     """
     own = caffe_pb2.NetParameter()
     own.CopyFrom(net)
     last = {top: i for i, layer in enumerate(own.layer) for top in layer.top}
+    inputs = [(i, layer) for i, layer in enumerate(own.layer) if layer.type == "Input"]
+    last.update((top, i) for i, layer in inputs for top in layer.top)
     taken, now = set(last), {}
     for i, layer in enumerate(own.layer):
         layer.bottom[:] = [now.get(blob, blob) for blob in layer.bottom]
