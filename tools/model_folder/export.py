@@ -1,5 +1,6 @@
 """Exports a trained net: writes its folder, and checks it, before the folder gets its name."""
 
+import shutil
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
@@ -227,7 +228,7 @@ def _result(given, usual, digest, net):
 
 def _commit():
     """The commit of this repository's code: of its working copy or of the image it is in."""
-    if (ROOT / ".git").exists():
+    if (ROOT / ".git").exists() and shutil.which("git"):
         done = subprocess.run(
             ["git", "-C", ROOT, "describe", "--always", "--dirty"], capture_output=True, text=True
         )
