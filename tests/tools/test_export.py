@@ -26,7 +26,10 @@ from tools.recognition import labels, model, photographs
 
 GRAFTS = {
     "resnet50": (field_nets.resnet50, ()),
-    "mobilenet": (field_nets.mobilenet, ("--mean", "103.94,116.78,123.68", "--scale", 0.017)),
+    "mobilenet": (
+        field_nets.mobilenet,
+        ("--crop", 128, "--mean", "103.94,116.78,123.68", "--scale", 0.017),
+    ),
 }
 BACKBONES = ("alexnet", "googlenet", "vgg16", "bcnn", "squeezenet")
 POOLED = """
