@@ -247,7 +247,11 @@ def _dataset(options, net):
                 "level are needed, such as 196,9"
             )
         return _by_sizes(sizes)
-    dataset = built_dataset(options.data, net) if options.data else tables.DATASETS[options.dataset]
+    dataset = (
+        built_dataset(options.data, net, options.test_split)
+        if options.data
+        else tables.DATASETS[options.dataset]
+    )
     return dataset if options.levels is None else _levels(dataset, options.levels)
 
 

@@ -69,7 +69,11 @@ def _texts(options):
             ).items()
         }
     net = tables.NETS[options.net]
-    dataset = built_dataset(options.data, net) if options.data else tables.DATASETS[options.dataset]
+    dataset = (
+        built_dataset(options.data, net, options.test_split)
+        if options.data
+        else tables.DATASETS[options.dataset]
+    )
     if options.levels is not None:
         dataset = restrict(dataset, options.levels)
     made = file_texts(dataset, net, options.out.as_posix(), **run_values(options, dataset))

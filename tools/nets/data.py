@@ -45,6 +45,7 @@ class Dataset:
     mirror       whether mirrored images belong to the same class
     small_crop   input side for nets that accept any size, if the images are smaller than the net's
                  own input; None: not needed
+    test_split   split whose images are read in tests during training; `test` counts its images
     """
 
     name: str
@@ -54,6 +55,7 @@ class Dataset:
     test: int
     mirror: bool = True
     small_crop: int | None = None
+    test_split: str = "test"
 
     @property
     def levels(self):

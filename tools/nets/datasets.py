@@ -10,13 +10,18 @@ from .data import BBOX, Built, Level
 from .tables import DATASETS
 
 
-def built_dataset(folder, net):
+def built_dataset(folder, net, test_split="test"):
     """data.Built of a folder that data_prep/build_lmdb.py made, with the folder's own counts.
 
-    Raises UserError if the folder lacks its manifest or label tree, has no images of a split, or
-    images too small for the tables.Net.
+    test_split: what tests during training read. Raises UserError if the folder lacks its manifest,
+    label tree or that split, or if its images are too small for the tables.Net.
     """
     facts = manifest.read(folder)
+    if test_split not in facts.splits:
+        raise UserError(
+            f"{folder} has no {test_split} split: build it with --validation N, which draws one, or "
+            "from a source that has one"
+        )
     name, side = facts.name, facts.size
     labels = Hierarchy.read(folder / "hierarchy.tsv")
     known = DATASETS.get(name.removesuffix(f"_{BBOX}"))
@@ -25,7 +30,8 @@ def built_dataset(folder, net):
         title=known.title if known else name,
         tree=tuple(map(Level, labels.levels, labels.sizes)),
         train=facts.splits["train"].images,
-        test=facts.splits["test"].images,
+        test=facts.splits[test_split].images,
+        test_split=test_split,
         mirror=known.mirror if known else True,
         small_crop=known.small_crop if known else None,
         folder=folder.as_posix(),

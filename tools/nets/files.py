@@ -127,6 +127,8 @@ def file_texts(
     batch=None,
     max_iter=None,
     base_lr=None,
+    tests=solver.TESTS,
+    seed=solver.SEED,
     given=None,
     weights=None,
     scale=None,
@@ -142,6 +144,7 @@ def file_texts(
     chosen    stages of the setting of the solvers, () or (data.BBOX,); default: of all settings
     name      in file names and snapshot folders, instead of the data set's
     batch, max_iter, base_lr    instead of the schedule's
+    tests, seed                 of a run: solver.Run
     given, weights, scale       of the losses: losses.net_losses
     diagnostics    whether the metric losses print theirs
     skip_input     what coarse classifiers read of the finer ones, head.SCORES or PROBABILITIES
@@ -149,7 +152,9 @@ def file_texts(
     """
     settings, name = dataset.settings(net), name or dataset.name
     crop, pair = settings[0].crop, f"{name}_{net.name}"
-    run = solver.run_of(dataset, net, batch=batch, max_iter=max_iter, base_lr=base_lr)
+    run = solver.run_of(
+        dataset, net, batch=batch, max_iter=max_iter, base_lr=base_lr, tests=tests, seed=seed
+    )
     labels = tables.Labels(dataset.sizes, f"{settings[0].folder}/hierarchy.tsv")
     losses = net_losses(labels, weights=weights, scale=scale, given=given)
     proto = train_val(

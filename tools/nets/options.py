@@ -9,9 +9,10 @@ from pathlib import Path
 from data_prep.common.arguments import within
 from data_prep.common.errors import UserError
 from data_prep.common.text import parse_json
+from data_prep.records import SPLITS
 from python_layers import glm_loss, parameters
 
-from . import head
+from . import head, solver
 from .data import BBOX
 from .losses import SCALE_OPTION, WEIGHT_OPTIONS
 from .tables import DATASETS, GLM, LOSSES, STAGES, glm_parameters
@@ -60,10 +61,19 @@ def add_data_options(group):
         help="write solvers for images cut to their ground-truth boxes (only with --dataset: "
         "images of --data are cut when they are built)",
     )
+    group.add_argument(
+        "--test-split",
+        choices=[split for split in SPLITS if split != "train"],
+        default="test",
+        help="images of the tests during training (default: test); val needs --data, and keeps the "
+        "test images for the end",
+    )
 
 
 def check_boxes(parser, options):
-    """argparse's error if --bbox is asked for without a --dataset that has boxes."""
+    """argparse's error for --bbox without a --dataset with boxes, --test-split without --data."""
+    if options.test_split != "test" and not options.data:
+        parser.error(f"--test-split {options.test_split} needs --data")
     if options.bbox and not (options.dataset and DATASETS[options.dataset].boxes):
         parser.error(
             "--bbox needs a --dataset with boxes: "
@@ -102,6 +112,20 @@ def add_run_options(group):
     )
     group.add_argument(
         "--base-lr", type=rate, metavar="RATE", help="learning rate (default: the tables')"
+    )
+    group.add_argument(
+        "--tests",
+        type=within(int, 0, 1000),
+        default=solver.TESTS,
+        metavar="N",
+        help="tests during training, at most: as many as divide the iterations; 0: none (default: "
+        "%(default)s)",
+    )
+    group.add_argument(
+        "--seed",
+        type=within(int, 0, 2**31 - 1),
+        default=solver.SEED,
+        help="seed of new layers, crops and dropout (default: %(default)s)",
     )
     for name, loss in LOSSES.items():
         group.add_argument(
@@ -169,6 +193,8 @@ def run_values(options, dataset):
         batch=options.train_batch,
         max_iter=options.max_iter,
         base_lr=options.base_lr,
+        tests=options.tests,
+        seed=options.seed,
         diagnostics=options.diagnostics,
         weights=weights,
         scale=options.metric_scale,

@@ -6,6 +6,8 @@ from . import head, text
 from .tables import SCHEDULES, STAGES, TITLES
 
 TESTS = 5  # per run, at most
+SNAPSHOTS = 5  # the same
+SEED = 1
 
 
 @dataclass(frozen=True)
@@ -14,6 +16,8 @@ class Run:
 
     batch, test_batch  images per iteration, and per batch of a test
     max_iter, base_lr  iterations and learning rate
+    tests              during the training, at most; 0: none
+    seed               random_seed
     why                {solver field: reason} instead of the reasons given here
     """
 
@@ -21,10 +25,14 @@ class Run:
     test_batch: int
     max_iter: int
     base_lr: float
+    tests: int
+    seed: int
     why: dict
 
 
-def run_of(dataset, net, *, batch=None, max_iter=None, base_lr=None):
+def run_of(
+    dataset, net, *, batch=None, max_iter=None, base_lr=None, tests=TESTS, seed=SEED
+):
     """Run of a data.Dataset with a tables.Net; values that are given replace the schedule's."""
     schedule = SCHEDULES.get((dataset.name, net.name), net.schedule)
     why = dict(schedule.why)
@@ -38,6 +46,8 @@ def run_of(dataset, net, *, batch=None, max_iter=None, base_lr=None):
         test_batch(dataset.test, net.test_batch),
         max_iter or iterations(schedule, dataset.train, batch),
         base_lr or schedule.base_lr,
+        tests,
+        seed,
         why,
     )
 
@@ -68,6 +78,23 @@ def iterations(schedule, images, batch):
     """max_iter of a schedule for a number of training images: two digits, then zeros."""
     exact = round(schedule.epochs * images / batch)
     return round(exact, 2 - len(str(exact))) or 1
+
+
+def _divisor(iterations, most):
+    """The largest number of equal parts of the iterations, up to `most`; 0 if that is 0."""
+    return max((count for count in range(1, most + 1) if iterations % count == 0), default=0)
+
+
+def _test_interval(run, tests):
+    """(test_interval, its reason) of a solver.Run with this number of tests."""
+    if not tests:
+        return run.max_iter + 1, "no tests during the training"
+    return run.max_iter // tests, f"at most {run.tests} tests per run, one at its end"
+
+
+def _snapshot_reason(tests, snapshots):
+    when = "with each test; " if tests == snapshots else ""
+    return f"{when}-snapshot ....solverstate resumes"
 
 
 def _stage_notes(dataset, net, variant, losses, read, solver_of):
@@ -135,13 +162,13 @@ def solver_text(dataset, setting, net, variant, run, *, losses, skip_input, fold
     stages = STAGES[variant] + setting.stages
     state = "{ " + "".join(f'stage: "{stage}" ' for stage in stages) + "}"
     states = ("train_state", "test_state") if stages else ()
-    tests = max(count for count in range(1, TESTS + 1) if run.max_iter % count == 0)
+    tests, snapshots = _divisor(run.max_iter, run.tests), _divisor(run.max_iter, SNAPSHOTS)
     epochs = run.max_iter * run.batch / dataset.train
     rows = [
         ("net", f"{folder}/{name}_{net.name}_train_val.prototxt", None),
         *((field, state, None) for field in states),
         ("test_iter", *_test_iter(dataset.test, run.test_batch)),
-        ("test_interval", run.max_iter // tests, f"at most {TESTS} tests per run, one at its end"),
+        ("test_interval", *_test_interval(run, tests)),
         ("test_initialization", False, "an untrained head is at chance"),
         (
             "base_lr",
@@ -162,9 +189,9 @@ def solver_text(dataset, setting, net, variant, run, *, losses, skip_input, fold
         ),
         ("display", 20, None),
         ("average_loss", 20, "the loss of one batch is noise"),
-        ("snapshot", run.max_iter // tests, "with each test; -snapshot ....solverstate resumes"),
+        ("snapshot", run.max_iter // snapshots, _snapshot_reason(tests, snapshots)),
         ("snapshot_prefix", f"snapshots/{pair}_{variant}/model", None),
-        ("random_seed", 1, "the same new layers, crops and dropout in every run"),
+        ("random_seed", run.seed, "the same new layers, crops and dropout in every run"),
     ]
     header = text.comment(
         f"{TITLES[variant]}: {net.title} on {setting.title}.",
