@@ -83,7 +83,7 @@ class Log:
         return min(found, default=None, key=lambda one: one[0])
 
 
-class _Reader:
+class Reader:
     """Reads the lines of a log in turn."""
 
     def __init__(self):
@@ -93,6 +93,10 @@ class _Reader:
         self.others = {}
         self._iteration = self._phase = self._rate = None
         self._newest, self._seen = -1, {}
+
+    def log(self):
+        """The Log of the lines so far."""
+        return Log(self.points, list(self.losses), self.stopped, self.others)
 
     def line(self, text):
         if "\x1b" in text:
@@ -187,7 +191,7 @@ def number_of(text):
     return value if abs(value) <= LARGEST or value != value else float(np.copysign(np.inf, value))
 
 
-def _lines(data):
+def lines(data):
     """The complete lines of a log's bytes; text after the last line end may be half a line."""
     if data.startswith((b"\xff\xfe", b"\xfe\xff")):  # PowerShell's `>` and tee
         try:
@@ -214,15 +218,15 @@ def read(path):
         raise UserError(f"log {path} not found (current folder: {Path.cwd()})") from None
     except OSError as error:
         raise UserError(f"log {path} can't be read: {error.strerror}") from None
-    reader = _Reader()
-    for line in _lines(data):
+    reader = Reader()
+    for line in lines(data):
         reader.line(line)
     if not reader.known:
         raise UserError(
             f"{path} is not a log of `caffe train`: keep what it prints with "
             "`caffe train ... 2>&1 | tee LOG`"
         )
-    log = Log(reader.points, list(reader.losses), reader.stopped, reader.others)
+    log = reader.log()
     if not log.series:
         reason = f" ({reader.stopped})" if reader.stopped else ": wait until training has begun"
         raise UserError(f"{path} has no iterations{reason}")

@@ -10,7 +10,13 @@ from data_prep.common.errors import UserError
 from tools.nets import tables
 from tools.nets.datasets import built_dataset, restrict
 from tools.nets.files import file_texts, write
-from tools.nets.options import add_data_options, add_run_options, check_boxes, run_values
+from tools.nets.options import (
+    add_data_options,
+    add_net_options,
+    add_run_options,
+    check_boxes,
+    run_values,
+)
 
 PROTOTXT = Path("prototxt")
 EXAMPLES = """examples, from the repository's root:
@@ -35,13 +41,7 @@ def _parse(arguments):
     )
     one = parser.add_argument_group("one data set and network instead of all")
     add_data_options(one)
-    one.add_argument(
-        "--levels",
-        metavar="N|NAMES",
-        help="levels of the label tree that get a classifier: a number, counted from the finest, "
-        "or names, such as species,order (default: all)",
-    )
-    one.add_argument("--net", choices=list(tables.NETS), help="network of the model zoo")
+    add_net_options(one)
     add_run_options(one)
     options = parser.parse_args(arguments)
     single = options.dataset or options.data

@@ -24,11 +24,15 @@ def _write(folder, datums):
             transaction.put(f"{number:08d}".encode(), datum.SerializeToString())
 
 
-def build(folder, name, levels, sizes, side, train=8, test=4, seed=0):
-    """Write LMDBs, hierarchy.tsv and manifest.json of `side` x `side` images; returns folder."""
+def build(folder, name, levels, sizes, side, train=8, test=4, seed=0, val=0):
+    """Write LMDBs, hierarchy.tsv and manifest.json of `side` x `side` images; returns folder.
+
+    val: images of a split val, which is written last; 0: no such split.
+    """
     folder.mkdir(parents=True)
     rng, labels = np.random.default_rng(seed), tree(sizes)
-    for split, count in (("train", train), ("test", test)):
+    counts = dict(train=train, test=test) | (dict(val=val) if val else {})
+    for split, count in counts.items():
         rows = labels[rng.integers(sizes[0], size=count)]
         noise = rng.integers(256, size=(count, side, side, 3), dtype=np.uint8)
         _write(
@@ -66,10 +70,10 @@ def build(folder, name, levels, sizes, side, train=8, test=4, seed=0):
                         classes_present=sizes,
                         sha256=dict(images="", labels=""),
                     )
-                    for split, count in (("train", train), ("test", test))
+                    for split, count in counts.items()
                 },
                 mean_bgr=[0, 0, 0],
-                checksums=dict.fromkeys(manifest.checksummed(("train", "test")), ""),
+                checksums=dict.fromkeys(manifest.checksummed(tuple(counts)), ""),
             )
         )
     )

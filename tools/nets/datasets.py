@@ -19,8 +19,8 @@ def built_dataset(folder, net, test_split="test"):
     facts = manifest.read(folder)
     if test_split not in facts.splits:
         raise UserError(
-            f"{folder} has no {test_split} split: build it with --validation N, which draws one, or "
-            "from a source that has one"
+            f"{folder} has no {test_split} split: build it with --validation N, which draws one, "
+            "or from a source that has one"
         )
     name, side = facts.name, facts.size
     labels = Hierarchy.read(folder / "hierarchy.tsv")

@@ -15,7 +15,7 @@ from python_layers import glm_loss, parameters
 from . import head, solver
 from .data import BBOX
 from .losses import SCALE_OPTION, WEIGHT_OPTIONS
-from .tables import DATASETS, GLM, LOSSES, STAGES, glm_parameters
+from .tables import DATASETS, GLM, LOSSES, NETS, STAGES, glm_parameters
 
 GLM_OPTION = "--glm-json"
 LARGEST_WEIGHT = 1e6  # of a loss
@@ -79,6 +79,17 @@ def check_boxes(parser, options):
             "--bbox needs a --dataset with boxes: "
             + ", ".join(name for name, known in DATASETS.items() if known.boxes)
         )
+
+
+def add_net_options(group):
+    """Add the options that name a network and its levels to an argparse group."""
+    group.add_argument(
+        "--levels",
+        metavar="N|NAMES",
+        help="levels of the label tree that get a classifier: a number, counted from the finest, "
+        "or names, such as species,order (default: all)",
+    )
+    group.add_argument("--net", choices=list(NETS), help="network of the model zoo")
 
 
 def add_run_options(group):

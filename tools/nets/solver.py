@@ -30,9 +30,7 @@ class Run:
     why: dict
 
 
-def run_of(
-    dataset, net, *, batch=None, max_iter=None, base_lr=None, tests=TESTS, seed=SEED
-):
+def run_of(dataset, net, *, batch=None, max_iter=None, base_lr=None, tests=TESTS, seed=SEED):
     """Run of a data.Dataset with a tables.Net; values that are given replace the schedule's."""
     schedule = SCHEDULES.get((dataset.name, net.name), net.schedule)
     why = dict(schedule.why)

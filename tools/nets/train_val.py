@@ -45,7 +45,10 @@ def train_val(name, dataset, net, run, losses, *, diagnostics=False, skip_input=
     """
     settings = dataset.settings(net)
     proto = caffe_pb2.NetParameter(name=name)
-    for phase, split, batch in ((TRAIN, "train", run.batch), (TEST, dataset.test_split, run.test_batch)):
+    for phase, split, batch in (
+        (TRAIN, "train", run.batch),
+        (TEST, dataset.test_split, run.test_batch),
+    ):
         for setting in settings:
             rule = _rule(settings, setting)
             _add_data(proto, dataset, setting, net, phase, split, batch, rule)

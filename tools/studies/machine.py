@@ -1,0 +1,51 @@
+"""Facts about the machine and the checkout that a study's records keep."""
+
+import os
+import platform
+import re
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@dataclass(frozen=True)
+class Machine:
+    """text: processor, cores, system. commit: of the checkout, with -dirty where it has changes."""
+
+    text: str
+    commit: str
+
+    @classmethod
+    def this(cls):
+        cores = cores_of_process()
+        return cls(f"{_processor()}, {cores} cores, {platform.system()}", _commit())
+
+
+def cores_of_process():
+    """The processor cores that this process may use."""
+    return len(os.sched_getaffinity(0))
+
+
+def _processor():
+    try:
+        text = Path("/proc/cpuinfo").read_text(errors="replace")
+    except OSError:
+        text = ""
+    found = re.search(r"^model name\s*:\s*(.+)$", text, re.MULTILINE)
+    return found[1].strip() if found else platform.machine()
+
+
+def _commit():
+    """Of git; "unknown" outside a checkout or without git."""
+    try:
+        done = subprocess.run(
+            ["git", "describe", "--always", "--dirty", "--abbrev=12"],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+        )
+    except OSError:
+        return "unknown"
+    return done.stdout.strip() or "unknown"

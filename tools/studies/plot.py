@@ -1,0 +1,116 @@
+"""Draws accuracy against the numeric options that a study varies."""
+
+import statistics
+import types
+from dataclasses import dataclass
+
+from data_prep.common.errors import UserError
+from tools.nets import tables
+from tools.studies import cells, plan, records
+
+PANEL = (3.8, 2.9)  # inches
+COLUMNS = 3
+LOGARITHMIC = (plan.BASE_LR,)  # options whose values are tried in factors
+
+
+@dataclass(frozen=True)
+class Series:
+    """One curve: accuracies in percent, one list over seeds per value of an option.
+
+    points: {value: [accuracy]}; {None: [accuracy]} for a row without the option: a level line.
+    """
+
+    label: str
+    points: dict
+
+
+def panels(state):
+    """{(option, data set, network, level, split): [Series]} of the options with two values.
+
+    Options of the sweep are drawn from the trainings for the choice, those of the grid from the
+    trainings of the table.
+    """
+    found = {}
+    for row in state.rows:
+        for each in state.candidates(row).values():
+            for known in each:
+                _add(found, known, [one for one in known.cell.chosen if _is_swept(state, one)])
+        for known in state.finals(row):
+            _add(found, known, row.shown or [(name, None) for name in state.study.grid])
+    return {
+        place: [Series(label, points) for label, points in curves.items()]
+        for place, curves in found.items()
+        if any(len(points) > 1 for points in curves.values())
+    }
+
+
+def _is_swept(state, pair):
+    return pair[0] in cells.swept(state.study)
+
+
+def _add(found, known, pairs):
+    """Add a cell's accuracies to the curves of the panels of its options, ((option, value), ...)."""
+    record, row = known.record, known.cell.row
+    if record is None or record.status == records.DIVERGED:
+        return
+    for name, value in pairs:
+        if isinstance(value, bool) or not isinstance(value, (int, float, types.NoneType)):
+            continue
+        others = [f"{one}={text}" for one, text in pairs if one != name and text is not None]
+        label = " ".join([tables.TITLES[row.variant].partition(" (")[0], *others])
+        for level in record.scores.levels:
+            answer = level.own or level.from_fine
+            place = (name, row.data.name, row.net.name, level.level, record.scores.split)
+            points = found.setdefault(place, {}).setdefault(label, {})
+            points.setdefault(value, []).append(100 * answer.top1)
+
+
+def figure(state):
+    """Matplotlib figure; raises UserError where no option has two values with results."""
+    from matplotlib.figure import Figure
+
+    shown = panels(state)
+    if not shown:
+        raise UserError(
+            f"study {state.study.path}: no option has results for two numbers; a plot shows accuracy "
+            "against the numbers in [grid] or [sweep]"
+        )
+    columns = min(COLUMNS, len(shown))
+    rows = -(-len(shown) // columns)
+    picture = Figure(figsize=(PANEL[0] * columns, PANEL[1] * rows + 0.5), layout="constrained")
+    axes = picture.subplots(rows, columns, squeeze=False).ravel()
+    for axis, ((name, data, net, level, split), series) in zip(axes, shown.items()):
+        for number, one in enumerate(series):
+            _draw(axis, one, f"C{number % 10}")
+        if name in LOGARITHMIC:
+            axis.set_xscale("log")
+        axis.set_title(f"{level}, {data}, {net}", fontsize=10, parse_math=False)
+        axis.set_xlabel(name, fontsize=8)
+        axis.set_ylabel(f"top-1 on {split} images, %", fontsize=8)
+        axis.tick_params(labelsize=8)
+        axis.grid(alpha=0.3)
+        axis.legend(fontsize=6, framealpha=0.6)
+    for axis in axes[len(shown) :]:
+        axis.set_axis_off()
+    return picture
+
+
+def _draw(axis, series, color):
+    """A curve with the standard deviations over seeds, or a level line."""
+    if set(series.points) == {None}:
+        mean = statistics.fmean(series.points[None])
+        axis.axhline(mean, color=color, linestyle="--", linewidth=1, label=series.label)
+        return
+    x = sorted(value for value in series.points if value is not None)
+    y = [series.points[value] for value in x]
+    axis.errorbar(
+        x,
+        [statistics.fmean(one) for one in y],
+        yerr=[statistics.stdev(one) if len(one) > 1 else 0 for one in y],
+        color=color,
+        marker="o",
+        markersize=3,
+        capsize=2,
+        linewidth=1.2,
+        label=series.label,
+    )

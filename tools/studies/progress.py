@@ -1,0 +1,152 @@
+"""What a study has, what is missing, and how long that will take."""
+
+import statistics
+from dataclasses import dataclass
+from pathlib import Path
+
+from data_prep.common.errors import UserError
+from data_prep.common.text import read_table
+from tools.nets import solver, tables
+from tools.nets.data import BBOX
+from tools.nets.datasets import built_dataset
+from tools.studies import cells, records, selection
+
+COSTS = Path(__file__).resolve().parent / "costs.tsv"
+
+
+@dataclass(frozen=True)
+class Known:
+    """A Cell, its cells.Files and what is known of it. record: None if it has not ended."""
+
+    cell: cells.Cell
+    place: cells.Files
+    record: records.Record | None
+
+
+class State:
+    """The cells of a study and their records; look() reads the records again.
+
+    digests: cells.Digests; None where data sets may be missing: identities are then of the names.
+    """
+
+    def __init__(self, study, digests=None):
+        self.study, self._digests = study, digests
+        self.rows = cells.rows(study)
+        self._identities = {}
+
+    def identity(self, cell):
+        """{data, weights: digest}."""
+        if self._digests is None:
+            return {"data": cell.place.folder, "weights": cell.row.net.weights}
+        return self._digests.of(cell)
+
+    def known(self, cell):
+        """Known of a cell."""
+        identity = self.identity(cell)
+        place = cells.Files(cell, cells.key(cell, identity))
+        return Known(cell, place, records.find(place.record, place.key))
+
+    def candidates(self, row):
+        """{options: [Known]} of the trainings for the choice."""
+        found = cells.candidates_of(self.study, row)
+        return {options: [self.known(cell) for cell in each] for options, each in found.items()}
+
+    def choice(self, row):
+        """(options, selection.Candidates tried) of a row; options None: nothing can be chosen yet,
+        or every candidate diverged."""
+        if not self.study.select:
+            return row.candidates[0], ()
+        found = self.candidates(row)
+        if any(one.record is None for each in found.values() for one in each):
+            return None, ()
+        chosen, tried = selection.choose(
+            {options: [one.record for one in each] for options, each in found.items()}
+        )
+        return chosen and chosen.options, tuple(tried)
+
+    def finals(self, row):
+        """[Known] of the trainings that the table shows; [] before the choice."""
+        options, _ = self.choice(row)
+        if options is None:
+            return []
+        return [self.known(cell) for cell in cells.finals_of(self.study, row, options)]
+
+    def wanted(self):
+        """[Known] of every cell that is known to be needed, in the order in which they run."""
+        found = []
+        for row in self.rows:
+            for each in self.candidates(row).values():
+                found += each
+            found += self.finals(row)
+        return found
+
+    def later(self):
+        """Cells of rows whose options are not chosen yet, each with the first of its candidates."""
+        found = []
+        for row in self.rows:
+            if not self.choice(row)[1] and self.study.select:
+                found += cells.finals_of(self.study, row, row.candidates[0])
+        return found
+
+    def count(self):
+        """Cells of the whole study, as far as they are known to be needed."""
+        return len(self.wanted()) + len(self.later())
+
+
+# --- Cost
+
+
+def iterations_of(cell):
+    """(iterations, images per iteration) of a cell, also where its data set is not built."""
+    net, options = tables.NETS[cell.row.net.name], dict(cell.options)
+    try:
+        dataset = built_dataset(Path(cell.place.folder), net, cell.split)
+    except UserError:
+        dataset = tables.DATASETS.get(cell.row.data.name.removesuffix(f"_{BBOX}"))
+        if dataset is None:
+            return None
+    run = solver.run_of(
+        dataset, net, batch=options.get("train-batch"), max_iter=options.get("max-iter")
+    )
+    return run.max_iter, run.batch * cell.study.ranks
+
+
+class Costs:
+    """Seconds of trainings: measured here where a cell of the network has ended, else of COSTS."""
+
+    def __init__(self, found, machine, device, jobs):
+        self._measured, self._table = {}, _table()
+        self._jobs = jobs
+        for record in found:
+            if record.images_per_second and record.machine == machine and record.device == device:
+                self._measured.setdefault(record.net, []).append(1 / record.images_per_second)
+        self._cpu = device == "CPU"
+
+    def add(self, record):
+        if record.images_per_second:
+            self._measured.setdefault(record.net, []).append(1 / record.images_per_second)
+
+    def seconds(self, cell):
+        """Seconds of one cell, or None where nothing is known."""
+        size, net = iterations_of(cell), cell.row.net.name
+        if size is None:
+            return None
+        if net in self._measured:
+            each = statistics.median(self._measured[net])
+        elif self._cpu and net in self._table:
+            each = self._table[net]
+        else:
+            return None
+        return size[0] * size[1] * each
+
+    def total(self, some):
+        """(seconds of all cells, on all jobs; number of cells of unknown cost)."""
+        found = [self.seconds(cell) for cell in some]
+        known = [one for one in found if one is not None]
+        return sum(known) / self._jobs, len(found) - len(known)
+
+
+def _table():
+    """{network: seconds per image on two CPU cores} of COSTS."""
+    header, rows = read_table(COSTS, "the table of costs", remarks=True)
+    return {row[0]: float(row[header.index("seconds_per_image")]) for row in rows}

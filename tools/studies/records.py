@@ -1,0 +1,141 @@
+"""The result of a cell: one JSON file, small enough to be committed.
+
+Which images were right is kept as a bit per image, so that tables can test differences.
+"""
+
+import base64
+import json
+from dataclasses import dataclass
+
+import numpy as np
+
+from data_prep.common import files
+from data_prep.common.errors import UserError
+from data_prep.common.text import read_json
+from data_prep.common.typed import from_json, to_json
+
+FORMAT = 1
+FINISHED, DIVERGED = "finished", "diverged"
+
+
+@dataclass(frozen=True)
+class Answer:
+    """Top-1 in 0..1 of one kind of prediction, and the right images as bits in base64."""
+
+    top1: float
+    right: str
+
+    def bits(self, images):
+        """bool, N: whether each image was right, in the order of the LMDB."""
+        packed = np.frombuffer(base64.b64decode(self.right), np.uint8)
+        return np.unpackbits(packed, count=images).astype(bool)
+
+    @classmethod
+    def of(cls, right):
+        """right: bool, N."""
+        packed = base64.b64encode(np.packbits(right).tobytes()).decode()
+        return cls(float(right.mean()), packed)
+
+
+@dataclass(frozen=True)
+class Level:
+    """Predictions of one level, fine to coarse: by its own classifier, and from the fine one."""
+
+    level: str
+    own: Answer | None = None
+    from_fine: Answer | None = None
+
+
+@dataclass(frozen=True)
+class Scores:
+    """What was scored. keys_sha256: of the images' keys, in order."""
+
+    split: str
+    images: int
+    keys_sha256: str
+    levels: tuple[Level, ...]
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Curve:
+    """Fine top-1 of the tests during the training.
+
+    slope: of a line through its last third, per iteration; p: one-sided, that it is not positive;
+    None where there are too few tests.
+    """
+
+    split: str
+    iterations: tuple[int, ...]
+    accuracy: tuple[float, ...]
+    slope: float | None = None
+    p: float | None = None
+
+
+@dataclass(frozen=True)
+class Record:
+    """All that is known about a cell that ended.
+
+    key, code, generated   cells.key, code_version.current, SHA-256 of the net and the solver
+    seconds                of the training, also of parts that were repeated after an interruption
+    images_per_second      median over the training
+    """
+
+    format: int
+    key: str
+    code: str
+    generated: str
+    status: str
+    study: str
+    data: str
+    net: str
+    variant: str
+    role: str
+    seed: int
+    options: dict
+    commands: tuple[str, ...]
+    commit: str
+    machine: str
+    device: str
+    threads: int
+    ended: str
+    data_sha256: str
+    weights_sha256: str
+    iterations: int
+    batch: int
+    seconds: float
+    images_per_second: float | None = None
+    model_sha256: str | None = None
+    scores: Scores | None = None
+    curve: Curve | None = None
+    diverged: str | None = None
+
+    def __post_init__(self):
+        if self.format != FORMAT:
+            raise ValueError(f"format {self.format} is not {FORMAT}")
+        if self.status not in (FINISHED, DIVERGED) or (self.status == FINISHED) != bool(
+            self.scores
+        ):
+            raise ValueError("status and scores do not fit each other")
+
+
+def write(path, record):
+    files.write_whole(path, json.dumps(to_json(record), indent=1, ensure_ascii=False) + "\n")
+
+
+def read(path):
+    """The Record in a file; raises UserError if it is not one."""
+    return from_json(Record, read_json(path, "the record"), f"{path} is not a study's record")
+
+
+def find(path, key):
+    """The Record of a key, or None if there is no such file.
+
+    Raises UserError if the file holds something else.
+    """
+    if not path.exists():
+        return None
+    record = read(path)
+    if record.key != key:
+        raise UserError(f"{path} is the record of another cell: move it away")
+    return record

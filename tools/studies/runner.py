@@ -1,0 +1,249 @@
+"""Runs the cells of a study, several at a time, until all have ended."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from data_prep.common import progress as bars
+from tools import live, solver_net
+from tools.parallel import parents
+from tools.studies import code_version, progress, records, work
+
+ROOT = Path(__file__).resolve().parents[2]
+LOOK = 0.1  # seconds between two looks at the processes
+SYNC = 2.0  # seconds between two syncs of the logs to the disk
+SAY = 10.0  # seconds between two lines per training
+GRACE = 120.0  # seconds for a training to save its snapshot after Ctrl-C
+
+
+@dataclass
+class _Active:
+    """A cell that is running: its generator of steps and the process of the current one."""
+
+    known: progress.Known
+    steps: object
+    device: work.Device
+    begin: float
+    step: work.Step = None
+    process: subprocess.Popen = None
+    output: object = None
+    follower: live.Follower = None
+    said: float = 0.0
+
+
+@dataclass
+class Outcome:
+    """failed: {text of a cell: sentence}. interrupted: whether it was stopped by a signal."""
+
+    failed: dict = field(default_factory=dict)
+    interrupted: bool = False
+
+
+def devices(study, jobs, gpus):
+    """[work.Device] of the cells that run at a time.
+
+    The processor's cores are shared out; with GPUs, each cell takes `study.ranks` of them, and jobs
+    is ignored.
+    """
+    cores = len(os.sched_getaffinity(0))
+    if gpus:
+        groups = [gpus[i : i + study.ranks] for i in range(0, len(gpus), study.ranks)]
+        groups = [tuple(group) for group in groups if len(group) == study.ranks]
+        threads = max(1, cores // max(1, len(gpus)))
+        return [work.Device(threads, group, "GPU") for group in groups]
+    return [work.Device(max(1, cores // (jobs * study.ranks))) for _ in range(jobs)]
+
+
+class Runner:
+    """One `study.py run`. say(line) prints a line; shown: whether each training is shown too."""
+
+    def __init__(self, state, machine, slots, lock, *, keep, shown=False, tensorboard=None):
+        self._state, self._machine, self._lock, self._keep = state, machine, lock, keep
+        self._free, self._jobs = list(slots), len(slots)
+        self._shown, self._tensorboard = shown, tensorboard
+        self._active, self._outcome = [], Outcome()
+        self._signals, self._synced = 0, 0.0
+        found = [one.record for one in state.wanted() if one.record]
+        self._costs = progress.Costs(found, machine.text, slots[0].name, len(slots))
+        self._bar = None
+
+    def run(self):
+        """Outcome, when every cell has ended or failed, or after a signal."""
+        old = {one: signal.signal(one, self._stop) for one in (signal.SIGINT, signal.SIGTERM)}
+        done = sum(one.record is not None for one in self._state.wanted())
+        try:
+            with bars.bar(self._state.study.name, "cells", self._state.count(), done) as self._bar:
+                self._loop()
+        finally:
+            for active in self._active:
+                _kill(active.process)
+            for number, handler in old.items():
+                signal.signal(number, handler)
+        return self._outcome
+
+    def _loop(self):
+        while True:
+            while self._free and not self._signals and (known := self._next()):
+                self._begin(known)
+            if not self._active:
+                break
+            time.sleep(LOOK)
+            for active in list(self._active):
+                self._look(active)
+            self._sync()
+        self._outcome.interrupted = bool(self._signals)
+
+    def _next(self):
+        """The first cell that is neither ended, running nor failed."""
+        busy = {active.known.place.key for active in self._active}
+        for known in self._state.wanted():
+            if known.record is None and known.place.key not in busy:
+                if known.cell.text not in self._outcome.failed:
+                    return known
+        return None
+
+    def _begin(self, known):
+        device = self._free.pop(0)
+        steps = work.steps(
+            known.place,
+            self._state.identity(known.cell),
+            code_version.current(),
+            device,
+            self._machine,
+            self._keep,
+        )
+        active = _Active(known, steps, device, time.monotonic())
+        self._active.append(active)
+        self._advance(active, None)
+
+    def _advance(self, active, status):
+        """Send a status to the cell's steps and start its next command, or end it."""
+        try:
+            active.step = active.steps.send(status)
+        except StopIteration as end:
+            self._end(active)
+            self._report(active, end.value)
+            return
+        except work.Failed as error:
+            self._end(active)
+            self._outcome.failed[active.known.cell.text] = str(error)
+            self._say(f"FAILED {active.known.cell.text}: {error}")
+            return
+        self._start(active)
+
+    def _end(self, active):
+        self._active.remove(active)
+        self._free.append(active.device)
+
+    def _start(self, active):
+        step = active.step
+        active.output = open(step.output, "ab")
+        active.output.write(b"\n" + live.BEGIN.encode() if active.output.tell() else b"")
+        active.output.flush()
+        environment = os.environ | {
+            "OMP_NUM_THREADS": str(active.device.threads),
+            "OPENBLAS_NUM_THREADS": str(active.device.threads),
+            "GLOG_minloglevel": "0",  # the reports of the iterations
+            "GLOG_logtostderr": "1",
+        }
+        active.process = subprocess.Popen(
+            _program(step.words),
+            stdin=subprocess.DEVNULL,
+            stdout=active.output,
+            stderr=subprocess.STDOUT,
+            env=environment,
+            start_new_session=True,  # Ctrl-C reaches this process alone, which passes it on
+            pass_fds=(self._lock,),
+            preexec_fn=_ends_with_parent,
+        )
+        active.follower = None
+        if step.what == "training":
+            solver = solver_net.read_solver(active.known.place.solver)
+            active.follower = live.Follower(step.output, solver.max_iter)
+
+    def _look(self, active):
+        if active.follower and active.follower.look():
+            self._show(active)
+        status = active.process.poll()
+        if status is None:
+            if self._signals and time.monotonic() > self._patience:
+                _kill(active.process)
+            return
+        active.output.close()
+        if self._signals:
+            active.steps.close()
+            self._end(active)
+            return
+        self._advance(active, status)
+
+    def _show(self, active):
+        now = time.monotonic()
+        if self._tensorboard:
+            self._tensorboard.update(active.known.place.pair, active.follower.log)
+        if self._shown and now - active.said > SAY:
+            active.said = now
+            self._say(f"{active.known.cell.text}: {active.follower.text()}")
+
+    def _report(self, active, record):
+        """Say how a cell ended, and the time left."""
+        self._costs.add(record)
+        self._bar.update()
+        if record.status == records.DIVERGED:
+            found = f"diverged at {record.diverged}"
+        else:
+            found = f"{record.scores.levels[0].own.top1:.2%} on {record.scores.split}"
+        took = live.duration(time.monotonic() - active.begin)
+        self._say(f"{active.known.cell.text}: {found}, {took}{self._left()}")
+
+    def _left(self):
+        missing = [one.cell for one in self._state.wanted() if one.record is None]
+        missing += self._state.later()
+        seconds, unknown = self._costs.total(missing)
+        if not missing:
+            return ""
+        more = f" and {unknown} cells of unknown cost" if unknown else ""
+        return f"; about {live.duration(seconds)} left for {len(missing)} cells{more}"
+
+    def _say(self, line):
+        self._bar.write(line, file=sys.stderr)
+
+    def _sync(self):
+        """Logs must not lack what precedes a snapshot, also after a power cut."""
+        if time.monotonic() - self._synced < SYNC:
+            return
+        self._synced = time.monotonic()
+        for active in self._active:
+            if not active.output.closed:
+                os.fsync(active.output.fileno())
+
+    def _stop(self, *_):
+        """First signal: trainings save a snapshot and end. Second: they end at once."""
+        self._signals += 1
+        self._patience = time.monotonic() + (GRACE if self._signals == 1 else 0)
+        for active in self._active:
+            saves = active.step.what == "training" and self._signals == 1
+            if active.process and active.process.poll() is None:
+                active.process.send_signal(signal.SIGINT if saves else signal.SIGTERM)
+
+
+def _program(words):
+    """The words as a process: Python for the commands of this repository."""
+    if words[0] == "caffe":
+        return [shutil.which("caffe") or "caffe", *words[1:]]
+    return [sys.executable, str(ROOT / words[0]), *words[1:]]
+
+
+def _ends_with_parent():
+    """In the child: it is killed when this process ends, so that nothing writes behind its back."""
+    parents.signal_at_parents_end(signal.SIGKILL)
+
+
+def _kill(process):
+    if process and process.poll() is None:
+        process.kill()
+        process.wait()

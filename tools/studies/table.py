@@ -1,0 +1,359 @@
+"""The table of a study: rows with means and spreads over seeds, as Markdown, CSV and LaTeX."""
+
+import csv
+import io
+import statistics
+from dataclasses import dataclass
+
+import numpy as np
+
+from data_prep.common import text_table
+from tools.nets import tables
+from tools.studies import (
+    cells,
+    code_version,
+    convergence,
+    published,
+    records,
+    settings,
+    significance,
+)
+
+OWN, FROM_FINE = "own", "from_fine"
+MARK = "*"  # better than the first row of the same data set and network
+
+
+@dataclass(frozen=True)
+class Value:
+    """Top-1 of one row in one column, in percent. spread: None for one seed."""
+
+    mean: float
+    spread: float | None
+    seeds: int
+    best: bool = False
+    above_first: bool = False
+
+
+@dataclass(frozen=True)
+class Line:
+    """One row of the table.
+
+    values   {column: Value}; columns are (level, OWN or FROM_FINE)
+    notes    sentences about it, without the row's name
+    paper    published.Figure or None
+    changed  whether the code has changed since a cell ended
+    """
+
+    row: cells.Row
+    chosen: tuple
+    values: dict
+    finished: int
+    diverged: int
+    wanted: int
+    rising: int
+    watched: int
+    paper: published.Figure | None
+    changed: bool
+
+
+@dataclass(frozen=True)
+class Table:
+    """study: plan.Study; columns: [(level, OWN or FROM_FINE)]; split, images: that were scored."""
+
+    study: object
+    columns: tuple
+    lines: tuple
+    scored: tuple
+
+
+def make(state):
+    """The Table of a progress.State."""
+    figures, found = published.read(), []
+    for row in state.rows:
+        found.append((row, *_ended(state, row)))
+    columns = _columns([one for *_, finals, _ in found for one in finals])
+    lines = []
+    for group in _groups(found):
+        verdicts = {column: _verdict(group, column) for column in columns}
+        for number, (row, options, finals, watched) in enumerate(group):
+            values = {
+                column: value
+                for column in columns
+                if (value := _value(finals, column, *verdicts[column](number)))
+            }
+            lines.append(_line(state, row, options, finals, watched, values, figures))
+    scored = {
+        (one.scores.split, one.scores.images, one.data)
+        for *_, finals, _ in found
+        for one in finals
+        if one.scores
+    }
+    return Table(state.study, columns, tuple(lines), tuple(sorted(scored)))
+
+
+def _ended(state, row):
+    """(chosen options or None, Records of the final cells, Records whose curves were watched)."""
+    options, tried = state.choice(row)
+    finals = [one.record for one in state.finals(row) if one.record]
+    if not state.study.select:
+        return options, finals, finals
+    return options, finals, [r for one in tried if one.options == options for r in one.found]
+
+
+def _columns(found):
+    """The columns that any record has, fine to coarse."""
+    columns = {}
+    for record in found:
+        for level in record.scores.levels if record.scores else ():
+            for kind in (OWN, FROM_FINE):
+                if getattr(level, kind):
+                    columns[level.level, kind] = True
+    order = [level for level, _ in columns]
+    return tuple(sorted(columns, key=lambda one: (order.index(one[0]), one[1] != OWN)))
+
+
+def _groups(found):
+    """Lists of rows that are compared: of one data set and network."""
+    groups = {}
+    for one in found:
+        groups.setdefault((one[0].data.name, one[0].net.name), []).append(one)
+    return groups.values()
+
+
+def _answer(record, column):
+    """records.Answer, or None."""
+    level, kind = column
+    for one in record.scores.levels if record.scores else ():
+        if one.level == level:
+            return getattr(one, kind)
+    return None
+
+
+def _rights(group, column):
+    """[bool, S x N] per row; None for a row that lacks seeds, or has other images, than most."""
+    found = []
+    for _, _, finals, _ in group:
+        usable = sorted((one for one in finals if _answer(one, column)), key=lambda one: one.seed)
+        key = tuple((one.seed, one.scores.keys_sha256) for one in usable)
+        found.append((key, usable))
+    keys = [key for key, _ in found if key]
+    usual = max(keys, key=lambda key: (len(key), keys.count(key)), default=None)
+    return [
+        np.stack([_answer(one, column).bits(one.scores.images) for one in usable])
+        if key and key == usual
+        else None
+        for key, usable in found
+    ]
+
+
+def _verdict(group, column):
+    """Function: number of a row -> (best, better than the first row)."""
+    rights = _rights(group, column)
+    better = significance.better(rights)
+    compared = [i for i, one in enumerate(rights) if one is not None]
+
+    def of(number):
+        others = [i for i in compared if i != number]
+        best = number in compared and bool(others) and all(better[number, i] for i in others)
+        return best, bool(number and better[number, 0])
+
+    return of
+
+
+def _value(finals, column, best, above_first):
+    found = [100 * answer.top1 for one in finals if (answer := _answer(one, column))]
+    if not found:
+        return None
+    spread = statistics.stdev(found) if len(found) > 1 else None
+    return Value(statistics.fmean(found), spread, len(found), best, above_first)
+
+
+def _line(state, row, options, finals, watched, values, figures):
+    curves = [one.curve for one in watched if one.curve and one.curve.p is not None]
+    place = (state.study.table, row.data.name, row.net.name, row.variant)
+    return Line(
+        row,
+        tuple((name, value) for name, value in options or () if name in cells.swept(state.study)),
+        values,
+        finished=sum(one.status == records.FINISHED for one in finals),
+        diverged=sum(one.status == records.DIVERGED for one in finals),
+        wanted=len(state.study.seeds),
+        rising=sum(bool(convergence.rises(curve.p)) for curve in curves),
+        watched=len(curves),
+        paper=None if row.shown else figures.get(place),
+        changed=any(one.code != code_version.current() for one in finals),
+    )
+
+
+# --- Text
+
+
+def notes(line):
+    """Short remarks on a line."""
+    if not line.finished and not line.diverged:
+        yield "not run yet"
+        return
+    if line.diverged:
+        yield f"{line.diverged} of {line.wanted} diverged"
+    missing = line.wanted - line.finished - line.diverged
+    if missing:
+        yield f"{line.finished} of {line.wanted} seeds"
+    if line.rising:
+        yield f"not converged ({line.rising} of {line.watched})"
+    elif not line.watched and line.finished:
+        yield "convergence not known"
+    if line.changed:
+        yield "code changed since"
+
+
+def explanations(table):
+    """Sentences below the table."""
+    study = table.study
+    for split, images, data in table.scored:
+        yield f"Top-1 in percent on {images} {split} images of {data}; mean ± SD over seeds."
+    if len(table.lines) > 1:
+        yield (
+            f"Bold: better than every other row of its data set and network; {MARK}: better than "
+            f"the first of them. {significance.STATED[0].upper()}{significance.STATED[1:]}."
+        )
+    if study.select:
+        yield (
+            f"{', '.join(sorted(cells.swept(study)))}: the value with the best fine top-1 on the "
+            f"validation images (mean over {len(study.select_seeds)} "
+            f"{'seed' if len(study.select_seeds) == 1 else 'seeds'}); then trained on training and "
+            "validation images and tested once. Test figures of other values were not computed."
+        )
+    yield (
+        f"Not converged: fine top-1 on {'validation' if study.select else study.split} images still "
+        f"rises in the last third of the tests (slope, p < {convergence.LEVEL})."
+    )
+    seen = {line.paper for line in table.lines if line.paper}
+    for certainty, source in sorted({(one.certainty, one.source) for one in seen}):
+        yield f"Paper: {certainty}; {source}."
+
+
+def _head(table):
+    words = {OWN: "", FROM_FINE: " from fine"}
+    head = ["data", "net", "variant", *_option_names(table)]
+    head += [f"{level}{words[kind]}" for level, kind in table.columns]
+    return head + (["paper"] if any(line.paper for line in table.lines) else []) + ["remarks"]
+
+
+def _option_names(table):
+    shown = dict.fromkeys(name for line in table.lines for name, _ in line.row.shown)
+    return [*shown, *sorted(cells.swept(table.study) - set(shown))]
+
+
+def _cells(table, line, bold):
+    options = dict((*line.row.shown, *line.chosen))
+    yield line.row.data.name
+    yield line.row.net.name
+    yield tables.TITLES[line.row.variant].partition(" (")[0]
+    for name in _option_names(table):
+        yield str(options.get(name, ""))
+    for column in table.columns:
+        value = line.values.get(column)
+        yield "" if value is None else bold(value)
+    if any(one.paper for one in table.lines):
+        yield "" if line.paper is None else f"{line.paper.top1:.1f}"
+    yield "; ".join(notes(line))
+
+
+def _number(value, plus_minus):
+    text = f"{value.mean:.1f}"
+    return text if value.spread is None else f"{text}{plus_minus}{value.spread:.1f}"
+
+
+def markdown(table):
+    """Text of a Markdown table with its explanations."""
+
+    def bold(value):
+        text = _number(value, " ± ")
+        return (f"**{text}**" if value.best else text) + (r"\*" if value.above_first else "")
+
+    rows = [_head(table), *(list(_cells(table, line, bold)) for line in table.lines)]
+    lines = [f"**{table.study.title}**", "", *text_table.markdown(rows), ""]
+    return (
+        "\n".join([*lines, *(f"{sentence}  " for sentence in explanations(table))]).strip() + "\n"
+    )
+
+
+def latex(table):
+    """Text of a LaTeX table (package booktabs)."""
+
+    def bold(value):
+        text = f"{value.mean:.1f}" + ("" if value.spread is None else rf" $\pm$ {value.spread:.1f}")
+        text = rf"\textbf{{{text}}}" if value.best else text
+        return text + ("$^{*}$" if value.above_first else "")
+
+    head = _head(table)
+    first, numbers = 3 + len(_option_names(table)), len(table.columns)
+    lines = [
+        r"\begin{table}",
+        rf"\caption{{{_escaped(table.study.title)}}}",
+        rf"\begin{{tabular}}{{{'l' * first}{'r' * (len(head) - first - 1)}l}}",
+        r"\toprule",
+        " & ".join(map(_escaped, head)) + r" \\",
+        r"\midrule",
+    ]
+    for line in table.lines:
+        found = list(_cells(table, line, bold))
+        texts = [
+            text if first <= i < first + numbers else _escaped(text) for i, text in enumerate(found)
+        ]
+        lines.append(" & ".join(texts) + r" \\")
+    lines += [r"\bottomrule", r"\end{tabular}"]
+    lines += [rf"\par {_escaped(sentence)}" for sentence in explanations(table)]
+    return "\n".join([*lines, r"\end{table}"]) + "\n"
+
+
+def _escaped(text):
+    special = {"\\": r"\textbackslash{}", "±": r"$\pm$", "<": "$<$", "~": r"\~{}", "^": r"\^{}"}
+    return "".join(special.get(c, "\\" + c if c in "&%$#_{}" else c) for c in text)
+
+
+def csv_text(table):
+    """Text of a CSV file: a line per row and column, with unrounded numbers."""
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    names = _option_names(table)
+    writer.writerow(
+        ["data", "net", "variant", *names, "level", "prediction", "mean", "sd", "seeds", "best"]
+        + ["above_first", "paper", "paper_certainty", "diverged", "not_converged", "remarks"]
+    )
+    fine = table.columns[0] if table.columns else None
+    for line in table.lines:
+        options = dict((*line.row.shown, *line.chosen))
+        begin = [line.row.data.name, line.row.net.name, line.row.variant]
+        begin += [options.get(name, "") for name in names]
+        end = [line.diverged, line.rising, "; ".join(notes(line))]
+        if not line.values:
+            writer.writerow([*begin, *[""] * 9, *end])
+        for column, value in line.values.items():
+            spread = "" if value.spread is None else f"{value.spread:.4f}"
+            paper = line.paper if column == fine else None
+            writer.writerow(
+                [*begin, *column, f"{value.mean:.4f}", spread, value.seeds, int(value.best)]
+                + [int(value.above_first)]
+                + (["", ""] if paper is None else [paper.top1, paper.certainty])
+                + end
+            )
+    return out.getvalue()
+
+
+def cells_text(found):
+    """Text of a tab-separated table of Records: identity, result and cost of each."""
+    head = "role data net variant options seed split status fine_top1 iterations batch seconds"
+    head += " images_per_second evaluation_seconds machine device threads commit ended key"
+    lines = [head.split()]
+    for one in found:
+        options = " ".join(settings.words(one.options))
+        scores = one.scores
+        top1 = scores and scores.levels[0].own and f"{scores.levels[0].own.top1:.6f}"
+        lines.append(
+            [one.role, one.data, one.net, one.variant, options, one.seed]
+            + [scores.split if scores else "", one.status, top1 or "", one.iterations, one.batch]
+            + [one.seconds, one.images_per_second or "", scores.seconds if scores else ""]
+            + [one.machine, one.device, one.threads, one.commit, one.ended, one.key[:8]]
+        )
+    return "".join("\t".join(map(str, line)) + "\n" for line in lines)

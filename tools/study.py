@@ -1,0 +1,188 @@
+#!/usr/bin/env python3
+"""Run a study: train and evaluate every cell of a grid, and make its table.
+
+A study is a TOML file in tools/studies (tools/studies/README.md lists its keys). `run` trains and
+evaluates the cells that are missing; it can be interrupted anywhere (Ctrl-C, kill -9, a power cut)
+and goes on where it stopped. Each cell is an ordinary solver of tools/make_prototxt.py and an
+ordinary `caffe train`: --dry-run prints the commands.
+
+Examples:
+    tools/study.py run studies/smoke.toml --jobs 2
+    tools/study.py status studies/cub50_googlenet.toml
+    tools/study.py table studies/cub50_googlenet.toml
+    tools/study.py plot studies/table4_lambda.toml
+"""
+
+import argparse
+import io
+import shlex
+import sys
+from pathlib import Path
+
+from data_prep.common import files
+from data_prep.common.arguments import within
+from data_prep.common.command import command
+from data_prep.common.errors import UserError
+from tools.studies import cells, lock, plan, plot, progress, runner, status, table, work
+from tools.studies.machine import Machine
+
+FOLDER = Path(__file__).resolve().parent
+
+
+def gpu_numbers(text):
+    numbers = [int(part) for part in text.split(",")]
+    if min(numbers) < 0 or len(set(numbers)) < len(numbers):
+        raise ValueError
+    return numbers
+
+
+gpu_numbers.__name__ = "list of GPUs, such as 0,1,"  # argparse's message: "invalid ... value"
+
+
+def parse():
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    what = parser.add_subparsers(dest="what", required=True)
+    run = what.add_parser("run", help="train and evaluate what is missing, and make the table")
+    for name, help_text in (
+        ("status", "list the cells: ended, begun, missing; cost of what is missing"),
+        ("table", "make the table of what has ended"),
+        ("plot", "draw accuracy against the options of the study's grid or sweep"),
+    ):
+        what.add_parser(name, help=help_text)
+    for one in what.choices.values():
+        one.add_argument("study", type=Path, help="a study file, such as studies/smoke.toml")
+    for one in (run, what.choices["status"]):
+        one.add_argument(
+            "--jobs",
+            type=within(int, 1, 256),
+            default=1,
+            metavar="N",
+            help="cells at a time; the cores are shared out among them (default: %(default)s)",
+        )
+    what.choices["plot"].add_argument(
+        "--out", type=Path, metavar="PNG", help="default: plot.png in the folder of the results"
+    )
+    run.add_argument(
+        "--gpu", type=gpu_numbers, default=[], metavar="0,1", help="GPUs, one cell on each"
+    )
+    run.add_argument(
+        "--keep",
+        choices=work.KEEP,
+        default="model",
+        help="snapshots of ended cells: all; model, the final weights of those in the table "
+        "(default); none",
+    )
+    run.add_argument(
+        "--progress", action="store_true", help="show speed, losses and accuracies of each training"
+    )
+    run.add_argument("--dry-run", action="store_true", help="print the commands of what is missing")
+    args = parser.parse_args()
+    if args.what == "plot" and args.out and args.out.suffix != ".png":
+        parser.error(f"--out {args.out}: the name must end in .png")
+    return args
+
+
+def open_state(study, strict=True):
+    """progress.State; not strict: data sets and weights may be missing."""
+    state = progress.State(study, cells.Digests())
+    if strict:
+        state.wanted()
+        return state
+    try:
+        state.wanted()
+        return state
+    except UserError as error:
+        print(f"note: {error}", file=sys.stderr)
+        return progress.State(study)
+
+
+def dry_run(state):
+    """Print the commands of every known cell that has not ended."""
+    for known in state.wanted():
+        if known.record:
+            continue
+        place = known.place
+        print(f"\n# {known.cell.text}")
+        solver = f"snapshots/{place.pair}/model_iter_N.caffemodel"
+        for words in (
+            cells.make_command(place),
+            cells.train_command(place),
+            cells.evaluate_command(place, solver),
+        ):
+            print(shlex.join(words))
+    for row in state.rows:
+        if not state.finals(row):
+            print(f"\n# {row.name}: then the same with the options that are best on val, without")
+            print(f"# --test-split, with --data {row.data.whole[row.net.name].folder}")
+
+
+def run(args, study):
+    if args.dry_run:
+        return dry_run(open_state(study, strict=False))
+    state, machine = open_state(study), Machine.this()
+    slots = runner.devices(study, args.jobs, args.gpu)
+    if not slots:
+        raise UserError(f"each training takes {study.ranks} GPUs: --gpu names fewer")
+    study.results.mkdir(parents=True, exist_ok=True)
+    with lock.held(cells.WORK / f"{study.name}.study.lock") as held:
+        made = runner.Runner(state, machine, slots, held, keep=args.keep, shown=args.progress)
+        outcome = made.run()
+    if outcome.interrupted:
+        raise KeyboardInterrupt
+    write_tables(state)
+    for text, reason in outcome.failed.items():
+        print(f"failed: {text}: {reason}", file=sys.stderr)
+    return 1 if outcome.failed else 0
+
+
+def write_tables(state):
+    """Write the table in three formats, and the list of cells; returns the Markdown."""
+    made, name = table.make(state), state.study.name
+    ended = [known.record for known in state.wanted() if known.record]
+    text = table.markdown(made)
+    for ending, content in (
+        ("cells.tsv", table.cells_text(ended)),
+        ("table.csv", table.csv_text(made)),
+        ("table.tex", table.latex(made)),
+        ("table.md", text),
+    ):
+        files.write_whole(state.study.results / ending, content)
+    print(text)
+    print(f"wrote {state.study.results}/table.md, table.csv, table.tex and cells.tsv of {name}")
+
+
+def show_table(args, study):
+    write_tables(open_state(study, strict=False))
+
+
+def show_status(args, study):
+    state = open_state(study, strict=False)
+    found = state.wanted()
+    for known in found:
+        print(f"{status.word(known):12} {known.cell.text}{status.more(known)}")
+    ended = sum(known.record is not None for known in found)
+    print(f"{ended} of {state.count()} cells have ended")
+    for line in status.cost(state, Machine.this(), args.jobs):
+        print(line)
+
+
+def draw(args, study):
+    picture = io.BytesIO()
+    plot.figure(open_state(study, strict=False)).savefig(picture, format="png", dpi=130)
+    out = args.out or study.results / "plot.png"
+    files.write_whole(out, picture.getvalue())
+    print(f"wrote {out}")
+
+
+def main():
+    args = parse()
+    study = plan.read(args.study, FOLDER)
+    return {"run": run, "status": show_status, "table": show_table, "plot": draw}[args.what](
+        args, study
+    )
+
+
+if __name__ == "__main__":
+    command(main)
