@@ -23,7 +23,7 @@ from pathlib import Path
 from data_prep.common import progress
 from data_prep.common.command import command
 from data_prep.common.errors import UserError
-from tools import caffe_log, snapshots, solver_net
+from tools import caffe_log, live, snapshots, solver_net
 
 NET, VARIANTS = "cards_squeezenet", ("sm", "ours")
 DATA = Path("data/cards")
@@ -130,6 +130,7 @@ def train(training, later):
     if not resumed:
         keep_log(training.log)
     forecast = Forecast(training.iterations + later)
+    follower = live.Follower(training.log, training.iterations)
     # Caffe's own log level here: its report of the iterations is what the pictures are made from.
     environment = {**os.environ, "GLOG_minloglevel": "0"}
     name = f"{NET}_{training.variant}"
@@ -145,10 +146,11 @@ def train(training, later):
             for line in process.stderr:
                 file.write(line)
                 file.flush()
+                follower.line(line.rstrip("\n"))
                 if found := caffe_log.LOSS.search(line):
                     if said := forecast.at(int(found[1]), time.monotonic()):
                         bar.write(said, file=sys.stderr)
-                    bar.set_postfix_str(f"loss {caffe_log.number_of(found[2]):.3f}", refresh=False)
+                    bar.set_postfix_str(follower.figures(), refresh=False)
                     bar.update(int(found[1]) - bar.n)
             status = process.wait()
         except KeyboardInterrupt:

@@ -38,10 +38,11 @@ class Follower:
         self._offset += len(new)
         whole, end, self._rest = (self._rest + new).rpartition(b"\n")
         for line in caffe_log.lines(whole + end) if end else ():
-            self._line(line)
+            self.line(line)
         return bool(end)
 
-    def _line(self, line):
+    def line(self, line):
+        """Take one line, without its end."""
         self._time(line)
         self.reader.line(line)
         if found := SPEED.search(line):
@@ -61,7 +62,8 @@ class Follower:
             hours, minutes, seconds = found.groups()
             stamp = 3600 * int(hours) + 60 * int(minutes) + float(seconds)
             if self._stamp is not None:
-                self.seconds += (stamp - self._stamp) % DAY
+                passed = (stamp - self._stamp) % DAY
+                self.seconds += passed if passed < DAY / 2 else 0  # threads print out of order
             self._stamp = stamp
 
     @property
@@ -98,12 +100,16 @@ class Follower:
             parts.append(f"{self.speed:.3g} it/s")
         if self.left is not None:
             parts.append(f"{duration(self.left)} left")
+        return ", ".join(filter(None, (*parts, self.figures())))
+
+    def figures(self):
+        """The newest losses, the total first, and the newest accuracies on test images."""
         train, test = self.newest("train"), self.newest("test")
-        losses = [caffe_log.TOTAL, *(name for name in self.log.losses if name in train)]
-        parts.append(" ".join(f"{_short(one)} {train[one]:.4g}" for one in losses if one in train))
-        parts.append(
-            " ".join(f"{one} {value:.1%}" for one, value in test.items() if ACCURACY in one)
-        )
+        losses = [caffe_log.TOTAL, *(name for name in self.reader.losses if name in train)]
+        parts = [
+            " ".join(f"{_short(one)} {train[one]:.4g}" for one in losses if one in train),
+            " ".join(f"{one} {value:.1%}" for one, value in test.items() if ACCURACY in one),
+        ]
         return ", ".join(filter(None, parts))
 
 

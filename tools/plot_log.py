@@ -29,7 +29,7 @@ import numpy as np
 from data_prep.common import files
 from data_prep.common.command import command
 from data_prep.common.errors import UserError
-from tools import caffe_log, diagnostics
+from tools import caffe_log, diagnostics, event_files
 
 COLUMNS = 4  # panels side by side, at most
 PANEL = (3.6, 2.6)  # inches
@@ -222,6 +222,13 @@ def main():
     parser.add_argument(
         "--tsv", type=Path, help="also write the numbers: log, phase, output, iteration, value"
     )
+    parser.add_argument(
+        "--tensorboard",
+        type=Path,
+        metavar="DIR",
+        help="also write TensorBoard's event files, into DIR/LOG (tools/watch_log.py: during a "
+        "training)",
+    )
     args = parser.parse_args()
     if args.out.suffix != ".png":
         parser.error(f"--out {args.out}: the name must end in .png")
@@ -232,6 +239,11 @@ def main():
     if args.tsv:
         files.write_whole(args.tsv, "\n".join(rows(logs, names)) + "\n")
     files.write_whole(args.out, picture.getvalue())
+    if args.tensorboard:
+        events = event_files.EventFiles(args.tensorboard)
+        for name, log in zip(names, logs):
+            events.update(name.replace("/", "_"), log)
+        events.close()
     for name, log in zip(names, logs):
         x, y = log.series.get(("train", caffe_log.TOTAL), ((), ()))
         if len(x):
@@ -245,6 +257,8 @@ def main():
         if log.others:
             print(f"{name}: also holds the iterations of {', '.join(log.others)}: not drawn")
     print(f"wrote {args.out}" + (f" and {args.tsv}" if args.tsv else ""))
+    if args.tensorboard:
+        print(f"wrote event files into {args.tensorboard}; tensorboard --logdir shows them")
 
 
 if __name__ == "__main__":

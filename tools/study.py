@@ -23,6 +23,7 @@ from data_prep.common import files
 from data_prep.common.arguments import within
 from data_prep.common.command import command
 from data_prep.common.errors import UserError
+from tools import event_files
 from tools.studies import cells, lock, plan, plot, progress, runner, status, table, work
 from tools.studies.machine import Machine
 
@@ -77,6 +78,9 @@ def parse():
     run.add_argument(
         "--progress", action="store_true", help="show speed, losses and accuracies of each training"
     )
+    run.add_argument(
+        "--tensorboard", type=Path, metavar="DIR", help="also write event files for TensorBoard"
+    )
     run.add_argument("--dry-run", action="store_true", help="print the commands of what is missing")
     args = parser.parse_args()
     if args.what == "plot" and args.out and args.out.suffix != ".png":
@@ -126,9 +130,15 @@ def run(args, study):
     if not slots:
         raise UserError(f"each training takes {study.ranks} GPUs: --gpu names fewer")
     study.results.mkdir(parents=True, exist_ok=True)
+    events = event_files.EventFiles(args.tensorboard) if args.tensorboard else None
+    for line in status.cost(state, machine, len(slots), slots[0].name):
+        print(line, flush=True)
     with lock.held(cells.WORK / f"{study.name}.study.lock") as held:
-        made = runner.Runner(state, machine, slots, held, keep=args.keep, shown=args.progress)
-        outcome = made.run()
+        outcome = runner.Runner(
+            state, machine, slots, held, keep=args.keep, shown=args.progress, tensorboard=events
+        ).run()
+    if events:
+        events.close()
     if outcome.interrupted:
         raise KeyboardInterrupt
     write_tables(state)

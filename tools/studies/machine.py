@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
+RESULTS = ":!tools/studies/results"  # excluded: a study writes there itself
 
 
 @dataclass(frozen=True)
@@ -39,13 +40,15 @@ def _processor():
 
 def _commit():
     """Of git; "unknown" outside a checkout or without git."""
+    name = _git("describe", "--always", "--abbrev=12")
+    changes = _git("status", "--porcelain", "--untracked-files=no", "--", ".", RESULTS)
+    return f"{name}-dirty" if name and changes else name or "unknown"
+
+
+def _git(*words):
+    """What git prints about this checkout, "" where there is none."""
     try:
-        done = subprocess.run(
-            ["git", "describe", "--always", "--dirty", "--abbrev=12"],
-            cwd=ROOT,
-            capture_output=True,
-            text=True,
-        )
+        done = subprocess.run(["git", *words], cwd=ROOT, capture_output=True, text=True)
     except OSError:
-        return "unknown"
-    return done.stdout.strip() or "unknown"
+        return ""
+    return done.stdout.strip()

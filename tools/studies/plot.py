@@ -49,7 +49,7 @@ def _is_swept(state, pair):
 
 
 def _add(found, known, pairs):
-    """Add a cell's accuracies to the curves of the panels of its options, ((option, value), ...)."""
+    """Add a cell's accuracies to the curves of its options, ((option, value), ...)."""
     record, row = known.record, known.cell.row
     if record is None or record.status == records.DIVERGED:
         return
@@ -72,8 +72,8 @@ def figure(state):
     shown = panels(state)
     if not shown:
         raise UserError(
-            f"study {state.study.path}: no option has results for two numbers; a plot shows accuracy "
-            "against the numbers in [grid] or [sweep]"
+            f"study {state.study.path}: no option has results for two numbers; a plot shows "
+            "accuracy against the numbers in [grid] or [sweep]"
         )
     columns = min(COLUMNS, len(shown))
     rows = -(-len(shown) // columns)

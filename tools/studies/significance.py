@@ -17,8 +17,8 @@ def paired(right_a, right_b):
     right_a, right_b: bool, S x N: seeds x the same images. The statistic is the sum over images of
     d, the number of seeds for which a is right minus that of b. Where both are equally good, the
     sign of each image's d is arbitrary: the sum is then one of independent +-d, whose distribution
-    is a convolution of binomial ones. With one seed this is McNemar's exact test. Seeds are averaged
-    over, not drawn: p speaks of other images, for these trainings.
+    is a convolution of binomial ones. With one seed this is McNemar's exact test. Seeds are
+    averaged over, not drawn: p speaks of other images, for these trainings.
     """
     d = right_a.sum(axis=0, dtype=int) - right_b.sum(axis=0, dtype=int)  # N
     size = np.abs(d)

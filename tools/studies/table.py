@@ -224,8 +224,8 @@ def explanations(table):
             "validation images and tested once. Test figures of other values were not computed."
         )
     yield (
-        f"Not converged: fine top-1 on {'validation' if study.select else study.split} images still "
-        f"rises in the last third of the tests (slope, p < {convergence.LEVEL})."
+        f"Not converged: fine top-1 on {'validation' if study.select else study.split} images "
+        f"still rises in the last third of the tests (slope, p < {convergence.LEVEL})."
     )
     seen = {line.paper for line in table.lines if line.paper}
     for certainty, source in sorted({(one.certainty, one.source) for one in seen}):
@@ -274,7 +274,10 @@ def markdown(table):
     rows = [_head(table), *(list(_cells(table, line, bold)) for line in table.lines)]
     lines = [f"**{table.study.title}**", "", *text_table.markdown(rows), ""]
     return (
-        "\n".join([*lines, *(f"{sentence}  " for sentence in explanations(table))]).strip() + "\n"
+        "\n".join(
+            [*lines, *(sentence.replace(MARK, "\\*") + "  " for sentence in explanations(table))]
+        ).strip()
+        + "\n"
     )
 
 
