@@ -25,7 +25,8 @@ class Follower:
         self.path, self.max_iter = Path(path), max_iter
         self.reader = caffe_log.Reader()
         self.iteration, self.done, self.seconds = None, False, 0.0
-        self._offset, self._rest, self._rates, self._stamp = 0, b"", {}, None
+        self._offset, self._rest, self._stamp = 0, b"", None
+        self._rates, self._undisturbed, self._tested = {}, {}, False  # {iteration: per second}
 
     def look(self):
         """Read what was appended since the last look; whether there was anything."""
@@ -47,10 +48,19 @@ class Follower:
         self.reader.line(line)
         if found := SPEED.search(line):
             self.iteration, self.done = int(found[1]), False
-            self._rates = {n: rate for n, rate in self._rates.items() if n < self.iteration}
-            self._rates[self.iteration] = caffe_log.number_of(found[2]) or 0.0
+            rate = caffe_log.number_of(found[2]) or 0.0
+            for rates in (self._rates, self._undisturbed):
+                for later in [n for n in rates if n >= self.iteration]:
+                    del rates[later]
+            if rate > 0:
+                self._rates[self.iteration] = rate
+                if not self._tested:
+                    self._undisturbed[self.iteration] = rate
+            self._tested = False
         elif found := caffe_log.LOSS.search(line):
             self.iteration, self.done = int(found[1]), False
+        elif "Testing net" in line:
+            self._tested = True
         if DONE in line:
             self.done = True
 
@@ -73,14 +83,17 @@ class Follower:
 
     @property
     def speed(self):
-        """Iterations per second, the median over the whole training; None before two reports."""
-        rates = [rate for rate in self._rates.values() if rate > 0]
-        return statistics.median(rates) if rates else None
+        """Iterations per second, the median of the reports; None before two.
+
+        Reports over times with a test count only where there are no others.
+        """
+        rates = self._undisturbed or self._rates
+        return statistics.median(rates.values()) if rates else None
 
     @property
     def left(self):
         """Seconds to max_iter at the speed of the last reports; None where it is unknown."""
-        recent = [rate for rate in list(self._rates.values())[-RECENT:] if rate > 0]
+        recent = list(self._rates.values())[-RECENT:]
         if not recent or self.max_iter is None or self.done:
             return None
         return max(0, self.max_iter - self.iteration) / statistics.median(recent)
@@ -95,6 +108,7 @@ class Follower:
         if self.iteration is None:
             return "no iteration yet"
         of = "" if self.max_iter is None else f"/{self.max_iter}"
+        of += ", done" if self.done else ""
         parts = [f"iteration {self.iteration}{of}"]
         if self.speed:
             parts.append(f"{self.speed:.3g} it/s")

@@ -4,11 +4,12 @@ import fcntl
 import os
 import time
 from contextlib import contextmanager
+from pathlib import Path
 
 from data_prep.common.errors import UserError
 from data_prep.common.files import make_way
 
-PATIENCE = 15  # seconds in which the trainings of a killed run have ended
+PATIENCE = 15  # seconds in which the commands of a killed run have ended
 
 
 @contextmanager
@@ -22,9 +23,15 @@ def held(path):
     try:
         end = time.monotonic() + PATIENCE
         while not _locked(descriptor):
-            if time.monotonic() > end:
-                raise UserError(f"another run of this study is going on (it holds {path})")
+            holder = os.pread(descriptor, 20, 0).decode(errors="replace").strip()
+            if Path("/proc", holder or "none").is_dir() or time.monotonic() > end:
+                raise UserError(
+                    f"another run of this study is going on: process {holder or '?'}, which holds "
+                    f"{path}"
+                )
             time.sleep(0.1)
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, str(os.getpid()).encode(), 0)
         yield descriptor
     finally:
         os.close(descriptor)

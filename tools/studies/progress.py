@@ -118,13 +118,15 @@ class Costs:
         self._measured, self._table = {}, _table()
         self._jobs = jobs
         for record in found:
-            if record.images_per_second and record.machine == machine and record.device == device:
-                self._measured.setdefault(record.net, []).append(1 / record.images_per_second)
+            if record.machine == machine and record.device == device:
+                self.add(record)
         self._cpu = device == "CPU"
 
     def add(self, record):
-        if record.images_per_second:
-            self._measured.setdefault(record.net, []).append(1 / record.images_per_second)
+        """Take the cost of a record of this machine: seconds per image, tests included."""
+        if record.status == records.FINISHED:
+            each = record.seconds / (record.iterations * record.batch)
+            self._measured.setdefault(record.net, []).append(each)
 
     def seconds(self, cell):
         """Seconds of one cell, or None where nothing is known."""

@@ -204,12 +204,14 @@ def _divergence(log):
 
 
 def last_words(log):
-    """The last lines that a command printed, in one line."""
+    """The last lines that a command printed, in one line; Caffe's own last sentence alone."""
     try:
         text = Path(log).read_text(encoding="utf-8", errors="replace")
     except OSError:
         return "it printed nothing"
     lines = [caffe_log.PREFIX.sub("", line).strip() for line in text.splitlines()]
+    if lines and caffe_log.STOPPED.match(lines[-1]):
+        return lines[-1]
     return " / ".join([line for line in lines if line][-LAST_WORDS:]) or "it printed nothing"
 
 

@@ -1,0 +1,182 @@
+"""tools/study.py as a user runs it: real Caffe, on a data set of noise."""
+
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import nets_data
+import pytest
+from commands import ROOT
+
+from tools.nets import tables
+from tools.parallel import parents
+
+CARDS = tables.DATASETS["cards"]
+SMOKE = ROOT / "tools/studies/smoke.toml"
+ENVIRONMENT = os.environ | {"GLOG_minloglevel": "0"}
+
+
+def words(*arguments):
+    return [sys.executable, str(ROOT / "tools/study.py"), *map(str, arguments)]
+
+
+def study(folder, *arguments):
+    return subprocess.run(
+        words(*arguments), cwd=folder, env=ENVIRONMENT, capture_output=True, text=True
+    )
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A current folder with data/cards and data/cards_val of noise, and the smoke study."""
+    folder = tmp_path_factory.mktemp("repository")
+    for name, more in (("cards", {}), ("cards_val", dict(val=4))):
+        nets_data.build(
+            folder / "data" / name, "cards", CARDS.levels, CARDS.sizes, 144, 12, 6, **more
+        )
+    shutil.copy(SMOKE, folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def undisturbed(folder):
+    """The smoke study after one run; what that printed."""
+    dry = study(folder, "run", "smoke.toml", "--dry-run")
+    done = study(folder, "run", "smoke.toml", "--jobs", "2", "--progress", "--tensorboard", "tb")
+    assert done.returncode == 0, done.stderr
+    return dry, done
+
+
+def records(folder):
+    """{name of the file: record} without what depends on the clock."""
+    found = {}
+    for path in sorted((folder / "results/smoke").glob("*.json")):
+        record = json.loads(path.read_text())
+        for name in ("seconds", "images_per_second", "ended", "machine", "commit"):
+            record.pop(name, None)
+        record["scores"].pop("seconds")
+        found[path.name] = record
+    return found
+
+
+def test_smoke(folder, undisturbed):
+    dry, done = undisturbed
+    found = records(folder)
+    roles = [record["role"] for record in found.values()]
+    assert (roles.count("select"), roles.count("final")) == (4, 4)
+    for record in found.values():
+        selecting = record["role"] == "select"
+        assert record["scores"]["split"] == ("val" if selecting else "test")
+        # Test images are neither looked at by the losers nor during a final training.
+        (solver,) = (folder / "snapshots").glob(f"smoke.{record['key'][:8]}_*/*_solver.prototxt")
+        net = next(solver.parent.glob("*_train_val.prototxt")).read_text()
+        assert ("data/cards_val/test_" in net) is False
+        assert ("curve" in record) == selecting
+        if not selecting:
+            assert "test_interval: 16" in solver.read_text()
+            assert "data/cards_val" not in net
+        # What --dry-run printed for the first ones is what ran.
+        if selecting:
+            assert all(command in dry.stdout for command in record["commands"][:2])
+    table = (folder / "results/smoke/table.md").read_text()
+    assert table in done.stdout
+    assert "Test figures of other values were not computed" in table
+    chosen = {record["variant"]: record["options"]["base-lr"] for record in found.values()
+              if record["role"] == "final"}  # fmt: skip
+    for variant, rate in chosen.items():
+        tried = {
+            record["options"]["base-lr"]: record["scores"]["levels"][0]["own"]["top1"]
+            for record in found.values()
+            if record["role"] == "select" and record["variant"] == variant
+        }
+        assert tried[rate] == max(tried.values()), variant
+    assert "left for" in done.stderr and "it/s" not in done.stdout
+    assert list((folder / "tb").rglob("events.out.tfevents.*"))
+    assert not list((folder / "snapshots").glob("smoke.*/*.solverstate"))
+    assert len(list((folder / "snapshots").glob("smoke.*/*.caffemodel"))) == 4
+
+
+def test_a_second_run_does_nothing_and_says_what_changed(folder, undisturbed):
+    before = {path: path.stat().st_mtime_ns for path in (folder / "results/smoke").glob("*.json")}
+    done = study(folder, "run", "smoke.toml")
+    assert done.returncode == 0, done.stderr
+    assert before == {path: path.stat().st_mtime_ns for path in before}
+    (path, *_) = before
+    text = path.read_text()
+    try:
+        path.write_text(text.replace(json.loads(text)["code"], "0" * 64))
+        assert study(folder, "status", "smoke.toml").stdout.count("code changed since") == 1
+    finally:
+        path.write_text(text)
+
+
+def test_killed_at_random_moments_gives_the_same_table(tmp_path, folder, undisturbed):
+    """kill -9 of the run: its commands end with it, and the next run goes on, bit for bit."""
+    shutil.copytree(folder / "data", tmp_path / "data")
+    shutil.copy(SMOKE, tmp_path)
+    run = words("run", "smoke.toml", "--jobs", "2")
+    seed = random.randrange(10**6)
+    moments = random.Random(seed)
+    for _ in range(4):
+        process = subprocess.Popen(
+            run, cwd=tmp_path, env=ENVIRONMENT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
+        time.sleep(moments.uniform(1.5, 4.5))
+        children = parents.children(process.pid)
+        process.kill()
+        process.wait()
+        time.sleep(0.5)
+        assert not [pid for pid in children if _is_running(pid)]
+    done = study(tmp_path, "run", "smoke.toml", "--jobs", "2")
+    assert done.returncode == 0, (seed, done.stderr)
+    assert records(tmp_path) == records(folder), seed
+    for name in ("table.md", "table.csv", "table.tex"):
+        assert (tmp_path / "results/smoke" / name).read_bytes() == (
+            folder / "results/smoke" / name
+        ).read_bytes(), seed
+
+
+def _is_running(pid):
+    try:
+        with open(f"/proc/{pid}/stat") as file:
+            return file.read().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def test_ctrl_c_saves_and_a_failed_cell_does_not_stop_the_others(tmp_path, folder):
+    """Endless training: the run is interrupted and says so; its snapshot is where it resumes."""
+    (tmp_path / "data").symlink_to(folder / "data")
+    (tmp_path / "broken.caffemodel").write_bytes(b"no weights")
+    (tmp_path / "long.toml").write_text(
+        'title = "long"\nvariants = ["sm"]\nseeds = [1]\n[data.cards]\n'
+        '[nets.alexnet]\nweights = "broken.caffemodel"\n[nets.squeezenet]\nweights = ""\n'
+        "[options]\ntrain-batch = 2\nmax-iter = 1000000\ntests = 0\n"
+        '[[exclude]]\nnet = "alexnet"\ntrain-batch = 1\n'
+    )
+    (tmp_path / "data").unlink()
+    shutil.copytree(folder / "data", tmp_path / "data")
+    nets_data.build(tmp_path / "data/cards_256", "cards", CARDS.levels, CARDS.sizes, 256, 4, 2)
+    process = subprocess.Popen(
+        words("run", "long.toml"), cwd=tmp_path, env=ENVIRONMENT, stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    end = time.monotonic() + 120
+    while not any("Iteration 0" in path.read_text(errors="replace")
+                  for path in tmp_path.glob("snapshots/long.*squeezenet*/train.log")):  # fmt: skip
+        assert time.monotonic() < end and process.poll() is None, process.communicate()
+        time.sleep(0.1)
+    second = study(tmp_path, "run", "long.toml")
+    assert second.returncode == 1 and "another run of this study is going on" in second.stderr
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 130 and "interrupted" in errors
+    assert "FAILED cards alexnet sm seed 1: the training ended with status" in errors
+    text = study(tmp_path, "status", "long.toml").stdout
+    assert "resumes at iteration 0 of" not in text.split("squeezenet")[1], text
+    assert "0 of 2 cells have ended" in text
