@@ -34,9 +34,11 @@ def panels(state):
     for row in state.rows:
         for each in state.candidates(row).values():
             for known in each:
-                _add(found, known, [one for one in known.cell.chosen if _is_swept(state, one)])
+                drawn = [one for one in known.cell.chosen if one[0] in cells.swept(state.study)]
+                _add(found, known, drawn, known.cell.chosen)
         for known in state.finals(row):
-            _add(found, known, row.shown or [(name, None) for name in state.study.grid])
+            drawn = row.shown or [(name, None) for name in state.study.grid]
+            _add(found, known, drawn, row.shown)
     return {
         place: [Series(label, points) for label, points in curves.items()]
         for place, curves in found.items()
@@ -44,19 +46,18 @@ def panels(state):
     }
 
 
-def _is_swept(state, pair):
-    return pair[0] in cells.swept(state.study)
+def _add(found, known, drawn, named):
+    """Add a cell's accuracies to curves.
 
-
-def _add(found, known, pairs):
-    """Add a cell's accuracies to the curves of its options, ((option, value), ...)."""
+    drawn, named: ((option, value), ...): of the curves, and those that tell curves apart.
+    """
     record, row = known.record, known.cell.row
     if record is None or record.status == records.DIVERGED:
         return
-    for name, value in pairs:
+    for name, value in drawn:
         if isinstance(value, bool) or not isinstance(value, (int, float, types.NoneType)):
             continue
-        others = [f"{one}={text}" for one, text in pairs if one != name and text is not None]
+        others = [f"{one}={text}" for one, text in named if one != name]
         label = " ".join([tables.TITLES[row.variant].partition(" (")[0], *others])
         for level in record.scores.levels:
             answer = level.own or level.from_fine

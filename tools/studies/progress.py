@@ -24,7 +24,7 @@ class Known:
 
 
 class State:
-    """The cells of a study and their records; look() reads the records again.
+    """The cells of a study and their records.
 
     digests: cells.Digests; None where data sets may be missing: identities are then of the names.
     """
@@ -32,7 +32,7 @@ class State:
     def __init__(self, study, digests=None):
         self.study, self._digests = study, digests
         self.rows = cells.rows(study)
-        self._identities = {}
+        self._ended = {}  # {path: record}: once written, a record stays
 
     def identity(self, cell):
         """{data, weights: digest}."""
@@ -44,7 +44,12 @@ class State:
         """Known of a cell."""
         identity = self.identity(cell)
         place = cells.Files(cell, cells.key(cell, identity))
-        return Known(cell, place, records.find(place.record, place.key))
+        if place.record not in self._ended:
+            found = records.find(place.record, place.key)
+            if found is None:
+                return Known(cell, place, None)
+            self._ended[place.record] = found
+        return Known(cell, place, self._ended[place.record])
 
     def candidates(self, row):
         """{options: [Known]} of the trainings for the choice."""
@@ -96,19 +101,23 @@ class State:
 # --- Cost
 
 
-def iterations_of(cell):
-    """(iterations, images per iteration) of a cell, also where its data set is not built."""
+def images_of(cell):
+    """The images that a cell trains on, each as often as it is read; None if that is unknown.
+
+    Images smaller than the network's own count as a part of one. Data sets of the tables need not
+    be built.
+    """
     net, options = tables.NETS[cell.row.net.name], dict(cell.options)
+    batch, max_iter = options.get("train-batch"), options.get("max-iter")
     try:
         dataset = built_dataset(Path(cell.place.folder), net, cell.split)
     except UserError:
         dataset = tables.DATASETS.get(cell.row.data.name.removesuffix(f"_{BBOX}"))
         if dataset is None:
-            return None
-    run = solver.run_of(
-        dataset, net, batch=options.get("train-batch"), max_iter=options.get("max-iter")
-    )
-    return run.max_iter, run.batch * cell.study.ranks
+            return batch and max_iter and batch * max_iter * cell.study.ranks
+    run = solver.run_of(dataset, net, batch=batch, max_iter=max_iter)
+    part = (dataset.settings(net)[0].crop / net.crop) ** 2
+    return run.max_iter * run.batch * cell.study.ranks * part
 
 
 class Costs:
@@ -117,29 +126,26 @@ class Costs:
     def __init__(self, found, machine, device, jobs):
         self._measured, self._table = {}, _table()
         self._jobs = jobs
-        for record in found:
-            if record.machine == machine and record.device == device:
-                self.add(record)
+        for known in found:
+            record = known.record
+            if record and record.machine == machine and record.device == device:
+                self.add(known)
         self._cpu = device == "CPU"
 
-    def add(self, record):
-        """Take the cost of a record of this machine: seconds per image, tests included."""
-        if record.status == records.FINISHED:
-            each = record.seconds / (record.iterations * record.batch)
-            self._measured.setdefault(record.net, []).append(each)
+    def add(self, known):
+        """Take the cost of a Known that has ended here: seconds per image, tests included."""
+        if known.record.status == records.FINISHED:
+            each = known.record.seconds / images_of(known.cell)
+            self._measured.setdefault(known.record.net, []).append(each)
 
     def seconds(self, cell):
         """Seconds of one cell, or None where nothing is known."""
-        size, net = iterations_of(cell), cell.row.net.name
-        if size is None:
+        images, net = images_of(cell), cell.row.net.name
+        if images is None:
             return None
         if net in self._measured:
-            each = statistics.median(self._measured[net])
-        elif self._cpu and net in self._table:
-            each = self._table[net]
-        else:
-            return None
-        return size[0] * size[1] * each
+            return images * statistics.median(self._measured[net])
+        return images * self._table[net] if self._cpu and net in self._table else None
 
     def total(self, some):
         """(seconds of all cells, on all jobs; number of cells of unknown cost)."""

@@ -68,8 +68,7 @@ class Runner:
         self._shown, self._tensorboard = shown, tensorboard
         self._active, self._outcome = [], Outcome()
         self._signals, self._synced = 0, 0.0
-        found = [one.record for one in state.wanted() if one.record]
-        self._costs = progress.Costs(found, machine.text, slots[0].name, len(slots))
+        self._costs = progress.Costs(state.wanted(), machine.text, slots[0].name, len(slots))
         self._bar = None
 
     def run(self):
@@ -191,7 +190,7 @@ class Runner:
 
     def _report(self, active, record):
         """Say how a cell ended, and the time left."""
-        self._costs.add(record)
+        self._costs.add(self._state.known(active.known.cell))
         self._bar.update()
         if record.status == records.DIVERGED:
             found = f"diverged at {record.diverged}"

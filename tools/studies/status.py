@@ -36,7 +36,7 @@ def _begun(known):
 def cost(state, machine, jobs, device="CPU"):
     """Lines on the cost of what is missing."""
     found = state.wanted()
-    costs = progress.Costs([one.record for one in found if one.record], machine.text, device, jobs)
+    costs = progress.Costs(found, machine.text, device, jobs)
     missing = [one.cell for one in found if one.record is None]
     later = state.later()
     if not missing and not later:

@@ -1,0 +1,397 @@
+"""The library of tools/study.py: study files, statistics, convergence, tables, following a log."""
+
+import struct
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from data_prep.common.errors import UserError
+from tools import event_files, live, scores
+from tools.studies import (
+    cells,
+    code_version,
+    convergence,
+    plan,
+    plot,
+    progress,
+    published,
+    records,
+    settings,
+    significance,
+    table,
+)
+
+TEXT = """
+title = "of a test"
+variants = ["sm", "ours"]
+seeds = [1, 2]
+[data.mine]
+folder = "data/mine"
+[nets.squeezenet]
+weights = ""
+[options]
+max-iter = 30
+[grid]
+lambda = [0.4, 0.8]
+"""
+SELECTING = TEXT.replace("seeds", 'select = "val"\nvalidation = 10\nseeds') + (
+    "[sweep]\nbase-lr = [0.1, 0.2, 0.3]\n"
+)
+
+
+def read(folder, text, name="mine"):
+    path = folder / f"{name}.toml"
+    path.write_text(text)
+    return plan.read(path, folder)
+
+
+# --- Study files
+
+
+@pytest.mark.parametrize(
+    "old, new, says",
+    [
+        ("title", "titel", "unknown key 'titel': did you mean 'title'?"),
+        ('["sm", "ours"]', '["sm", "our"]', "variants has no 'our': did you mean 'ours'?"),
+        ("nets.squeezenet", "nets.squeeze", "nets has no 'squeeze'"),
+        ('folder = "data/mine"', "", "[data.mine] needs a folder"),
+        ("max-iter", "max-it", "'max-it' is not an option that a study can set"),
+        ("max-iter = 30", "max-iter = 0", "argument --max-iter: invalid number above 0 value"),
+        ("max-iter = 30", "seed = 3", "'seed' is not an option that a study can set"),
+        ("max-iter = 30", "lambda = 1.0", "lambda is in two of [options], [grid] and [sweep]"),
+        ("lambda = [0.4, 0.8]", "lambda = 0.4", "lambda is not a list of values to try"),
+        ("lambda = [0.4, 0.8]", "lambda = [1.0, 1.0]", "lambda has a value twice"),
+        ("[grid]", "[sweep]", '[sweep] needs select = "val"'),
+        ("seeds = [1, 2]", 'seeds = [1]\nselect = "test"', 'select is not "val"'),
+        ("seeds = [1, 2]", 'seeds = [1]\nselect = "val"\nvalidation = 9', "needs a learning rate"),
+        ("seeds = [1, 2]", 'seeds = [1]\nsplit = "val"', "validation images are needed"),
+        ("seeds = [1, 2]", 'seeds = ["a"]', "seeds[0] is not a whole number"),
+        ("[grid]", '[[exclude]]\nnet = "vgg16"\n[grid]', "[[exclude]]: net has no 'vgg16'"),
+        ("[grid]", '[[override]]\nnet = "squeezenet"\n[grid]', "neither options nor sweep"),
+        ("[grid]", '[[exclude]]\nnet = "squeezenet"\n[grid]', "leaves no training"),
+        ("[grid]", "grid]", "is not TOML"),
+    ],
+)
+def test_a_wrong_study_is_refused_in_a_sentence(tmp_path, old, new, says):
+    assert old in TEXT
+    with pytest.raises(UserError) as error:
+        cells.rows(read(tmp_path, TEXT.replace(old, new, 1)))
+    assert says in str(error.value) and "mine.toml" in str(error.value)
+
+
+def test_ready_studies_are_read():
+    from commands import ROOT
+
+    found = sorted((ROOT / "tools/studies").glob("*.toml"))
+    assert len(found) >= 8
+    for path in found:
+        state = progress.State(plan.read(path, path.parent))
+        assert state.count() == len(state.wanted()) + len(state.later()) > 1
+
+
+def test_an_option_that_does_not_act_on_a_variant_gives_no_further_rows(tmp_path):
+    rows = cells.rows(read(tmp_path, SELECTING))
+    assert [(row.variant, row.shown) for row in rows] == [
+        ("sm", ()),
+        ("ours", (("lambda", 0.4),)),
+        ("ours", (("lambda", 0.8),)),
+    ]
+    assert all(len(row.candidates) == 3 for row in rows)
+
+
+def test_folders_and_commands_come_from_the_tables(tmp_path):
+    text = SELECTING.replace('[data.mine]\nfolder = "data/mine"', "[data.cub]\n[data.cub_bbox]")
+    text = text.replace("[nets.squeezenet]", "[nets.bcnn]")
+    whole, boxes = read(tmp_path, text).data
+    assert whole.whole["bcnn"].folder == "data/cub_512"
+    assert boxes.validation["bcnn"] == plan.Place(
+        "data/cub_bbox_512_val",
+        "data_prep/build_lmdb.py cub --root /data/CUB_200_2011 --bbox --size 512 --validation 10 "
+        "--out data/cub_bbox_512_val",
+    )
+
+
+def test_parameters_of_the_large_margin_loss():
+    options = {"max-iter": 3, "diagnostics": True, "glm.k": 3, "glm.margins": [1, 0.5]}
+    assert settings.words(options) == [
+        *("--max-iter", "3", "--diagnostics"),
+        *("--glm-json", '{"k": 3, "margins": [1, 0.5]}'),
+    ]
+    assert settings.flat({"glm": {"k": 3}, "lambda": 1}) == {"glm.k": 3, "lambda": 1}
+    assert settings.applies("glm.k", "ours") and not settings.applies("glm.k", "sm_center")
+    assert settings.applies("metric-scale", "sm_triplet")
+    assert not settings.applies("metric-scale", "sm_center")
+
+
+def test_identity_changes_with_what_decides_the_result(tmp_path):
+    def keys(text, digests):
+        study = read(tmp_path, text)
+        (row, *_) = cells.rows(study)
+        return {cells.key(cell, digests) for cell in cells.finals_of(study, row, row.candidates[0])}
+
+    same = dict(data="a", weights="b")
+    first = keys(TEXT, same)
+    assert len(first) == 2 and first == keys(TEXT.replace("of a test", "renamed"), same)
+    assert first.isdisjoint(keys(TEXT.replace("= 30", "= 31"), same))
+    assert first.isdisjoint(keys(TEXT, dict(data="c", weights="b")))
+    assert first.isdisjoint(keys(TEXT, dict(data="a", weights="c")))
+    assert len(first & keys(TEXT.replace("[1, 2]", "[2, 3]"), same)) == 1
+    # A value that leaves the grid touches its own cells only.
+    assert first == keys(TEXT.replace("[0.4, 0.8]", "[0.4]"), same)
+
+
+def test_code_version_ignores_words():
+    one = code_version.meaning('"""A."""\ndef f(x):\n    """B."""\n    return x  # c\n')
+    assert one == code_version.meaning("def f(x): return x\n")
+    assert one != code_version.meaning("def f(x): return -x\n")
+
+
+# --- Statistics
+
+
+@pytest.mark.parametrize("seeds", [1, 2, 3])
+def test_paired_test_agrees_with_scipy_and_mcnemar(seeds):
+    rng = np.random.default_rng(seeds)
+    a, b = rng.random((seeds, 60)) < 0.8, rng.random((seeds, 60)) < 0.6
+    d = a.sum(axis=0) - b.sum(axis=0)
+    by_chance = stats.permutation_test(
+        (d,), np.sum, permutation_type="samples", n_resamples=200_000, batch=20_000, rng=0
+    ).pvalue
+    assert significance.paired(a, b) == pytest.approx(by_chance, rel=0.05, abs=2e-4)
+    if seeds == 1:
+        assert significance.paired(a, b) == pytest.approx(scores.mcnemar(a[0], b[0]), rel=1e-9)
+
+
+def test_paired_test_of_equal_rows_and_by_enumeration():
+    a = np.array([[1, 1, 1, 0, 1], [1, 1, 0, 0, 1]], bool)
+    b = np.array([[0, 0, 1, 1, 1], [0, 1, 0, 0, 0]], bool)
+    assert significance.paired(a, a) == 1
+    d = a.sum(axis=0, dtype=int) - b.sum(axis=0, dtype=int)
+    signs = np.array(np.meshgrid(*[[-1, 1]] * 5)).reshape(5, -1)
+    sums = (signs * np.abs(d)[:, None]).sum(axis=0)
+    assert significance.paired(a, b) == pytest.approx(np.mean(np.abs(sums) >= abs(d.sum())))
+
+
+def test_holm():
+    # Holm (1979): 4 p1, then 3 p2, ... each at least the one before.
+    found = significance.holm([0.01, 0.04, 0.03, 0.005])
+    assert found == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert significance.holm([0.9, 0.8]).max() <= 1
+
+
+def test_no_verdict_where_one_seed_disagrees():
+    a, b = np.zeros((2, 400), bool), np.zeros((2, 400), bool)
+    a[0, :300] = True
+    b[1, :30] = True
+    assert significance.paired(a, b) < 0.001
+    assert not significance.better([a, b]).any()
+    b[1] = False
+    a[1, :10] = True
+    assert significance.better([a, b]).tolist() == [[False, True], [False, False]]
+    assert not significance.better([a, None]).any()
+
+
+@pytest.mark.parametrize(
+    "accuracy, rises",
+    [
+        (np.linspace(0, 0.8, 15), True),
+        (np.r_[np.linspace(0, 0.8, 10), [0.8] * 5], False),
+        (np.r_[np.linspace(0, 0.8, 10), [0.79, 0.81, 0.80, 0.79, 0.80]], False),
+        (np.r_[np.linspace(0, 0.8, 10), [0.84, 0.83, 0.82, 0.81, 0.80]], False),
+        (np.linspace(0, 0.8, 9), None),  # three tests say nothing
+    ],
+)
+def test_convergence(accuracy, rises):
+    _, p = convergence.trend(np.arange(len(accuracy)) * 20, accuracy)
+    assert convergence.rises(p) is rises
+
+
+# --- Tables
+
+
+def record(known, right, code=None, p=0.5):
+    """A finished record of a progress.Known; right: {level: (own, from_fine)}, bool arrays."""
+    cell = known.cell
+    levels = tuple(
+        records.Level(name, *(None if one is None else records.Answer.of(one) for one in both))
+        for name, both in right.items()
+    )
+    images = len(next(iter(right.values()))[0])
+    return records.Record(
+        format=records.FORMAT,
+        key=known.place.key,
+        code=code or code_version.current(),
+        generated="",
+        status=records.FINISHED,
+        study=cell.study.name,
+        data=cell.row.data.name,
+        net=cell.row.net.name,
+        variant=cell.row.variant,
+        role=cell.role,
+        seed=cell.seed,
+        options=dict(cell.options),
+        commands=(),
+        commit="abc",
+        machine="a machine",
+        device="CPU",
+        threads=1,
+        ended="2026-01-01 00:00 UTC",
+        data_sha256="",
+        weights_sha256="",
+        iterations=30,
+        batch=4,
+        seconds=12.5,
+        images_per_second=9.5,
+        scores=records.Scores(cell.split, images, "k", levels, 1.0),
+        curve=records.Curve(cell.split, (10, 20), (0.1, 0.2), 0.01, p),
+    )
+
+
+@pytest.fixture
+def filled(tmp_path):
+    """State of a selecting study with records: OURS is better, with lambda 0.8 most of all."""
+    text = SELECTING.replace("[data.mine]", "[data.cub]")
+    study = read(tmp_path, text.replace("seeds = [1, 2]", 'seeds = [1, 2]\ntable = "III"'))
+    rng = np.random.default_rng(0)
+    image = rng.random(400)  # how hard each image is
+    rate = {0.1: 0.0, 0.2: 0.2, 0.3: 0.1}
+    state = progress.State(study)
+    for _ in range(2):  # the trainings for the choice, then the others
+        for known in state.wanted():
+            options = dict(known.cell.options)
+            ours = known.cell.row.variant == "ours"
+            level = 0.3 + rate[options["base-lr"]] + 0.3 * ours * options.get("lambda", 0)
+            right = image + 0.05 * rng.standard_normal(400) < level
+            group = image < level + 0.1
+            p = 0.001 if ours else 0.5
+            levels = {"species": (right, None), "family": (group if ours else None, group)}
+            records.write(known.place.record, record(known, levels, p=p))
+    return progress.State(study)
+
+
+def test_table(filled):
+    made = table.make(filled)
+    assert made.columns == (("species", "own"), ("family", "own"), ("family", "from_fine"))
+    assert [dict(line.chosen)["base-lr"] for line in made.lines] == [0.2] * 3
+    best = [line.values["species", "own"].best for line in made.lines]
+    above = [line.values["species", "own"].above_first for line in made.lines]
+    assert (best, above) == ([False, False, True], [False, True, True])
+    assert [line.rising for line in made.lines] == [0, 2, 2]
+    text = table.markdown(made)
+    assert "| cub | squeezenet | OURS | 0.8 | 0.2 | **" in text
+    assert r"\* |" in text and "not converged (2 of 2)" in text
+    assert "Test figures of other values were not computed" in text
+    rows = [line.split(",") for line in table.csv_text(made).splitlines()]
+    assert {len(row) for row in rows} == {len(rows[0])}
+    mean = made.lines[2].values["species", "own"].mean
+    assert f"{mean:.4f}" in table.csv_text(made)
+    latex = table.latex(made)
+    head = next(line for line in latex.splitlines() if line.startswith("data &"))
+    body = next(line for line in latex.splitlines() if line.startswith("cub &"))
+    assert head.count("&") == body.count("&") and r"\textbf{" in latex and r"$\pm$" in latex
+    assert "_" not in latex.replace(r"\_", "")
+
+
+def test_cells_and_plot(filled):
+    ended = [known.record for known in filled.wanted()]
+    lines = [line.split("\t") for line in table.cells_text(ended).splitlines()]
+    assert len(lines) == 1 + len(ended) == 1 + 3 * 3 * 2 + 3 * 2
+    assert {len(line) for line in lines} == {len(lines[0])}
+    panels = plot.panels(filled)
+    sweep = panels["base-lr", "cub", "squeezenet", "species", "val"]
+    assert all(len(values) == 2 for one in sweep for values in one.points.values())
+    assert {tuple(one.points) for one in sweep} == {(0.1, 0.2, 0.3)}
+    lambdas = panels["lambda", "cub", "squeezenet", "species", "test"]
+    grid = {one.label: one.points for one in lambdas}
+    assert set(grid["OURS"]) == {0.4, 0.8} and set(grid["SM"]) == {None}
+    assert plot.figure(filled).get_axes()
+
+
+def test_table_says_what_is_missing_diverged_or_of_other_code(tmp_path):
+    state = progress.State(read(tmp_path, TEXT))
+    assert all("not run yet" in list(table.notes(line)) for line in table.make(state).lines)
+    right = {"species": (np.ones(4, bool), None)}
+    one, two, *_ = state.wanted()
+    records.write(one.place.record, record(one, right, code="old"))
+    changes = dict(status=records.DIVERGED, diverged="iteration 3: loss", scores=None, curve=None)
+    values = {**record(two, right).__dict__, **changes}
+    records.write(two.place.record, records.Record(**values))
+    line = table.make(progress.State(state.study)).lines[0]
+    assert list(table.notes(line)) == ["1 of 2 diverged", "code changed since"]
+    assert line.values["species", "own"].spread is None
+
+
+def test_published_figures():
+    found = published.read()
+    assert found["III", "cub", "googlenet", "ours"].top1 == 77.6
+    assert found["III", "cub_bbox", "googlenet", "ours"].top1 == 82.0
+    assert all(figure.source and figure.certainty for figure in found.values())
+    assert not any(place[0] in ("I", "II", "IV") for place in found)  # nobody has seen them
+
+
+# --- Following a log
+
+
+LINES = [
+    "I20260101 23:59:58.000000 1 solver.cpp:1] Iteration 0 (0 iter/s, 0.1s/20 iters), loss = 5",
+    "I20260101 23:59:58.000000 1 solver.cpp:1]  Train net output #0: loss_fine = 4 (* 1 = 4 loss)",
+    "I20260102 00:00:08.000000 1 solver.cpp:1] Iteration 20 (2 iter/s, 10s/20 iters), loss = 4",
+    "I20260102 00:00:08.000000 1 solver.cpp:1] Train net output #0: loss_fine = 3 (* 1 = 3 loss)",
+    "I20260102 00:00:09.000000 1 solver.cpp:1] Iteration 30, Testing net (#0)",
+    "I20260102 00:00:09.000000 1 solver.cpp:1] Test net output #0: accuracy_fine = 0.25",
+    "I20260102 00:00:28.000000 1 solver.cpp:1] Iteration 40 (1 iter/s, 20s/20 iters), loss = 3",
+]
+
+
+def test_follower_reads_a_log_as_it_grows(tmp_path):
+    path = tmp_path / "train.log"
+    follower = live.Follower(path, max_iter=100)
+    assert not follower.look() and follower.text() == "no iteration yet"
+    text = "\n".join(LINES) + "\n"
+    for part in (text[:150], text[150:151], text[151:]):
+        with open(path, "a") as file:
+            file.write(part)
+        follower.look()
+    assert follower.seconds == 30 and follower.speed == 2  # the second report includes a test
+    assert follower.left == pytest.approx(60 / 1.5)
+    assert follower.text() == (
+        "iteration 40/100, 2 it/s, 40 s left, loss 3 fine 3, accuracy_fine 25.0%"
+    )
+    with open(path, "a") as file:  # killed for an hour, then resumed from iteration 20
+        file.write(live.BEGIN + LINES[2].replace("00:00:08", "01:00:08") + "\n")
+        file.write("I20260102 01:00:10.000000 1 solver.cpp:1] Optimization Done.\n")
+    follower.look()
+    assert follower.seconds == 32 and follower.iteration == 20 and follower.done
+
+
+def scalars(folder):
+    """{(tag, step): value} of the event files in a folder: TFRecords of Event messages."""
+    from tensorboardX.proto.event_pb2 import Event
+
+    found = {}
+    for path in folder.glob("events.out.tfevents.*"):
+        data, at = path.read_bytes(), 0
+        while at < len(data):
+            (length,) = struct.unpack_from("<Q", data, at)
+            event = Event.FromString(data[at + 12 : at + 12 + length])
+            at += 12 + length + 4
+            for value in event.summary.value:
+                found[value.tag, event.step] = value.simple_value
+    return found
+
+
+def test_event_files_hold_each_value_once(tmp_path):
+    path = tmp_path / "train.log"
+    path.write_text("\n".join(LINES[:4]) + "\n")
+    follower, events = live.Follower(path), event_files.EventFiles(tmp_path / "tb")
+    follower.look()
+    events.update("one", follower.log)
+    path.write_text("\n".join(LINES) + "\n")
+    follower.look()
+    events.update("one", follower.log)
+    events.close()
+    assert scalars(tmp_path / "tb/one/train") == {
+        ("loss", 0): 5, ("loss", 20): 4, ("loss", 40): 3, ("loss_fine", 0): 4, ("loss_fine", 20): 3,
+    }  # fmt: skip
+    assert scalars(tmp_path / "tb/one/test") == {("accuracy_fine", 30): 0.25}
