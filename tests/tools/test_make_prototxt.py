@@ -315,6 +315,22 @@ def test_given_values_are_not_said_to_be_others(tmp_path):
     assert "--base-lr" in line and "flickr" not in line
 
 
+@pytest.mark.parametrize("tests, interval", [(0, 61), (1, 60), (7, 10), (20, 3)])
+def test_tests_on_validation_images(tmp_path, tests, interval):
+    """The data set's val split is read in place of test, and counted; snapshots stay."""
+    nets_data.build(tmp_path / "data", "cards", ("card", "suit"), (8, 2), 150, 4, 3, val=5)
+    options = ("--test-split", "val", "--tests", tests, "--seed", 7, "--max-iter", 60)
+    result = make(tmp_path, "--data", "data", "--net", "squeezenet", "--out", "nets", *options)
+    assert result.returncode == 0, result.stderr
+    path = tmp_path / "nets/cards_squeezenet_sm_solver.prototxt"
+    values = read(path, caffe_pb2.SolverParameter())
+    assert (values.test_interval, values.snapshot, values.random_seed) == (interval, 12, 7)
+    assert list(values.test_iter) == [1] and "= 5 val images, each once" in path.read_text()
+    net = read(tmp_path / values.net, caffe_pb2.NetParameter())
+    sources = [layer.data_param.source for layer in net.layer if layer.type == "Data"]
+    assert sources == [f"data/{s}_{k}" for s in ("train", "val") for k in ("images", "labels")]
+
+
 @pytest.mark.parametrize("side, crop", [(150, 144), (256, 227)])
 def test_cards_of_either_size(tmp_path, side, crop):
     """SqueezeNet reads small cards with a small crop, and large ones with its own."""
@@ -587,6 +603,10 @@ ONE = ("--data", "data/mine", "--net", "squeezenet", "--out", "refused")
         (ONE + ("--name", ""), 1, "file name"),
         (ONE[:4] + ("--out", "refused\udcff"), 1, "an argument is not UTF-8"),
         (ONE + ("--bbox",), 2, "--bbox needs a --dataset"),
+        (ONE + ("--test-split", "val"), 1, "data/mine has no val split"),
+        (("--dataset", "cards", *ONE[2:], "--test-split", "val"), 2, "val needs --data"),
+        (ONE + ("--seed", "-1"), 2, "--seed: 0 to 2147483647"),
+        (ONE + ("--tests", "-1"), 2, "--tests: 0 to 1000"),
         (("--dataset", "cards", *ONE[2:], "--bbox"), 2, "cars, aircraft, cub"),
         (("--levels", "2"), 2, "--dataset or --data"),
         (("--bbox",), 2, "--dataset or --data"),

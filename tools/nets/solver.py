@@ -60,15 +60,19 @@ def test_batch(images, at_most):
     return min(range(-(-at_most // 2), at_most + 1), key=lambda size: (-images % size, -size))
 
 
-def _test_iter(images, batch):
-    """(test_iter, what it covers). After the last image Caffe continues with the first."""
+def _test_iter(dataset, batch):
+    """(test_iter, what it covers) of a data.Dataset.
+
+    After the last image Caffe continues with the first.
+    """
+    images, split = dataset.test, dataset.test_split
     count = -(-images // batch)
     twice = count * batch - images
     if not twice:
-        return count, f"x {batch} per batch = {images} test images, each once"
+        return count, f"x {batch} per batch = {images} {split} images, each once"
     return (
         count,
-        f"x {batch} per batch = {count * batch}: {images} test images, {twice} of them twice",
+        f"x {batch} per batch = {count * batch}: {images} {split} images, {twice} of them twice",
     )
 
 
@@ -165,7 +169,7 @@ def solver_text(dataset, setting, net, variant, run, *, losses, skip_input, fold
     rows = [
         ("net", f"{folder}/{name}_{net.name}_train_val.prototxt", None),
         *((field, state, None) for field in states),
-        ("test_iter", *_test_iter(dataset.test, run.test_batch)),
+        ("test_iter", *_test_iter(dataset, run.test_batch)),
         ("test_interval", *_test_interval(run, tests)),
         ("test_initialization", False, "an untrained head is at chance"),
         (

@@ -13,7 +13,7 @@ from tools.studies import plan, settings
 
 SELECT, FINAL = "select", "final"  # roles
 TESTS = "tests"
-CURVE_TESTS = 15  # tests during a training, for its curve; of the option `tests`
+CURVE_TESTS = 20  # tests during a training, for its curve; of the option `tests`
 WORK = Path("snapshots")  # make_prototxt's folder of snapshots
 
 
