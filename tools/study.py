@@ -88,18 +88,18 @@ def parse():
     return args
 
 
-def open_state(study, strict=True):
-    """progress.State; not strict: data sets and weights may be missing."""
+def open_state(study):
+    """progress.State; prints what can't run here, and how to change that."""
     state = progress.State(study, cells.Digests())
-    if strict:
-        state.wanted()
-        return state
-    try:
-        state.wanted()
-        return state
-    except UserError as error:
-        print(f"note: {error}", file=sys.stderr)
-        return progress.State(study)
+    for reason in reasons(state):
+        print(f"note: {reason}", file=sys.stderr)
+    return state
+
+
+def reasons(state):
+    """Why cells that have not ended can't run here, each reason once."""
+    found = state.wanted() + [state.known(cell) for cell in state.later()]
+    return list(dict.fromkeys(one.missing for one in found if one.missing and not one.record))
 
 
 def dry_run(state):
@@ -124,7 +124,7 @@ def dry_run(state):
 
 def run(args, study):
     if args.dry_run:
-        return dry_run(open_state(study, strict=False))
+        return dry_run(open_state(study))
     state, machine = open_state(study), Machine.this()
     slots = runner.devices(study, args.jobs, args.gpu)
     if not slots:
@@ -141,10 +141,13 @@ def run(args, study):
         events.close()
     if outcome.interrupted:
         raise KeyboardInterrupt
-    write_tables(state)
+    if any(known.record for known in state.wanted()):
+        write_tables(state)
     for text, reason in outcome.failed.items():
         print(f"failed: {text}: {reason}", file=sys.stderr)
-    return 1 if outcome.failed else 0
+    for reason in reasons(state):
+        print(f"not run: {reason}", file=sys.stderr)
+    return 1 if outcome.failed or reasons(state) else 0
 
 
 def write_tables(state):
@@ -164,11 +167,14 @@ def write_tables(state):
 
 
 def show_table(args, study):
-    write_tables(open_state(study, strict=False))
+    state = open_state(study)
+    if not any(known.record for known in state.wanted()):
+        raise UserError(f"no cell of {study.path} has ended: tools/study.py run {study.path}")
+    write_tables(state)
 
 
 def show_status(args, study):
-    state = open_state(study, strict=False)
+    state = open_state(study)
     found = state.wanted()
     for known in found:
         print(f"{status.word(known):12} {known.cell.text}{status.more(known)}")
@@ -180,7 +186,7 @@ def show_status(args, study):
 
 def draw(args, study):
     picture = io.BytesIO()
-    plot.figure(open_state(study, strict=False)).savefig(picture, format="png", dpi=130)
+    plot.figure(open_state(study)).savefig(picture, format="png", dpi=130)
     out = args.out or study.results / "plot.png"
     files.write_whole(out, picture.getvalue())
     print(f"wrote {out}")

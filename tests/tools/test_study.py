@@ -115,6 +115,22 @@ def test_a_second_run_does_nothing_and_says_what_changed(folder, undisturbed):
         path.write_text(text)
 
 
+def test_committed_results_need_no_data(tmp_path, folder, undisturbed):
+    shutil.copytree(folder / "results", tmp_path / "results")
+    shutil.copy(SMOKE, tmp_path)
+    table = tmp_path / "results/smoke/table.md"
+    before = table.read_bytes()
+    table.unlink()
+    done = study(tmp_path, "table", "smoke.toml")
+    assert done.returncode == 0 and table.read_bytes() == before, done.stderr
+    shutil.rmtree(tmp_path / "results")
+    done = study(tmp_path, "run", "smoke.toml")
+    assert done.returncode == 1
+    command = "data_prep/build_lmdb.py cards --validation 104 --out data/cards_val"
+    assert f"not run: the data set data/cards_val is not built: {command}" in done.stderr
+    assert study(tmp_path, "table", "smoke.toml").stderr.startswith("note: the data set")
+
+
 def test_killed_at_random_moments_gives_the_same_table(tmp_path, folder, undisturbed):
     """kill -9 of the run: its commands end with it, and the next run goes on, bit for bit."""
     shutil.copytree(folder / "data", tmp_path / "data")

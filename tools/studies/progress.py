@@ -16,40 +16,69 @@ COSTS = Path(__file__).resolve().parent / "costs.tsv"
 
 @dataclass(frozen=True)
 class Known:
-    """A Cell, its cells.Files and what is known of it. record: None if it has not ended."""
+    """A Cell, its cells.Files and what is known of it.
+
+    record   None if it has not ended
+    missing  why it can't run here, with the command that helps; None if it can
+    """
 
     cell: cells.Cell
     place: cells.Files
     record: records.Record | None
+    missing: str | None = None
 
 
 class State:
     """The cells of a study and their records.
 
-    digests: cells.Digests; None where data sets may be missing: identities are then of the names.
+    Where a cell's data set or weights are missing, its record is recognized by its options alone,
+    so that tables of committed results need no data. digests: cells.Digests; None: look for none.
     """
 
     def __init__(self, study, digests=None):
         self.study, self._digests = study, digests
         self.rows = cells.rows(study)
         self._ended = {}  # {path: record}: once written, a record stays
+        self._others = None  # records by description, of cells whose data is missing
 
     def identity(self, cell):
-        """{data, weights: digest}."""
+        """({data, weights: digest}, None), or of their names, and the reason."""
+        names = {"data": cell.place.folder, "weights": cell.row.net.weights}
         if self._digests is None:
-            return {"data": cell.place.folder, "weights": cell.row.net.weights}
-        return self._digests.of(cell)
+            return names, None
+        try:
+            return self._digests.of(cell), None
+        except UserError as error:
+            return names, str(error)
 
     def known(self, cell):
         """Known of a cell."""
-        identity = self.identity(cell)
+        identity, missing = self.identity(cell)
         place = cells.Files(cell, cells.key(cell, identity))
         if place.record not in self._ended:
             found = records.find(place.record, place.key)
+            if found is None and missing:
+                found = self._described(cell)
             if found is None:
-                return Known(cell, place, None)
+                return Known(cell, place, None, missing)
             self._ended[place.record] = found
-        return Known(cell, place, self._ended[place.record])
+        return Known(cell, place, self._ended[place.record], missing)
+
+    def _described(self, cell):
+        """The newest record with a cell's description, or None."""
+        if self._others is None:
+            self._others = {}
+            for path in sorted(self.study.results.glob("*.json")):
+                record = records.read(path)
+                old = self._others.get(record.description)
+                if old is None or old.ended < record.ended:
+                    self._others[record.description] = record
+        row = cell.row
+        return self._others.get(
+            records.description(
+                row.data.name, row.net.name, row.variant, cell.role, cell.seed, cell.options
+            )
+        )
 
     def candidates(self, row):
         """{options: [Known]} of the trainings for the choice."""

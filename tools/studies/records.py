@@ -110,6 +110,12 @@ class Record:
     curve: Curve | None = None
     diverged: str | None = None
 
+    @property
+    def description(self):
+        """What tells the cells of a study apart, but for the content of data and weights."""
+        options = self.options.items()
+        return description(self.data, self.net, self.variant, self.role, self.seed, options)
+
     def __post_init__(self):
         if self.format != FORMAT:
             raise ValueError(f"format {self.format} is not {FORMAT}")
@@ -117,6 +123,11 @@ class Record:
             self.scores
         ):
             raise ValueError("status and scores do not fit each other")
+
+
+def description(data, net, variant, role, seed, options):
+    """A text; options: ((option, value), ...) in any order."""
+    return json.dumps([data, net, variant, role, seed, sorted(dict(options).items())])
 
 
 def write(path, record):

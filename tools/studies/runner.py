@@ -11,6 +11,7 @@ from pathlib import Path
 
 from data_prep.common import progress as bars
 from tools import live, solver_net
+from tools.gpu import machine
 from tools.parallel import parents
 from tools.studies import code_version, progress, records, work
 
@@ -44,6 +45,15 @@ class Outcome:
     interrupted: bool = False
 
 
+def _gpu_names(numbers):
+    """Of the GPUs, from NVIDIA's driver, in one text; "GPU" where it does not say."""
+    try:
+        names = [one["name"] for one in machine.gpus()]
+        return " + ".join(names[number] for number in numbers)
+    except (OSError, IndexError):
+        return "GPU"
+
+
 def devices(study, jobs, gpus):
     """[work.Device] of the cells that run at a time.
 
@@ -55,20 +65,24 @@ def devices(study, jobs, gpus):
         groups = [gpus[i : i + study.ranks] for i in range(0, len(gpus), study.ranks)]
         groups = [tuple(group) for group in groups if len(group) == study.ranks]
         threads = max(1, cores // max(1, len(gpus)))
-        return [work.Device(threads, group, "GPU") for group in groups]
+        return [work.Device(threads, group, _gpu_names(group)) for group in groups]
     return [work.Device(max(1, cores // (jobs * study.ranks))) for _ in range(jobs)]
 
 
 class Runner:
-    """One `study.py run`. say(line) prints a line; shown: whether each training is shown too."""
+    """One `study.py run`.
 
-    def __init__(self, state, machine, slots, lock, *, keep, shown=False, tensorboard=None):
-        self._state, self._machine, self._lock, self._keep = state, machine, lock, keep
+    here: of machine.Machine. lock: descriptor that the commands inherit. shown: whether each
+    training's progress is said. tensorboard: event_files.EventFiles or None.
+    """
+
+    def __init__(self, state, here, slots, lock, *, keep, shown=False, tensorboard=None):
+        self._state, self._machine, self._lock, self._keep = state, here, lock, keep
         self._free, self._jobs = list(slots), len(slots)
         self._shown, self._tensorboard = shown, tensorboard
         self._active, self._outcome = [], Outcome()
         self._signals, self._synced = 0, 0.0
-        self._costs = progress.Costs(state.wanted(), machine.text, slots[0].name, len(slots))
+        self._costs = progress.Costs(state.wanted(), here.text, slots[0].name, len(slots))
         self._bar = None
 
     def run(self):
@@ -101,7 +115,7 @@ class Runner:
         """The first cell that is neither ended, running nor failed."""
         busy = {active.known.place.key for active in self._active}
         for known in self._state.wanted():
-            if known.record is None and known.place.key not in busy:
+            if known.record is None and not known.missing and known.place.key not in busy:
                 if known.cell.text not in self._outcome.failed:
                     return known
         return None
@@ -110,7 +124,7 @@ class Runner:
         device = self._free.pop(0)
         steps = work.steps(
             known.place,
-            self._state.identity(known.cell),
+            self._state.identity(known.cell)[0],
             code_version.current(),
             device,
             self._machine,
@@ -200,7 +214,8 @@ class Runner:
         self._say(f"{active.known.cell.text}: {found}, {took}{self._left()}")
 
     def _left(self):
-        missing = [one.cell for one in self._state.wanted() if one.record is None]
+        wanted = self._state.wanted()
+        missing = [one.cell for one in wanted if one.record is None and not one.missing]
         missing += self._state.later()
         seconds, unknown = self._costs.total(missing)
         if not missing:

@@ -7,7 +7,8 @@ from tools.studies import code_version, progress, records, work
 def word(known):
     """One word on a progress.Known."""
     if known.record is None:
-        return "begun" if (known.place.work / work.BEGUN).is_file() else "missing"
+        begun = (known.place.work / work.BEGUN).is_file()
+        return "not possible" if known.missing else "begun" if begun else "missing"
     return known.record.status
 
 
