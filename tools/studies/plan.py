@@ -270,6 +270,8 @@ def _validation(entry, whole, text):
     folder = entry.validation_folder or f"{whole.folder}_{VAL}"
     words = whole.build.split(" --out ")[0]
     held_out = f"{words} --validation {text.validation or 'N'} --out {folder}"
+    if folder == whole.folder:  # it has a split val itself
+        return whole
     return Place(folder, entry.validation_build or held_out)
 
 

@@ -220,8 +220,8 @@ def explanations(table):
         yield (
             f"{', '.join(sorted(cells.swept(study)))}: the value with the best fine top-1 on the "
             f"validation images (mean over {len(study.select_seeds)} "
-            f"{'seed' if len(study.select_seeds) == 1 else 'seeds'}); then trained on training and "
-            "validation images and tested once. Test figures of other values were not computed."
+            f"{'seed' if len(study.select_seeds) == 1 else 'seeds'}); then trained on "
+            f"{_trained_on(study)} and tested once. Test figures of other values were not computed."
         )
     yield (
         f"Not converged: fine top-1 on {'validation' if study.select else study.split} images "
@@ -230,6 +230,15 @@ def explanations(table):
     seen = {line.paper for line in table.lines if line.paper}
     for certainty, source in sorted({(one.certainty, one.source) for one in seen}):
         yield f"Paper: {certainty}; {source}."
+
+
+def _trained_on(study):
+    """What the final trainings of a study with a selection read, in words."""
+    alone = [one.name for one in study.data if one.validation == one.whole]
+    if len(alone) == len(study.data):
+        return "the same training images, without the validation images,"
+    more = f" (without the latter: {', '.join(alone)})" if alone else ""
+    return f"training and validation images{more}"
 
 
 def _head(table):
