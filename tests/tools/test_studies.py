@@ -277,6 +277,7 @@ def test_table(filled):
     best = [line.values["species", "own"].best for line in made.lines]
     above = [line.values["species", "own"].above_first for line in made.lines]
     assert (best, above) == ([False, False, True], [False, True, True])
+    assert [line.ends for line in made.lines] == [(), (), ()]
     assert [line.rising for line in made.lines] == [0, 2, 2]
     text = table.markdown(made)
     assert "| cub | squeezenet | OURS | 0.8 | 0.2 | **" in text
@@ -291,6 +292,12 @@ def test_table(filled):
     body = next(line for line in latex.splitlines() if line.startswith("cub &"))
     assert head.count("&") == body.count("&") and r"\textbf{" in latex and r"$\pm$" in latex
     assert "_" not in latex.replace(r"\_", "")
+
+
+def test_a_choice_at_the_end_of_the_sweep_is_said(filled):
+    (row, *_) = filled.rows
+    ends = [table._ends(row, options, {"base-lr"}) for options in row.candidates]
+    assert ends == [("base-lr",), (), ("base-lr",)]
 
 
 def test_cells_and_plot(filled):

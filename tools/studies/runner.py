@@ -240,8 +240,8 @@ class Runner:
         self._signals += 1
         self._patience = time.monotonic() + (GRACE if self._signals == 1 else 0)
         for active in self._active:
-            saves = active.step.what == "training" and self._signals == 1
             if active.process and active.process.poll() is None:
+                saves = active.step.what == "training" and self._signals == 1
                 active.process.send_signal(signal.SIGINT if saves else signal.SIGTERM)
 
 

@@ -38,10 +38,13 @@ class Value:
 class Line:
     """One row of the table.
 
+    chosen   ((option, value), ...) that were selected
     values   {column: Value}; columns are (level, OWN or FROM_FINE)
-    notes    sentences about it, without the row's name
+    finished, diverged, wanted  numbers of its trainings, one per seed
+    rising, watched             of trainings whose curve still rises, and whose curve can tell
     paper    published.Figure or None
     changed  whether the code has changed since a cell ended
+    ends     options whose chosen value is the smallest or the largest of three or more
     """
 
     row: cells.Row
@@ -54,6 +57,7 @@ class Line:
     watched: int
     paper: published.Figure | None
     changed: bool
+    ends: tuple
 
 
 @dataclass(frozen=True)
@@ -181,8 +185,20 @@ def _line(state, row, options, finals, watched, values, figures):
         rising=sum(bool(convergence.rises(curve.p)) for curve in curves),
         watched=len(curves),
         paper=None if row.shown else figures.get(place),
+        ends=_ends(row, options, cells.swept(state.study)),
         changed=any(one.code != code_version.current() for one in finals),
     )
+
+
+def _ends(row, options, swept):
+    """Options of the sweep whose chosen value has no neighbor on one side: a wider sweep may win."""
+    found = []
+    for name, value in options or ():
+        tried = {dict(one).get(name) for one in row.candidates}
+        numbers = [one for one in tried if isinstance(one, (int, float))]
+        if name in swept and len(numbers) > 2 and value in (min(numbers), max(numbers)):
+            found.append(name)
+    return tuple(found)
 
 
 # --- Text
@@ -202,6 +218,8 @@ def notes(line):
         yield f"not converged ({line.rising} of {line.watched})"
     elif not line.watched and line.finished:
         yield "convergence not known"
+    for name in line.ends:
+        yield f"{name} at the end of its sweep"
     if line.changed:
         yield "code changed since"
 
