@@ -70,6 +70,7 @@ def read(folder, text, name="mine"):
         ("[grid]", '[[exclude]]\nnet = "vgg16"\n[grid]', "[[exclude]]: net has no 'vgg16'"),
         ("[grid]", '[[override]]\nnet = "squeezenet"\n[grid]', "neither options nor sweep"),
         ("[grid]", '[[exclude]]\nnet = "squeezenet"\n[grid]', "leaves no training"),
+        ("[grid]", '[[exclude]]\nvariant = "sm"\nlambda = 0.4\n[grid]', "no training matches"),
         ("[grid]", "grid]", "is not TOML"),
     ],
 )
@@ -88,6 +89,21 @@ def test_ready_studies_are_read():
     for path in found:
         state = progress.State(plan.read(path, path.parent))
         assert state.count() == len(state.wanted()) + len(state.later()) > 1
+
+
+def test_the_example_of_the_readme(tmp_path):
+    from commands import ROOT
+
+    text = (ROOT / "tools/studies/README.md").read_text()
+    study = read(tmp_path, text.split("```toml\n")[1].split("```")[0])
+    rows = [(row.data.name, row.variant, dict(row.shown)) for row in cells.rows(study)]
+    both = [dict([("lambda", x), ("glm.k", k)]) for x in (0.4, 0.8) for k in (1, 3)][:3]
+    assert rows == [
+        (data, variant, shown)
+        for data in ("cub", "mine")
+        for variant, all_shown in (("sm", [{}]), ("ours", both))
+        for shown in all_shown
+    ]
 
 
 def test_an_option_that_does_not_act_on_a_variant_gives_no_further_rows(tmp_path):

@@ -102,7 +102,7 @@ def _text(value):
 
 def rows(study):
     """The Rows of a study, in the order of its file. UserError for options that don't fit."""
-    found = []
+    found, used = [], set()
     for data, net, variant in itertools.product(study.data, study.nets, study.variants):
         names = dict(data=data.name, net=net.name, variant=variant)
         fixed, sweep = dict(study.options), dict(study.sweep)
@@ -114,7 +114,13 @@ def rows(study):
             candidates = []
             for swept_options in _product(sweep, variant):
                 options = _applying({**fixed, **shown, **swept_options}, variant)
-                if any(_matches(one, {**options, **names}) for one in study.excluded):
+                matching = [
+                    number
+                    for number, one in enumerate(study.excluded)
+                    if _matches(one, {**options, **names})
+                ]
+                used.update(matching)
+                if matching:
                     continue
                 settings.check(options, f"study {study.path}, {variant}")
                 candidates.append(tuple(options.items()))
@@ -122,6 +128,9 @@ def rows(study):
                 found.append(Row(data, net, variant, tuple(shown.items()), tuple(candidates)))
     if not found:
         raise UserError(f"study {study.path}: [[exclude]] leaves no training")
+    for number, one in enumerate(study.excluded):
+        if number not in used:
+            raise UserError(f"study {study.path}: no training matches the [[exclude]] of {one}")
     return found
 
 

@@ -191,7 +191,7 @@ def _line(state, row, options, finals, watched, values, figures):
 
 
 def _ends(row, options, swept):
-    """Options of the sweep whose chosen value has no neighbor on one side: a wider sweep may win."""
+    """Options of the sweep whose chosen value has a neighbor on one side only."""
     found = []
     for name, value in options or ():
         tried = {dict(one).get(name) for one in row.candidates}
