@@ -24,7 +24,7 @@ from data_prep.common.arguments import within
 from data_prep.common.command import command
 from data_prep.common.errors import UserError
 from tools import event_files
-from tools.studies import cells, lock, plan, plot, progress, runner, status, table, work
+from tools.studies import cells, lock, plan, plot, progress, runner, status, table, table_text, work
 from tools.studies.machine import Machine
 
 FOLDER = Path(__file__).resolve().parent
@@ -102,8 +102,8 @@ def reasons(state):
     return list(dict.fromkeys(one.missing for one in found if one.missing and not one.record))
 
 
-def dry_run(state):
-    """Print the commands of every known cell that has not ended."""
+def dry_run(state, gpus):
+    """Print the commands of every known cell that has not ended. gpus: numbers, for each."""
     for known in state.wanted():
         if known.record:
             continue
@@ -112,8 +112,8 @@ def dry_run(state):
         solver = f"snapshots/{place.pair}/model_iter_N.caffemodel"
         for words in (
             cells.make_command(place),
-            cells.train_command(place),
-            cells.evaluate_command(place, solver),
+            cells.train_command(place, gpus),
+            cells.evaluate_command(place, solver, gpus),
         ):
             print(shlex.join(words))
     for row in state.rows:
@@ -123,12 +123,12 @@ def dry_run(state):
 
 
 def run(args, study):
-    if args.dry_run:
-        return dry_run(open_state(study))
-    state, machine = open_state(study), Machine.this()
     slots = runner.devices(study, args.jobs, args.gpu)
     if not slots:
         raise UserError(f"each training takes {study.ranks} GPUs: --gpu names fewer")
+    if args.dry_run:
+        return dry_run(open_state(study), slots[0].gpus)
+    state, machine = open_state(study), Machine.this()
     study.results.mkdir(parents=True, exist_ok=True)
     events = event_files.EventFiles(args.tensorboard) if args.tensorboard else None
     for line in status.cost(state, machine, len(slots), slots[0].name):
@@ -151,14 +151,14 @@ def run(args, study):
 
 
 def write_tables(state):
-    """Write the table in three formats, and the list of cells; returns the Markdown."""
+    """Write the table in three formats, and the list of cells; print it."""
     made, name = table.make(state), state.study.name
     ended = [known.record for known in state.wanted() if known.record]
-    text = table.markdown(made)
+    text = table_text.markdown(made)
     for ending, content in (
-        ("cells.tsv", table.cells_text(ended)),
-        ("table.csv", table.csv_text(made)),
-        ("table.tex", table.latex(made)),
+        ("cells.tsv", table_text.cells_text(ended)),
+        ("table.csv", table_text.csv_text(made)),
+        ("table.tex", table_text.latex(made)),
         ("table.md", text),
     ):
         files.write_whole(state.study.results / ending, content)

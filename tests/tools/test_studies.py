@@ -20,6 +20,7 @@ from tools.studies import (
     settings,
     significance,
     table,
+    table_text,
 )
 
 TEXT = """
@@ -295,15 +296,15 @@ def test_table(filled):
     assert (best, above) == ([False, False, True], [False, True, True])
     assert [line.ends for line in made.lines] == [(), (), ()]
     assert [line.rising for line in made.lines] == [0, 2, 2]
-    text = table.markdown(made)
+    text = table_text.markdown(made)
     assert "| cub | squeezenet | OURS | 0.8 | 0.2 | **" in text
     assert r"\* |" in text and "not converged (2 of 2)" in text
     assert "Test figures of other values were not computed" in text
-    rows = [line.split(",") for line in table.csv_text(made).splitlines()]
+    rows = [line.split(",") for line in table_text.csv_text(made).splitlines()]
     assert {len(row) for row in rows} == {len(rows[0])}
     mean = made.lines[2].values["species", "own"].mean
-    assert f"{mean:.4f}" in table.csv_text(made)
-    latex = table.latex(made)
+    assert f"{mean:.4f}" in table_text.csv_text(made)
+    latex = table_text.latex(made)
     head = next(line for line in latex.splitlines() if line.startswith("data &"))
     body = next(line for line in latex.splitlines() if line.startswith("cub &"))
     assert head.count("&") == body.count("&") and r"\textbf{" in latex and r"$\pm$" in latex
@@ -318,7 +319,7 @@ def test_a_choice_at_the_end_of_the_sweep_is_said(filled):
 
 def test_cells_and_plot(filled):
     ended = [known.record for known in filled.wanted()]
-    lines = [line.split("\t") for line in table.cells_text(ended).splitlines()]
+    lines = [line.split("\t") for line in table_text.cells_text(ended).splitlines()]
     assert len(lines) == 1 + len(ended) == 1 + 3 * 3 * 2 + 3 * 2
     assert {len(line) for line in lines} == {len(lines[0])}
     panels = plot.panels(filled)
@@ -333,7 +334,7 @@ def test_cells_and_plot(filled):
 
 def test_table_says_what_is_missing_diverged_or_of_other_code(tmp_path):
     state = progress.State(read(tmp_path, TEXT))
-    assert all("not run yet" in list(table.notes(line)) for line in table.make(state).lines)
+    assert all("not run yet" in list(table_text.notes(line)) for line in table.make(state).lines)
     right = {"species": (np.ones(4, bool), None)}
     one, two, *_ = state.wanted()
     records.write(one.place.record, record(one, right, code="old"))
@@ -341,7 +342,7 @@ def test_table_says_what_is_missing_diverged_or_of_other_code(tmp_path):
     values = {**record(two, right).__dict__, **changes}
     records.write(two.place.record, records.Record(**values))
     line = table.make(progress.State(state.study)).lines[0]
-    assert list(table.notes(line)) == ["1 of 2 diverged", "code changed since"]
+    assert list(table_text.notes(line)) == ["1 of 2 diverged", "code changed since"]
     assert line.values["species", "own"].spread is None
 
 

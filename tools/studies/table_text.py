@@ -1,0 +1,196 @@
+"""A table.Table as Markdown, CSV and LaTeX, and the list of a study's cells."""
+
+import csv
+import io
+
+from data_prep.common import text_table
+from tools.nets import tables
+from tools.studies import cells, convergence, settings, significance
+from tools.studies.table import FROM_FINE, OWN
+
+MARK = "*"  # better than the first row of the same data set and network
+
+
+def notes(line):
+    """Short remarks on a line."""
+    if not line.finished and not line.diverged:
+        yield "not run yet"
+        return
+    if line.diverged:
+        yield f"{line.diverged} of {line.wanted} diverged"
+    missing = line.wanted - line.finished - line.diverged
+    if missing:
+        yield f"{line.finished} of {line.wanted} seeds"
+    if line.rising:
+        yield f"not converged ({line.rising} of {line.watched})"
+    elif not line.watched and line.finished:
+        yield "convergence not known"
+    for name in line.ends:
+        yield f"{name} at the end of its sweep"
+    if line.changed:
+        yield "code changed since"
+
+
+def explanations(table):
+    """Sentences below the table."""
+    study = table.study
+    for split, images, data in table.scored:
+        yield f"Top-1 in percent on {images} {split} images of {data}; mean ± SD over seeds."
+    if len(table.lines) > 1:
+        yield (
+            f"Bold: better than every other row of its data set and network; {MARK}: better than "
+            f"the first of them. {significance.STATED[0].upper()}{significance.STATED[1:]}."
+        )
+    if study.select:
+        yield (
+            f"{', '.join(sorted(cells.swept(study)))}: the value with the best fine top-1 on the "
+            f"validation images (mean over {len(study.select_seeds)} "
+            f"{'seed' if len(study.select_seeds) == 1 else 'seeds'}); then trained on "
+            f"{_trained_on(study)} and tested once. Test figures of other values were not computed."
+        )
+    yield (
+        f"Not converged: fine top-1 on {'validation' if study.select else study.split} images "
+        f"still rises in the last third of the tests (slope, p < {convergence.LEVEL})."
+    )
+    seen = {line.paper for line in table.lines if line.paper}
+    for certainty, source in sorted({(one.certainty, one.source) for one in seen}):
+        yield f"Paper: {certainty}; {source}."
+
+
+def _trained_on(study):
+    """What the final trainings of a study with a selection read, in words."""
+    alone = [one.name for one in study.data if one.validation == one.whole]
+    if len(alone) == len(study.data):
+        return "the same training images, without the validation images,"
+    more = f" (without the latter: {', '.join(alone)})" if alone else ""
+    return f"training and validation images{more}"
+
+
+def _head(table):
+    words = {OWN: "", FROM_FINE: " from fine"}
+    head = ["data", "net", "variant", *_option_names(table)]
+    head += [f"{level}{words[kind]}" for level, kind in table.columns]
+    return head + (["paper"] if any(line.paper for line in table.lines) else []) + ["remarks"]
+
+
+def _option_names(table):
+    shown = dict.fromkeys(name for line in table.lines for name, _ in line.row.shown)
+    return [*shown, *sorted(cells.swept(table.study) - set(shown))]
+
+
+def _cells(table, line, bold):
+    options = dict((*line.row.shown, *line.chosen))
+    yield line.row.data.name
+    yield line.row.net.name
+    yield tables.TITLES[line.row.variant].partition(" (")[0]
+    for name in _option_names(table):
+        yield str(options.get(name, ""))
+    for column in table.columns:
+        value = line.values.get(column)
+        yield "" if value is None else bold(value)
+    if any(one.paper for one in table.lines):
+        yield "" if line.paper is None else f"{line.paper.top1:.1f}"
+    yield "; ".join(notes(line))
+
+
+def _number(value, plus_minus):
+    text = f"{value.mean:.1f}"
+    return text if value.spread is None else f"{text}{plus_minus}{value.spread:.1f}"
+
+
+def markdown(table):
+    """Text of a Markdown table with its explanations."""
+
+    def bold(value):
+        text = _number(value, " ± ")
+        return (f"**{text}**" if value.best else text) + (r"\*" if value.above_first else "")
+
+    rows = [_head(table), *(list(_cells(table, line, bold)) for line in table.lines)]
+    lines = [f"**{table.study.title}**", "", *text_table.markdown(rows), ""]
+    return (
+        "\n".join(
+            [*lines, *(sentence.replace(MARK, "\\*") + "  " for sentence in explanations(table))]
+        ).strip()
+        + "\n"
+    )
+
+
+def latex(table):
+    """Text of a LaTeX table (package booktabs)."""
+
+    def bold(value):
+        text = f"{value.mean:.1f}" + ("" if value.spread is None else rf" $\pm$ {value.spread:.1f}")
+        text = rf"\textbf{{{text}}}" if value.best else text
+        return text + ("$^{*}$" if value.above_first else "")
+
+    head = _head(table)
+    first, numbers = 3 + len(_option_names(table)), len(table.columns)
+    lines = [
+        r"\begin{table}",
+        rf"\caption{{{_escaped(table.study.title)}}}",
+        rf"\begin{{tabular}}{{{'l' * first}{'r' * (len(head) - first - 1)}l}}",
+        r"\toprule",
+        " & ".join(map(_escaped, head)) + r" \\",
+        r"\midrule",
+    ]
+    for line in table.lines:
+        found = list(_cells(table, line, bold))
+        texts = [
+            text if first <= i < first + numbers else _escaped(text) for i, text in enumerate(found)
+        ]
+        lines.append(" & ".join(texts) + r" \\")
+    lines += [r"\bottomrule", r"\end{tabular}"]
+    lines += [rf"\par {_escaped(sentence)}" for sentence in explanations(table)]
+    return "\n".join([*lines, r"\end{table}"]) + "\n"
+
+
+def _escaped(text):
+    special = {"\\": r"\textbackslash{}", "±": r"$\pm$", "<": "$<$", "~": r"\~{}", "^": r"\^{}"}
+    return "".join(special.get(c, "\\" + c if c in "&%$#_{}" else c) for c in text)
+
+
+def csv_text(table):
+    """Text of a CSV file: a line per row and column, with unrounded numbers."""
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    names = _option_names(table)
+    writer.writerow(
+        ["data", "net", "variant", *names, "level", "prediction", "mean", "sd", "seeds", "best"]
+        + ["above_first", "paper", "paper_certainty", "diverged", "not_converged", "remarks"]
+    )
+    fine = table.columns[0] if table.columns else None
+    for line in table.lines:
+        options = dict((*line.row.shown, *line.chosen))
+        begin = [line.row.data.name, line.row.net.name, line.row.variant]
+        begin += [options.get(name, "") for name in names]
+        end = [line.diverged, line.rising, "; ".join(notes(line))]
+        if not line.values:
+            writer.writerow([*begin, *[""] * 9, *end])
+        for column, value in line.values.items():
+            spread = "" if value.spread is None else f"{value.spread:.4f}"
+            paper = line.paper if column == fine else None
+            writer.writerow(
+                [*begin, *column, f"{value.mean:.4f}", spread, value.seeds, int(value.best)]
+                + [int(value.above_first)]
+                + (["", ""] if paper is None else [paper.top1, paper.certainty])
+                + end
+            )
+    return out.getvalue()
+
+
+def cells_text(found):
+    """Text of a tab-separated table of Records: identity, result and cost of each."""
+    head = "role data net variant options seed split status fine_top1 iterations batch seconds"
+    head += " images_per_second evaluation_seconds machine device threads commit ended key"
+    lines = [head.split()]
+    for one in found:
+        options = " ".join(settings.words(one.options))
+        scores = one.scores
+        top1 = scores and scores.levels[0].own and f"{scores.levels[0].own.top1:.6f}"
+        lines.append(
+            [one.role, one.data, one.net, one.variant, options, one.seed]
+            + [scores.split if scores else "", one.status, top1 or "", one.iterations, one.batch]
+            + [one.seconds, one.images_per_second or "", scores.seconds if scores else ""]
+            + [one.machine, one.device, one.threads, one.commit, one.ended, one.key[:8]]
+        )
+    return "".join("\t".join(map(str, line)) + "\n" for line in lines)
