@@ -20,7 +20,7 @@ import sys
 from pathlib import Path
 
 from data_prep.common import files
-from data_prep.common.arguments import within
+from data_prep.common.arguments import gpu_numbers, within
 from data_prep.common.command import command
 from data_prep.common.errors import UserError
 from tools import event_files
@@ -28,16 +28,6 @@ from tools.studies import cells, lock, plan, plot, progress, runner, status, tab
 from tools.studies.machine import Machine
 
 FOLDER = Path(__file__).resolve().parent
-
-
-def gpu_numbers(text):
-    numbers = [int(part) for part in text.split(",")]
-    if min(numbers) < 0 or len(set(numbers)) < len(numbers):
-        raise ValueError
-    return numbers
-
-
-gpu_numbers.__name__ = "list of GPUs, such as 0,1,"  # argparse's message: "invalid ... value"
 
 
 def parse():

@@ -27,15 +27,9 @@ from pathlib import Path
 
 os.environ.setdefault("GLOG_minloglevel", "0")  # Caffe's report of the iterations; read at its load
 
+from data_prep.common.arguments import gpu_numbers
 from data_prep.common.command import command
 from tools.parallel import launch, rank
-
-
-def gpu_numbers(text):
-    numbers = [int(part) for part in text.split(",")]
-    if min(numbers) < 0 or len(set(numbers)) < len(numbers):
-        raise ValueError
-    return numbers
 
 
 def process_count(text):
@@ -44,8 +38,7 @@ def process_count(text):
     return int(text)
 
 
-gpu_numbers.__name__ = "list of GPUs, such as 0,1,"  # argparse's messages: "invalid ... value"
-process_count.__name__ = "number of processes"
+process_count.__name__ = "number of processes"  # argparse's message: "invalid ... value"
 
 
 def main():

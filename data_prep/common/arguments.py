@@ -41,3 +41,14 @@ def pairs(text):
     if len(set(names)) < len(names):
         raise argparse.ArgumentTypeError("each name may occur once only")
     return {name: value.strip() for name, (_, _, value) in zip(names, found)}
+
+
+def gpu_numbers(text):
+    """Argument type: different numbers of GPUs with commas between them, as a list."""
+    numbers = [int(part) for part in text.split(",")]
+    if min(numbers) < 0 or len(set(numbers)) < len(numbers):
+        raise ValueError
+    return numbers
+
+
+gpu_numbers.__name__ = "list of GPUs, such as 0,1,"  # argparse's message: "invalid ... value"

@@ -1,13 +1,11 @@
-"""The library of tools/study.py: study files, statistics, convergence, tables, following a log."""
-
-import struct
+"""The library of tools/study.py: study files, statistics, convergence, tables."""
 
 import numpy as np
 import pytest
 from scipy import stats
 
 from data_prep.common.errors import UserError
-from tools import event_files, live, scores
+from tools import scores
 from tools.studies import (
     cells,
     code_version,
@@ -352,70 +350,3 @@ def test_published_figures():
     assert found["III", "cub_bbox", "googlenet", "ours"].top1 == 82.0
     assert all(figure.source and figure.certainty for figure in found.values())
     assert not any(place[0] in ("I", "II", "IV") for place in found)  # nobody has seen them
-
-
-# --- Following a log
-
-
-LINES = [
-    "I20260101 23:59:58.000000 1 solver.cpp:1] Iteration 0 (0 iter/s, 0.1s/20 iters), loss = 5",
-    "I20260101 23:59:58.000000 1 solver.cpp:1]  Train net output #0: loss_fine = 4 (* 1 = 4 loss)",
-    "I20260102 00:00:08.000000 1 solver.cpp:1] Iteration 20 (2 iter/s, 10s/20 iters), loss = 4",
-    "I20260102 00:00:08.000000 1 solver.cpp:1] Train net output #0: loss_fine = 3 (* 1 = 3 loss)",
-    "I20260102 00:00:09.000000 1 solver.cpp:1] Iteration 30, Testing net (#0)",
-    "I20260102 00:00:09.000000 1 solver.cpp:1] Test net output #0: accuracy_fine = 0.25",
-    "I20260102 00:00:28.000000 1 solver.cpp:1] Iteration 40 (1 iter/s, 20s/20 iters), loss = 3",
-]
-
-
-def test_follower_reads_a_log_as_it_grows(tmp_path):
-    path = tmp_path / "train.log"
-    follower = live.Follower(path, max_iter=100)
-    assert not follower.look() and follower.text() == "no iteration yet"
-    text = "\n".join(LINES) + "\n"
-    for part in (text[:150], text[150:151], text[151:]):
-        with open(path, "a") as file:
-            file.write(part)
-        follower.look()
-    assert follower.seconds == 30 and follower.speed == 2  # the second report includes a test
-    assert follower.left == pytest.approx(60 / 1.5)
-    assert follower.text() == (
-        "iteration 40/100, 2 it/s, 40 s left, loss 3 fine 3, accuracy_fine 25.0%"
-    )
-    with open(path, "a") as file:  # killed for an hour, then resumed from iteration 20
-        file.write(live.BEGIN + LINES[2].replace("00:00:08", "01:00:08") + "\n")
-        file.write("I20260102 01:00:10.000000 1 solver.cpp:1] Optimization Done.\n")
-    follower.look()
-    assert follower.seconds == 32 and follower.iteration == 20 and follower.done
-
-
-def scalars(folder):
-    """{(tag, step): value} of the event files in a folder: TFRecords of Event messages."""
-    from tensorboardX.proto.event_pb2 import Event
-
-    found = {}
-    for path in folder.glob("events.out.tfevents.*"):
-        data, at = path.read_bytes(), 0
-        while at < len(data):
-            (length,) = struct.unpack_from("<Q", data, at)
-            event = Event.FromString(data[at + 12 : at + 12 + length])
-            at += 12 + length + 4
-            for value in event.summary.value:
-                found[value.tag, event.step] = value.simple_value
-    return found
-
-
-def test_event_files_hold_each_value_once(tmp_path):
-    path = tmp_path / "train.log"
-    path.write_text("\n".join(LINES[:4]) + "\n")
-    follower, events = live.Follower(path), event_files.EventFiles(tmp_path / "tb")
-    follower.look()
-    events.update("one", follower.log)
-    path.write_text("\n".join(LINES) + "\n")
-    follower.look()
-    events.update("one", follower.log)
-    events.close()
-    assert scalars(tmp_path / "tb/one/train") == {
-        ("loss", 0): 5, ("loss", 20): 4, ("loss", 40): 3, ("loss_fine", 0): 4, ("loss_fine", 20): 3,
-    }  # fmt: skip
-    assert scalars(tmp_path / "tb/one/test") == {("accuracy_fine", 30): 0.25}
