@@ -11,6 +11,7 @@ from tools.nets.data import BBOX
 from tools.nets.datasets import built_dataset
 from tools.studies import cells, records, selection
 
+FORWARD = 1 / 3  # of the time of a training step
 COSTS = Path(__file__).resolve().parent / "costs.tsv"
 
 
@@ -133,20 +134,23 @@ class State:
 def images_of(cell):
     """The images that a cell trains on, each as often as it is read; None if that is unknown.
 
-    Images smaller than the network's own count as a part of one. Data sets of the tables need not
-    be built.
+    Images smaller than the network's own count as a part of one, and so do those of tests, where
+    their number is known. Data sets of the tables need not be built.
     """
     net, options = tables.NETS[cell.row.net.name], dict(cell.options)
     batch, max_iter = options.get("train-batch"), options.get("max-iter")
+    tested = 0
     try:
         dataset = built_dataset(Path(cell.place.folder), net, cell.split)
+        tests = options.get(cells.TESTS, cells.CURVE_TESTS) if cell.watched else 0
+        tested = FORWARD * (tests + 1) * dataset.test  # and the evaluation
     except UserError:
         dataset = tables.DATASETS.get(cell.row.data.name.removesuffix(f"_{BBOX}"))
         if dataset is None:
             return batch and max_iter and batch * max_iter * cell.study.ranks
     run = solver.run_of(dataset, net, batch=batch, max_iter=max_iter)
     part = (dataset.settings(net)[0].crop / net.crop) ** 2
-    return run.max_iter * run.batch * cell.study.ranks * part
+    return (run.max_iter * run.batch * cell.study.ranks + tested) * part
 
 
 class Costs:
