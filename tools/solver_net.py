@@ -12,7 +12,7 @@ from data_prep.common import files, prototxt
 from data_prep.common.errors import UserError
 from tools import caffe_errors, caffemodel, snapshots
 from tools.inputs import build_command
-from tools.nets import head, rules
+from tools.nets import head, losses, rules
 
 LARGEST_LABEL = 1 << 24  # float32 represents all whole numbers up to this one
 
@@ -28,6 +28,7 @@ class ScoringNet:
     stages   the solver's, e.g. ("csm", "skip", "glm")
     images, labels  paths of the two LMDBs; their folder is the data set's
     batch    images per forward
+    feature  name of the blob of the feature, before dropout, which the large-margin loss reads
     """
 
     file: str
@@ -37,6 +38,7 @@ class ScoringNet:
     images: Path
     labels: Path
     batch: int
+    feature: str
 
 
 def read_solver(path):
@@ -96,7 +98,20 @@ def scoring_net(solver, split, batch):
         Path(sources["data"].source),
         Path(sources["label"].source),
         batch,
+        _feature(train_val, tested, heads[0]),
     )
+
+
+def _feature(train_val, tested, classifier):
+    """Name of the blob that the large-margin loss of a net reads, or else its fine classifier."""
+    made_by = {top: layer for layer in tested.layer for top in layer.top if top not in layer.bottom}
+    for layer in train_val.layer:
+        if layer.type == "Python" and layer.name == losses.GLM and layer.bottom[0] in made_by:
+            return layer.bottom[0]
+    name = made_by[classifier].bottom[0]
+    while name in made_by and made_by[name].type == "Dropout":
+        name = made_by[name].bottom[0]
+    return name
 
 
 def read_labels(scoring):
