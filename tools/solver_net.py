@@ -12,7 +12,7 @@ from data_prep.common import files, prototxt
 from data_prep.common.errors import UserError
 from tools import caffe_errors, caffemodel, snapshots
 from tools.inputs import build_command
-from tools.nets import head, losses, rules
+from tools.nets import head, rules, tables
 
 LARGEST_LABEL = 1 << 24  # float32 represents all whole numbers up to this one
 
@@ -106,7 +106,7 @@ def _feature(train_val, tested, classifier):
     """Name of the blob that the large-margin loss of a net reads, or else its fine classifier."""
     made_by = {top: layer for layer in tested.layer for top in layer.top if top not in layer.bottom}
     for layer in train_val.layer:
-        if layer.type == "Python" and layer.name == losses.GLM and layer.bottom[0] in made_by:
+        if layer.type == "Python" and layer.name == tables.GLM and layer.bottom[0] in made_by:
             return layer.bottom[0]
     name = made_by[classifier].bottom[0]
     while name in made_by and made_by[name].type == "Dropout":

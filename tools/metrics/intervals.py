@@ -5,10 +5,10 @@ are, with replacement, and all ratios are computed on the same resamples. The in
 the percentiles 2.5 and 97.5 of their values. The generator is seeded: same values, same interval.
 """
 
+import warnings
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import stats
 
 RESAMPLES = 1000
 CONFIDENCE = 0.95
@@ -52,17 +52,21 @@ def interval(statistic, *arrays, figures=1):
     values of N the statistic gathers from one resample, for the bound on the memory.
     """
     count = arrays[0].shape[-1]
-    found = stats.bootstrap(
-        arrays,
-        statistic,
-        paired=True,
-        vectorized=True,
-        n_resamples=RESAMPLES,
-        batch=max(1, MOST // (count * figures)),
-        confidence_level=CONFIDENCE,
-        method=Bootstrap.method,
-        rng=np.random.default_rng(SEED),
-    ).confidence_interval
+    from scipy import stats  # takes half a second, which readers of results need not wait for
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", stats.DegenerateDataWarning)  # nan, which says the same
+        found = stats.bootstrap(
+            arrays,
+            statistic,
+            paired=True,
+            vectorized=True,
+            n_resamples=RESAMPLES,
+            batch=max(1, MOST // (count * figures)),
+            confidence_level=CONFIDENCE,
+            method=Bootstrap.method,
+            rng=np.random.default_rng(SEED),
+        ).confidence_interval
     return found.low, found.high
 
 
