@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 WIDTH, HEIGHT = 340, 210
-LEFT, RIGHT, TOP, BOTTOM = 44, 8, 8, 22  # margins
+LEFT, RIGHT, TOP, BOTTOM = 44, 18, 8, 22  # margins
 MOST = 240  # points of a line; longer ones are thinned
 COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#8a6d00", "#56b4e9", "#7f7f7f")
 DASHES = ("", "5 3", "1 3", "8 3 2 3", "3 2", "10 4")
@@ -14,7 +14,8 @@ DASHES = ("", "5 3", "1 3", "8 3 2 3", "3 2", "10 4")
 
 @dataclass(frozen=True)
 class Line:
-    """points: "x,y x,y ..." in the box; circles: [(x, y)] where points are marked."""
+    """points: "x,y x,y ..." in the box; circles: [(x, y, radius)] where points are
+    marked."""
 
     points: str
     color: str
@@ -53,22 +54,19 @@ def ticks(low, high, count=4):
 
 def chart(title, curves, *, y_range=None, x_range=None, log=False, percent=False, **more):
     """Chart of curves [(x, y, options of Line)]; values that are not finite are left out.
+    Of the options, radii: a number, or one per point, marks the points.
 
-    y_range, x_range: (low, high); default: those of the values. log: logarithmic y axis.
+    y_range, x_range: (low, high); default: those of the values. log: logarithmic y axis, whose
+    range is in logarithms.
     """
-    curves = [(np.asarray(x, float), np.asarray(y, float), options) for x, y, options in curves]
-    curves = [
-        (x[known], y[known], options)
-        for x, y, options in curves
-        for known in [np.isfinite(y) & ((y > 0) | (not log))]
-    ]
-    xs = np.concatenate([x for x, _, _ in curves] or [np.zeros(0)])
-    ys = np.concatenate([y for _, y, _ in curves] or [np.zeros(0)])
-    x_low, x_high = x_range or _range(xs)
-    y_low, y_high = y_range or _range(ys)
-    if log:
-        y_low, y_high = math.log10(y_low), math.log10(y_high)
-        y_low, y_high = (y_low, y_high) if y_high > y_low else (y_low - 0.5, y_high + 0.5)
+    scale = np.log10 if log else np.asarray
+    shown = []
+    for x, y, options in curves:
+        x, y = np.asarray(x, float), np.asarray(y, float)
+        known = np.isfinite(y) & ((y > 0) | (not log))
+        shown.append((x[known], scale(y[known]), options, known))
+    x_low, x_high = x_range or _range([x for x, _, _, _ in shown])
+    y_low, y_high = y_range or _range([y for _, y, _, _ in shown])
 
     def at_x(x):
         return LEFT + (x - x_low) / (x_high - x_low) * (WIDTH - LEFT - RIGHT)
@@ -77,14 +75,16 @@ def chart(title, curves, *, y_range=None, x_range=None, log=False, percent=False
         return HEIGHT - BOTTOM - (y - y_low) / (y_high - y_low) * (HEIGHT - TOP - BOTTOM)
 
     lines = []
-    for x, y, options in curves:
-        keep = np.unique(np.linspace(0, len(x) - 1, MOST).round().astype(int)) if len(x) else []
-        x, y = at_x(x[keep]), at_y(np.log10(y[keep]) if log else y[keep])
+    for x, y, options, known in shown:
+        keep = np.linspace(0, len(x) - 1, MOST).round().astype(int)
+        keep = np.unique(keep) if len(x) else np.zeros(0, int)
+        x, y = at_x(x[keep]), at_y(y[keep])
         inside = [*zip(x.round(1).tolist(), np.clip(y, TOP, HEIGHT - BOTTOM).round(1).tolist())]
         options = dict(options)
-        marked = options.pop("marked", False) or len(inside) == 1
+        radii = np.broadcast_to(options.pop("radii", 2.4 if len(inside) == 1 else 0), known.shape)
+        circles = [(*at, r) for at, r in zip(inside, radii[known][keep].round(1).tolist()) if r]
         points = " ".join(f"{a:g},{b:g}" for a, b in inside)
-        lines.append(Line(points, circles=tuple(inside) if marked else (), **options))
+        lines.append(Line(points, circles=tuple(circles), **options))
     if log:
         powers = range(math.ceil(y_low - 1e-9), math.floor(y_high + 1e-9) + 1)
         steps = [(k, f"{10.0**k:g}") for k in powers]
@@ -104,8 +104,9 @@ def chart(title, curves, *, y_range=None, x_range=None, log=False, percent=False
     )
 
 
-def _range(values):
-    """(low, high) of values, never equal."""
+def _range(arrays):
+    """(low, high) of all values, never equal."""
+    values = np.concatenate(arrays) if arrays else np.zeros(0)
     if not len(values):
         return 0.0, 1.0
     low, high = float(values.min()), float(values.max())

@@ -55,7 +55,7 @@ def _lines(log, panel, color):
             yield x, y, {"color": color, "dash": DASHES[n % len(DASHES)]}
         if ("test", name) in log.series:
             dash = DASHES[1] if name in log.losses else ""
-            yield *log.series["test", name], {"color": color, "dash": dash, "marked": True}
+            yield *log.series["test", name], {"color": color, "dash": dash, "radii": 2.4}
 
 
 def read_flows(path):
@@ -80,7 +80,7 @@ def of_flows(flows, name):
     return chart(
         f"gradient into the feature: {name}",
         [
-            (*values, {"color": color, "marked": len(values[0]) < 30})
+            (*values, {"color": color, "radii": 2.4 if len(values[0]) < 30 else 0})
             for values, color in zip(flows.values(), colors)
         ],
         log=True,

@@ -8,7 +8,7 @@
   const tops = [];
   parents.forEach((parent, node) => (parent < 0 ? tops : children[parent]).push(node));
   const byId = (id) => document.getElementById(id);
-  const percent = (share) => `${(100 * share).toFixed(1)} %`;
+  const percent = (share) => `${(100 * share).toFixed(1)}%`;
   const SVG = "http://www.w3.org/2000/svg";
   const element = (tag, className, text) => {
     const made = document.createElement(tag);
@@ -79,7 +79,7 @@
     matrix.columns = matrix.rows.filter((row) => row.cell).map((row) => row.node);
     sumUp();
     const box = byId("matrix"), list = byId("matrix-names"), count = matrix.columns.length;
-    const space = Math.floor(box.clientWidth * 0.66) - 2;
+    const space = box.clientWidth - list.clientWidth - 2;
     matrix.width = Math.min(64, space / count);
     matrix.top = matrix.width >= 14 ? HEADER : 4;
     const tilt = matrix.top === HEADER ? 60 : 0; // the last names lean over the right edge

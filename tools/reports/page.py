@@ -163,7 +163,7 @@ def _calibration(runs):
                 (
                     [bin.confidence for bin in one.bins],
                     [bin.accuracy for bin in one.bins],
-                    {"color": run.color, "marked": True},
+                    {"color": run.color, "opacity": 0.7, "wide": 1, "radii": _radii(one)},
                 )
                 for run, one in known
             ]
@@ -180,6 +180,12 @@ def _calibration(runs):
                 )
             )
     return found
+
+
+def _radii(calibration):
+    """Circles whose areas are the bins' numbers of images, the smallest visible."""
+    images = np.array([bin.images for bin in calibration.bins])
+    return np.maximum(1.5, 9 * np.sqrt(images / images.sum()))
 
 
 def _difference(first, second, photographs):
