@@ -159,6 +159,8 @@ class Result:
             raise ValueError("levels is empty or has two levels of one name")
         if self.images < 1:
             raise ValueError("images is not above 0")
+        if (self.decodings is None) != (self.distance_at is None):
+            raise ValueError("one of decodings and distance_at is missing")
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,8 @@ from browser import browser  # noqa: F401 (a fixture)
 from commands import assert_error, run
 
 from data_prep.label_tree import Hierarchy
-from tools import evaluated, features, results, scores
-from tools.reports import charts, confusions, neighborhood, tree
+from tools import evaluated, features, flows, results, scores
+from tools.reports import charts, confusions, curves, neighborhood, tree
 
 TRUE = [0, 1, 2, 2, 3, 4, 5, 5, 0, 1, 4, 0, 2]
 LIT = [0, 1, 3, 2, 3, 4, 5, 5, 2, 1, 0, 0, 3]
@@ -216,6 +216,11 @@ def test_results_of_earlier_versions(folder):
     done = report(folder, names=["old", "ours"], out="old.html")
     assert done.returncode == 0, done.stderr
     assert "an earlier version evaluated it" in (folder / "old.html").read_text()
+
+
+def test_flows_are_read_as_they_are_written():
+    assert flows.tsv([]) == "\t".join(curves.FLOWS) + "\n"
+    assert FLOWS.startswith(flows.tsv([]))
 
 
 def test_chosen_queries(folder):

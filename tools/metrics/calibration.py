@@ -24,6 +24,10 @@ class Bin:
     confidence: float
     accuracy: float
 
+    def __post_init__(self):
+        if self.images < 1 or not 0 <= min(self.confidence, self.accuracy):
+            raise ValueError("a bin has images, a confidence and an accuracy from 0 on")
+
 
 @dataclass(frozen=True)
 class Calibration:

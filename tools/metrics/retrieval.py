@@ -30,6 +30,10 @@ class Retrieval:
     recall: dict[str, Estimate]
     mean_average_precision: Estimate
 
+    def __post_init__(self):
+        if list(self.recall) != [str(k) for k in KS]:
+            raise ValueError(f"recall is not given for {', '.join(map(str, KS))}")
+
 
 def unit(features):
     """float32, N x D: the features at length 1; those of length 0 stay 0."""
