@@ -48,7 +48,8 @@ def parse():
         type=within(int, 0, MOST_PHOTOGRAPHS),
         default=3,
         metavar="N",
-        help="photographs of each group; 0: none (default: %(default)s)",
+        help="photographs of each group, and four times as many where runs differ; 0: none "
+        "(default: %(default)s)",
     )
     parser.add_argument(
         "--queries",

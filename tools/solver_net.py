@@ -120,24 +120,23 @@ def read_labels(scoring):
     Raises UserError unless both LMDBs have the same keys and fine labels.
     """
 
-    def read(path):
+    def read(path, content):  # not the whole Datums, since those of images take gigabytes
         return [
             (
                 name := lmdb_io.key_text(key, path),
-                lmdb_io.parse_datum(value, f"record {name} of {path}"),
+                content(lmdb_io.parse_datum(value, f"record {name} of {path}")),
             )
             for key, value in lmdb_io.items(path)
         ]
 
-    images, labels = read(scoring.images), read(scoring.labels)
-    keys = [key for key, _ in labels]
-    fine = [datum.float_data[:1] for _, datum in labels]
-    if not keys or [(key, [datum.label]) for key, datum in images] != list(zip(keys, fine)):
+    images = read(scoring.images, lambda datum: [datum.label])
+    labels = read(scoring.labels, lambda datum: list(datum.float_data))
+    if not labels or images != [(key, row[:1]) for key, row in labels]:
         raise UserError(
             f"{scoring.images} and {scoring.labels} have different records: build the "
             "data set again"
         )
-    rows = [datum.float_data for _, datum in labels]
+    keys, rows = [key for key, _ in labels], [row for _, row in labels]
     whole = len({len(row) for row in rows}) == 1
     if not whole or not (np.abs(np.array(rows)) < LARGEST_LABEL).all():  # also where one is nan
         raise UserError(f"the labels in {scoring.labels} are damaged: build the data set again")

@@ -19,6 +19,7 @@ FOLDER = Path(__file__).resolve().parent
 MARK = b'<meta name="generator" content="tools/report.py">'  # in the head of each page
 PAIRS = 6  # worst confusions of a run
 NEIGHBORS = 6  # of a query
+TIMES = 4  # as many photographs of images on which two runs differ as in other groups
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,7 @@ def render(runs, logs, flows, options):
     answers = first.predictions.levels
     shown = tree(first.hierarchy, np.stack([one.true for one in answers], axis=1))
     worst = [(run, confusions.worst(run.found, PAIRS, options.photographs)) for run in runs]
-    differences = [_difference(runs[0], run, options.photographs) for run in runs[1:]]
+    differences = [_difference(runs[0], run, TIMES * options.photographs) for run in runs[1:]]
     neighbors = [
         (run, [_query(run.found, one) for one in _queries(run, options)])
         for run in runs
