@@ -354,7 +354,7 @@ def test_principal_components(monkeypatch, part):
 def test_neighbors_are_the_nearest(folder):
     found = evaluated.read(folder / "ours.json")
     kept = features.read(found.path, found.result)
-    (query,) = neighborhood.queries(found, kept, [3], 4)
+    (query,) = neighborhood.queries(kept, [3], 4)
     unit = kept / np.linalg.norm(kept, axis=1)[:, None]
     order = [i for i in sorted(range(13), key=lambda i: (-unit[i] @ unit[3], i)) if i != 3]
     assert list(query.neighbors) == order[:4]

@@ -18,7 +18,7 @@ class Query:
     likeness: tuple
 
 
-def queries(run, features, chosen, count):
+def queries(features, chosen, count):
     """[Query] of the rows `chosen`, with `count` neighbors."""
     found = []
     for block, order in retrieval.nearest(features, np.asarray(chosen, np.int64), count):
@@ -29,7 +29,7 @@ def queries(run, features, chosen, count):
 
 
 def sample(run, count, seed):
-    """Rows of random images, as many of them wrong as right where there are enough."""
+    """Rows of random images, half of them wrong where there are enough."""
     answers = run.predictions.levels[0]
     wrong = answers.true != answers.predicted
     order = np.random.default_rng(seed).permutation(len(wrong))

@@ -66,8 +66,9 @@ def render(runs, logs, flows, options):
     shown = tree(first.hierarchy, np.stack([one.true for one in answers], axis=1))
     worst = [(run, confusions.worst(run.found, PAIRS, options.photographs)) for run in runs]
     differences = [_difference(runs[0], run, TIMES * options.photographs) for run in runs[1:]]
+    asked = options.asked or neighborhood.sample(first, options.queries, options.seed)
     neighbors = [
-        (run, [_query(run.found, one) for one in _queries(run, options)])
+        (run, [_query(run.found, one) for one in _queries(run, asked)])
         for run in runs
         if run.features is not None and options.photographs
     ]
@@ -206,9 +207,8 @@ def _taken(found, row):
     return f"{names[answers.true[row]]}, not {names[answers.predicted[row]]}"
 
 
-def _queries(run, options):
-    rows = options.asked or neighborhood.sample(run.found, options.queries, options.seed)
-    return neighborhood.queries(run.found, run.features, rows, NEIGHBORS)
+def _queries(run, asked):
+    return neighborhood.queries(run.features, asked, NEIGHBORS)
 
 
 def _query(found, query):
