@@ -111,6 +111,7 @@ def test_own_photographs(tmp_path):
         "evaluate.py",
         "plot_log.py",
         "draw_predictions.py",
+        "report.py",
         "predict.py",
         "export.py",
     ]
@@ -140,6 +141,7 @@ def test_own_photographs(tmp_path):
         assert "Optimization Done" in (tmp_path / "train.log").read_text()
         assert (tmp_path / "mine_curves.png").stat().st_size
         assert (tmp_path / "mine_predictions.png").stat().st_size
+        assert (tmp_path / "mine_report.html").stat().st_size
         assert (tmp_path / "model/model.onnx").stat().st_size
         assert (tmp_path / "photos.tsv").read_text().count("\n") == 25
     finally:

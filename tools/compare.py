@@ -17,8 +17,7 @@ import numpy as np
 
 from data_prep.common import text_table
 from data_prep.common.command import command
-from data_prep.common.errors import UserError
-from tools import results, scores
+from tools import evaluated, results, scores
 
 HEAD, FROM_FINE = "head", "from_fine"  # answers: fields of results.Level
 COLUMN_OF = {HEAD: "predicted", FROM_FINE: "from_fine"}  # fields of results.Answers
@@ -105,19 +104,7 @@ def main():
     args = parser.parse_args()
     all_results = [results.read(path) for path in args.results]
     first = all_results[0]
-    for path, result in zip(args.results, all_results):
-        for name in ("data", "split", "images"):
-            found, wanted = getattr(result, name), getattr(first, name)
-            if found != wanted:
-                raise UserError(
-                    f"{path} has {name} {found}, {args.results[0]} has {wanted}: only evaluations "
-                    "on the same images can be compared"
-                )
-        if _names(result) != _names(first):
-            raise UserError(
-                f"{path} has the levels {', '.join(_names(result))}, {args.results[0]} has "
-                f"{', '.join(_names(first))}: only results of one label tree can be compared"
-            )
+    evaluated.check_same_images(args.results, all_results)
     all_predictions = [
         results.read_predictions(path, result) for path, result in zip(args.results, all_results)
     ]

@@ -29,6 +29,7 @@ NET, VARIANTS = "cards_squeezenet", ("sm", "ours")
 DATA = Path("data/cards")
 WEIGHTS = Path("weights/squeezenet_v1.1.caffemodel")
 CURVES, SAMPLES = f"results/{NET}_curves.png", f"results/{NET}_predictions.png"
+REPORT = f"results/{NET}_report.html"
 
 
 def show(arguments, redirection=""):
@@ -181,13 +182,16 @@ def main():
         results.append(f"results/{NET}_{training.variant}.json")
         run(
             *("tools/evaluate.py", "--solver", training.path),
-            *("--weights", training.final, "--out", results[-1]),
+            *("--weights", training.final, "--out", results[-1], "--features"),
         )
-    run("tools/plot_log.py", *(training.log for training in trainings), "--out", CURVES)
+    logs = [training.log for training in trainings]
+    run("tools/plot_log.py", *logs, "--out", CURVES)
     run("tools/draw_predictions.py", results[-1], "--out", SAMPLES)
+    run("tools/report.py", *results, "--log", *logs, "--out", REPORT)
     run("tools/compare.py", *results)
     print(
         f"\nloss curves        {CURVES}\nsample predictions {SAMPLES}"
+        f"\nreport             {REPORT}"
         f"\ndone in {(time.monotonic() - start) / 60:.1f} minutes"
     )
 

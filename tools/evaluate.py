@@ -4,107 +4,41 @@
 The net is the solver's own test net (its stages, its data). Images are read in the order of the
 LMDB, and the last batch ends with the last image. Each level of the hierarchy has two predictions:
 that of its own classifier, if the net has one, and `from fine`, the ancestor of the predicted fine
-class, which plain softmax provides too. Intervals are 95 % (Wilson).
+class, which plain softmax provides too. Their intervals are 95 % (Wilson).
+
+Below: the answers on all levels by each way to decode (own: each level's classifier; fine: the fine
+class and its ancestors; joint: the path of the highest product of all levels' probabilities; risk:
+the class of least expected distance). Right paths: all levels right; valid: a path in the tree. The
+distance of two classes is the height of their lowest common ancestor, 1 for siblings; severity is
+the mean distance of the mistakes; F1 is hierarchical. Retrieval looks for images of the same class
+by the cosine of the feature. The JSON file has more: top-k and calibration per level, intervals by
+the bootstrap, distance @k, precision and recall. tools/metrics defines each figure.
 
 Writes the figures to results/NAME.json and one row per image to results/NAME.tsv.
 
-Example:
+Examples:
     tools/evaluate.py --solver prototxt/cub_googlenet_ours_solver.prototxt
+    tools/evaluate.py --solver prototxt/cub_googlenet_ours_solver.prototxt --crops 10 --features
 """
 
 import argparse
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
-from data_prep.common import files, progress, text_table
+from data_prep.common import files, text_table
 from data_prep.common.command import command
 from data_prep.common.errors import UserError
 from data_prep.label_tree import Hierarchy
 from data_prep.records import SPLITS
-from tools import caffe_errors, results, scores, snapshots, solver_net
+from tools import features, results, scoring, snapshots, solver_net, summary
+from tools.metrics.collect import Collector
+from tools.metrics.intervals import Bootstrap
+from tools.metrics.retrieval import retrieval
 
-TOP = 5
 MOST = 1024  # largest batch; Caffe aborts if a batch does not fit into memory
-PAIRS = 10  # most confused pairs of fine classes that the result lists
-
-
-def forward(net, scoring, labels):
-    """{level: scores, float32, N x classes} of all images.
-
-    labels: N x h, in the order of the LMDB; each batch that Caffe reads is checked against them.
-    """
-    found = {level: [] for level in scoring.heads}
-    with progress.bar("evaluate", "images", len(labels)) as bar:
-        for start in range(0, len(labels), scoring.batch):
-            with caffe_errors.refusals(f"Caffe can't score {scoring.images}"):
-                net.forward()
-            part = labels[start : start + scoring.batch]
-            if not np.array_equal(net.blobs["label"].data[: len(part)].reshape(part.shape), part):
-                raise UserError(
-                    f"Caffe does not read {scoring.labels} in the order of its "
-                    "keys: build the data set again"
-                )
-            for level, blob in scoring.heads.items():
-                rows = net.blobs[blob].data[: len(part)].reshape(len(part), -1)
-                found[level].append(rows.copy())
-            bar.update(len(part))
-    return {level: np.concatenate(parts) for level, parts in found.items()}
-
-
-def _share(right):
-    """results.Share of a bool per image."""
-    count = int(right.sum())
-    return results.Share(count / len(right), scores.wilson(count, len(right)), count)
-
-
-def summarize(hierarchy, labels, outputs):
-    """([results.Level], results.Fine, [results.Answers]), per level from fine to coarse.
-
-    labels: int, N x h; outputs: {level: scores, N x classes}.
-    """
-    fine = outputs[0].argmax(axis=1)  # N
-    from_fine = hierarchy.labels[fine]  # N x h
-    levels, answers = [], []
-    for j, name in enumerate(hierarchy.levels):
-        true, output, ancestor = labels[:, j], outputs.get(j), from_fine[:, j] if j else None
-        own = None if output is None else output.argmax(axis=1)
-        levels.append(
-            results.Level(
-                name,
-                classes=hierarchy.sizes[j],
-                present=len(np.unique(true)),
-                head=None if own is None else _share(own == true),
-                from_fine=None if ancestor is None else _share(ancestor == true),
-                consistency=None
-                if own is None or ancestor is None
-                else float((own == ancestor).mean()),
-            )
-        )
-        sure = None if own is None else scores.softmax(output).max(axis=1)
-        answers.append(results.Answers(true, own, sure, ancestor))
-    return levels, _fine(hierarchy, labels[:, 0], fine, outputs[0]), answers
-
-
-def _fine(hierarchy, true, predicted, output):
-    """results.Fine; true, predicted: N, fine classes; output: N x classes."""
-    names, classes = hierarchy.names[0], hierarchy.sizes[0]
-    counts = scores.confusion(true, predicted, classes)  # true class x predicted class
-    images = counts.sum(axis=1)
-    present = np.flatnonzero(images)
-    recall = counts.diagonal()[present] / images[present]
-    wrong = counts - np.diag(counts.diagonal())
-    worst = [
-        (int(wrong.flat[i]), *divmod(int(i), classes))
-        for i in np.argsort(-wrong, axis=None, kind="stable")[:PAIRS]
-    ]
-    return results.Fine(
-        mean_class_accuracy=float(recall.mean()),
-        recall={names[c]: float(value) for c, value in zip(present, recall)},
-        confused=tuple(results.Confusion(n, names[a], names[b]) for n, a, b in worst if n),
-        top5=float(scores.in_top(output, true, TOP).mean()) if classes > TOP else None,
-    )
 
 
 def table(result):
@@ -123,14 +57,40 @@ def table(result):
             (level.level, str(level.classes), *cells(level.head), *cells(level.from_fine), agree)
         )
     yield from text_table.aligned(rows, right={1})
-    top = "" if result.fine.top5 is None else f"top-{TOP} {result.fine.top5:.2%}, "
+    top = "" if result.fine.top5 is None else f"top-{summary.TOP} {result.fine.top5:.2%}, "
     yield (
         f"{result.levels[0].level}: {top}mean of the recall of its classes "
         f"{result.fine.mean_class_accuracy:.2%}"
     )
+    rows = [("decoded", "right paths", "valid", "distance", "severity", "F1")]
+    for name, one in result.decodings.items():
+        severity = "-" if one.severity is None else f"{one.severity.value:.3f}"
+        rows.append(
+            (
+                name,
+                f"{one.right_paths.value:.2%}",
+                f"{one.valid_paths.value:.1%}",
+                f"{one.distance.value:.3f}",
+                severity,
+                f"{one.f1.value:.2%}",
+            )
+        )
+    yield from text_table.aligned(rows)
+    rows = [("", *(level.level for level in result.levels))]
+    errors = [level.calibration and level.calibration.ece.value for level in result.levels]
+    rows.append(("calibration error", *("-" if e is None else f"{e:.1%}" for e in errors)))
+    found = {one.level: one for one in result.retrieval or ()}
+    for title, figure in (
+        ("retrieval, recall@1", lambda one: one.recall["1"].value),
+        ("retrieval, mAP", lambda one: one.mean_average_precision.value),
+    ):
+        if found:
+            cells = [found.get(level.level) for level in result.levels]
+            rows.append((title, *("-" if one is None else f"{figure(one):.1%}" for one in cells)))
+    yield from text_table.aligned(rows)
 
 
-def _check_labels(hierarchy, labels, scoring):
+def _check_labels(hierarchy, labels, scored):
     """Raises UserError unless every row of labels is a row of the hierarchy."""
     fits = labels.shape[1:] == (len(hierarchy.sizes),)
     if not (
@@ -139,18 +99,18 @@ def _check_labels(hierarchy, labels, scoring):
         and np.array_equal(hierarchy.labels[labels[:, 0]], labels)
     ):
         raise UserError(
-            f"the labels in {scoring.labels} do not match the hierarchy.tsv beside "
+            f"the labels in {scored.labels} do not match the hierarchy.tsv beside "
             "them: build the data set again"
         )
 
 
-def _check_heads(hierarchy, net, scoring):
+def _check_heads(hierarchy, net, scored):
     """Raises UserError unless every classifier has as many outputs as its level has classes."""
-    for level, name in scoring.heads.items():
+    for level, name in scored.heads.items():
         wide = net.blobs[name].shape[1]
         if level >= len(hierarchy.sizes) or wide != hierarchy.sizes[level]:
             raise UserError(
-                f"{name} has {wide} classes, the hierarchy of {scoring.images.parent} "
+                f"{name} has {wide} classes, the hierarchy of {scored.images.parent} "
                 f"has {', '.join(map(str, hierarchy.sizes))}: the net is for another "
                 "data set"
             )
@@ -187,6 +147,25 @@ def parse():
         default=32,
         help="batch size (default: %(default)s); affects speed and memory, not the results",
     )
+    parser.add_argument(
+        "--crops",
+        type=int,
+        choices=scoring.CROPS,
+        default=1,
+        help="crops of each image, whose probabilities are averaged: 1, the center; 5, and the "
+        "corners; 10, and their mirror images (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--features",
+        action="store_true",
+        help="write the images' features to NAME_features.npy, for tools/report.py",
+    )
+    parser.add_argument(
+        "--no-retrieval",
+        dest="retrieval",
+        action="store_false",
+        help="leave out retrieval, which takes minutes for very large sets or features",
+    )
     parser.add_argument("--gpu", type=int, metavar="N", help="number of the GPU (default: the CPU)")
     args = parser.parse_args()
     args.experiment = args.solver.stem.removesuffix("_solver")
@@ -203,43 +182,62 @@ def main():
     args = parse()
     solver = solver_net.read_solver(args.solver)
     weights = args.weights or snapshots.newest_model(solver)
-    scoring = solver_net.scoring_net(solver, args.split, args.batch)
-    folder = scoring.images.parent
+    scored = solver_net.scoring_net(solver, args.split, args.batch)
+    scoring.check_crops(solver, scored, solver_net.read_net(solver), args.crops)
+    folder = scored.images.parent
     hierarchy = Hierarchy.read(folder / "hierarchy.tsv")
-    keys, labels = solver_net.read_labels(scoring)
-    _check_labels(hierarchy, labels, scoring)
+    keys, labels = solver_net.read_labels(scored)
+    _check_labels(hierarchy, labels, scored)
     if args.gpu is not None:
         solver_net.use_gpu(args.gpu)
-    net = solver_net.load(scoring, weights)
-    _check_heads(hierarchy, net, scoring)
-    results.make_way(args.out)
+    run = scoring.Run(scored, weights, args.crops)
+    _check_heads(hierarchy, run.net, scored)
+    results.make_way(args.out, args.features)
 
     started = time.perf_counter()
-    outputs = forward(net, scoring, labels)
-    seconds = time.perf_counter() - started
-    if not all(np.isfinite(output).all() for output in outputs.values()):
-        raise UserError(f"{weights} gives scores that are not finite: training has diverged")
-    levels, fine, answers = summarize(hierarchy, labels, outputs)
-    result = results.Result(
-        experiment=args.experiment,
-        solver=str(args.solver),
-        net=solver.net,
-        stages=tuple(scoring.stages),
-        weights=str(weights),
-        weights_sha256=files.sha256(weights),
-        data=str(folder),
-        split=args.split,
-        images=len(keys),
-        levels=tuple(levels),
-        fine=fine,
-        seconds=round(seconds, 3),
-    )
-    results.write(args.out, result, results.Predictions(np.array(keys), tuple(answers)))
+    found = Collector(hierarchy, labels, scored.heads)
+    with features.writer(features.path_of(args.out), len(keys)) as kept:
+        for batch in run.batches(labels):
+            if not all(np.isfinite(output).all() for output in batch.outputs.values()):
+                raise UserError(
+                    f"{weights} gives scores that are not finite: training has diverged"
+                )
+            found.add(batch.start, batch.outputs)
+            if args.features or args.retrieval:
+                kept.add(batch.feature)
+        seconds = time.perf_counter() - started
+        levels, answers = summary.levels(found)
+        decodings, distance_at = summary.decodings(found)
+        result = results.Result(
+            experiment=args.experiment,
+            solver=str(args.solver),
+            net=solver.net,
+            stages=tuple(scored.stages),
+            weights=str(weights),
+            weights_sha256=files.sha256(weights),
+            data=str(folder),
+            split=args.split,
+            images=len(keys),
+            levels=tuple(levels),
+            fine=summary.fine(found),
+            seconds=round(seconds, 3),
+            crops=args.crops,
+            decodings=decodings,
+            distance_at=distance_at,
+            bootstrap=Bootstrap(),
+        )
+        if args.retrieval:
+            near = retrieval(kept.read(), labels, hierarchy.levels)
+            result = replace(result, retrieval=tuple(near))
+        if args.features:
+            result = replace(result, features_sha256=kept.publish())
+        results.write(args.out, result, results.Predictions(np.array(keys), tuple(answers)))
     print(f"{args.experiment}: {weights} on {len(keys)} {args.split} images of {folder}")
     print("\n".join(table(result)))
     print(
-        f"{seconds:.1f} s, {len(keys) / seconds:.0f} images/s; "
-        f"wrote {args.out} and {results.table_of(args.out)}"
+        f"{seconds:.1f} s, {len(keys) / seconds:.0f} images/s; wrote {args.out}"
+        + (f", {features.path_of(args.out)}" if args.features else "")
+        + f" and {results.table_of(args.out)}"
     )
 
 

@@ -1,5 +1,8 @@
 """Reads and writes an evaluation: NAME.json with the results, NAME.tsv with a row per image.
 
+The JSON file carries the version of its format. Version 1 has accuracies only; results of 2 also
+have the figures of tools/metrics, which are None in those of version 1.
+
 The table has the column `key` (of the record in the LMDB) and, per level, `<level>_true`; if the
 level has a classifier, `<level>_predicted` and `<level>_probability`; for a coarse level,
 `<level>_from_fine`, the ancestor of the predicted fine class. Classes are the 0-based ids of the
@@ -18,6 +21,12 @@ from data_prep.common import files
 from data_prep.common.errors import UserError
 from data_prep.common.text import read_json, read_table
 from data_prep.common.typed import from_json, to_json
+from tools import features
+from tools.metrics.calibration import Calibration
+from tools.metrics.intervals import Bootstrap, Estimate
+from tools.metrics.retrieval import Retrieval
+
+VERSION = 2  # of the format; change it when a reader of the last one would misunderstand a file
 
 
 @dataclass(frozen=True)
@@ -43,6 +52,10 @@ class Level:
     head              the level's own classifier
     from_fine         the ancestors of the predicted fine classes; only of coarse levels
     consistency       share of the images for which both predict the same class
+    top               {k as text: share of the images whose true class is among the head's first k}
+    top_of_sums       the same, by the sums of the fine probabilities below each class; only of
+                      coarse levels
+    calibration       of the head
     """
 
     level: str
@@ -51,6 +64,9 @@ class Level:
     head: Share | None = None
     from_fine: Share | None = None
     consistency: float | None = None
+    top: dict[str, float] | None = None
+    top_of_sums: dict[str, float] | None = None
+    calibration: Calibration | None = None
 
     def __post_init__(self):
         if not (self.head or self.from_fine):
@@ -77,12 +93,43 @@ class Fine:
 
 
 @dataclass(frozen=True)
+class Decoding:
+    """The answers of one way to decode, a class on each level.
+
+    top1         per level, fine to coarse
+    right_paths  share of the images with right answers on all levels
+    valid_paths  share of the images whose answers are a path in the tree
+    distance     mean distance in the tree of the fine answer from the true class (metrics.tree)
+    precision, recall, f1  hierarchical, of the answers with their ancestors
+    severity     mean distance over the images with a wrong fine answer; None if there are none
+    """
+
+    top1: tuple[float, ...]
+    right_paths: Estimate
+    valid_paths: Estimate
+    distance: Estimate
+    precision: Estimate
+    recall: Estimate
+    f1: Estimate
+    severity: Estimate | None = None
+
+
+@dataclass(frozen=True)
 class Result:
     """The results of one net on one split of a data set.
 
     experiment   the solver's name without _solver
     levels       fine to coarse
     predictions_sha256  of the table; None in results of versions that did not record it
+    version      of the format
+    crops        of each image, whose probabilities are averaged
+    decodings    {"own" (each level's classifier, or else the ancestor of the fine answer), "fine"
+                 (the fine answer and its ancestors), "joint", "risk" (tools/recognition/decode.py):
+                 Decoding}
+    distance_at  {k as text: mean distance of the k likeliest fine classes from the true one}
+    retrieval    Retrieval on the feature, per level
+    bootstrap    how the intervals of Estimates were made
+    features_sha256  of NAME_features.npy; None if it was not written
     """
 
     experiment: str
@@ -98,6 +145,13 @@ class Result:
     fine: Fine
     seconds: float
     predictions_sha256: str | None = None
+    version: int = VERSION
+    crops: int = 1
+    decodings: dict[str, Decoding] | None = None
+    distance_at: dict[str, Estimate] | None = None
+    retrieval: tuple[Retrieval, ...] | None = None
+    bootstrap: Bootstrap | None = None
+    features_sha256: str | None = None
 
     def __post_init__(self):
         names = [level.level for level in self.levels]
@@ -105,6 +159,8 @@ class Result:
             raise ValueError("levels is empty or has two levels of one name")
         if self.images < 1:
             raise ValueError("images is not above 0")
+        if (self.decodings is None) != (self.distance_at is None):
+            raise ValueError("one of decodings and distance_at is missing")
 
 
 @dataclass(frozen=True)
@@ -138,12 +194,16 @@ def table_of(path):
     return Path(path).with_suffix(".tsv")
 
 
-def make_way(path):
+def make_way(path, with_features=False):
     """Make the folder of a result.
 
-    Raises UserError if NAME.json or NAME.tsv can't be written, or was not written by an evaluation.
+    Raises UserError if NAME.json, NAME.tsv or, with features, NAME_features.npy can't be written,
+    or was not written by an evaluation.
     """
-    for file, ours in ((Path(path), _is_result_file), (table_of(path), _is_table)):
+    kinds = {Path(path): _is_result_file, table_of(path): _is_table}
+    if with_features:
+        kinds[features.path_of(path)] = features.is_features
+    for file, ours in kinds.items():
         files.make_way(file)
         if file.exists() and not ours(file):
             raise UserError(f"{file} exists, and no evaluation wrote it: choose another --out")
@@ -180,6 +240,13 @@ def write(path, result, predictions):
 def read(path):
     """The Result in a file; raises UserError if it is not one."""
     content = read_json(path, "the result")
+    if isinstance(content, dict):
+        version = content.setdefault("version", 1)
+        if type(version) is int and not 1 <= version <= VERSION:
+            raise UserError(
+                f"{path} has format {version}, and these tools read 1 to {VERSION}: evaluate "
+                "again, or use the tools that wrote it"
+            )
     return from_json(Result, content, f"{path} is not a result of tools/evaluate.py")
 
 

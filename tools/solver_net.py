@@ -12,7 +12,7 @@ from data_prep.common import files, prototxt
 from data_prep.common.errors import UserError
 from tools import caffe_errors, caffemodel, snapshots
 from tools.inputs import build_command
-from tools.nets import head, rules
+from tools.nets import head, rules, tables
 
 LARGEST_LABEL = 1 << 24  # float32 represents all whole numbers up to this one
 
@@ -28,6 +28,7 @@ class ScoringNet:
     stages   the solver's, e.g. ("csm", "skip", "glm")
     images, labels  paths of the two LMDBs; their folder is the data set's
     batch    images per forward
+    feature  name of the blob of the feature, before dropout, which the large-margin loss reads
     """
 
     file: str
@@ -37,6 +38,7 @@ class ScoringNet:
     images: Path
     labels: Path
     batch: int
+    feature: str
 
 
 def read_solver(path):
@@ -96,7 +98,20 @@ def scoring_net(solver, split, batch):
         Path(sources["data"].source),
         Path(sources["label"].source),
         batch,
+        _feature(train_val, tested, heads[0]),
     )
+
+
+def _feature(train_val, tested, classifier):
+    """Name of the blob that the large-margin loss of a net reads, or else its fine classifier."""
+    made_by = {top: layer for layer in tested.layer for top in layer.top if top not in layer.bottom}
+    for layer in train_val.layer:
+        if layer.type == "Python" and layer.name == tables.GLM and layer.bottom[0] in made_by:
+            return layer.bottom[0]
+    name = made_by[classifier].bottom[0]
+    while name in made_by and made_by[name].type == "Dropout":
+        name = made_by[name].bottom[0]
+    return name
 
 
 def read_labels(scoring):
@@ -105,24 +120,23 @@ def read_labels(scoring):
     Raises UserError unless both LMDBs have the same keys and fine labels.
     """
 
-    def read(path):
+    def read(path, content):  # not the whole Datums, since those of images take gigabytes
         return [
             (
                 name := lmdb_io.key_text(key, path),
-                lmdb_io.parse_datum(value, f"record {name} of {path}"),
+                content(lmdb_io.parse_datum(value, f"record {name} of {path}")),
             )
             for key, value in lmdb_io.items(path)
         ]
 
-    images, labels = read(scoring.images), read(scoring.labels)
-    keys = [key for key, _ in labels]
-    fine = [datum.float_data[:1] for _, datum in labels]
-    if not keys or [(key, [datum.label]) for key, datum in images] != list(zip(keys, fine)):
+    images = read(scoring.images, lambda datum: [datum.label])
+    labels = read(scoring.labels, lambda datum: list(datum.float_data))
+    if not labels or images != [(key, row[:1]) for key, row in labels]:
         raise UserError(
             f"{scoring.images} and {scoring.labels} have different records: build the "
             "data set again"
         )
-    rows = [datum.float_data for _, datum in labels]
+    keys, rows = [key for key, _ in labels], [row for _, row in labels]
     whole = len({len(row) for row in rows}) == 1
     if not whole or not (np.abs(np.array(rows)) < LARGEST_LABEL).all():  # also where one is nan
         raise UserError(f"the labels in {scoring.labels} are damaged: build the data set again")

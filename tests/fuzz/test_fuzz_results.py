@@ -10,6 +10,9 @@ from damage import changed, damaged
 
 from data_prep.common.errors import UserError
 from tools import compare, results
+from tools.metrics import retrieval
+from tools.metrics.calibration import calibration
+from tools.metrics.intervals import Bootstrap, Estimate
 
 IMAGES = 20
 
@@ -25,14 +28,29 @@ def result(path):
             None if ids is None else results.Share(float((ids == true).mean()), (0.1, 0.9), 3)
             for ids in (own, from_fine)
         ]
-        levels.append(results.Level(name, classes, classes, *shares, consistency=0.5))
-        answers.append(results.Answers(true, own, rng.random(IMAGES), from_fine))
+        sure = rng.random(IMAGES)
+        more = {"top": {"1": 0.5}, "calibration": calibration(sure, own == true)}
+        levels.append(results.Level(name, classes, classes, *shares, consistency=0.5, **more))
+        answers.append(results.Answers(true, own, sure, from_fine))
     keys = np.array([f"{i:08d}" for i in range(IMAGES)])
     fine = results.Fine(0.5, {"a": 0.5}, (results.Confusion(1, "a", "b"),))
     text = ("run", "s.prototxt", "n.prototxt", ("csm",), "w", "0" * 64, "data/x", "test")
-    whole = results.Result(*text, IMAGES, tuple(levels), fine, 1.0)
+    whole = results.Result(*text, IMAGES, tuple(levels), fine, 1.0, **_figures())
     results.write(path, whole, results.Predictions(keys, tuple(answers)))
     return path
+
+
+def _figures():
+    """Those of results.Result that evaluations have since format 2."""
+    estimate = Estimate(0.5, (0.4, 0.6))
+    decoding = results.Decoding((0.5, 0.5), *[estimate] * 6, severity=Estimate(1.5))
+    recall = {str(k): estimate for k in retrieval.KS}
+    return {
+        "decodings": {"fine": decoding},
+        "distance_at": {"1": estimate},
+        "retrieval": (retrieval.Retrieval("species", IMAGES, recall, estimate),),
+        "bootstrap": Bootstrap(),
+    }
 
 
 def compared(path):
