@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
-"""Run the whole method on playing cards: data, plain softmax and OURS, accuracies, pictures.
+"""Run the whole method on playing cards: data, plain softmax and OURS, accuracies, pictures, and
+at last an exported model that recognizes a card of a deck that it has never seen.
 
 Prints every command before running it, as it can be typed in a shell. A finished training is not
 repeated unless its solver or data have changed; an interrupted one resumes from its newest snapshot
@@ -20,9 +21,12 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from data_prep.common import progress
+from data_prep import lmdb_io
+from data_prep.common import files, progress
 from data_prep.common.command import command
 from data_prep.common.errors import UserError
+from data_prep.images import encode
+from data_prep.label_tree import Hierarchy
 from tools import caffe_log, live, snapshots, solver_net
 
 NET, VARIANTS = "cards_squeezenet", ("sm", "ours")
@@ -30,6 +34,8 @@ DATA = Path("data/cards")
 WEIGHTS = Path("weights/squeezenet_v1.1.caffemodel")
 CURVES, SAMPLES = f"results/{NET}_curves.png", f"results/{NET}_predictions.png"
 REPORT = f"results/{NET}_report.html"
+MODEL = Path("models/cards")
+CARD = Path("results/unseen_card.png")
 
 
 def show(arguments, redirection=""):
@@ -164,6 +170,15 @@ def train(training, later):
         raise UserError(f"caffe train ended with status {status}; see the end of {training.log}")
 
 
+def write_unseen_card():
+    """Write CARD, the first image of the test split, as a file; returns the name of its class."""
+    images = DATA / "test_images"
+    key, value = next(iter(lmdb_io.items(images)))
+    datum = lmdb_io.parse_datum(value, f"record {lmdb_io.key_text(key, images)} of {images}")
+    files.write_whole(CARD, encode(lmdb_io.datum_image(datum), "png"))
+    return Hierarchy.read(DATA / "hierarchy.tsv").names[0][datum.label]
+
+
 def main():
     argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -189,9 +204,14 @@ def main():
     run("tools/draw_predictions.py", results[-1], "--out", SAMPLES)
     run("tools/report.py", *results, "--log", *logs, "--out", REPORT)
     run("tools/compare.py", *results)
+    ours = trainings[-1]
+    run(*("tools/export.py", "--solver", ours.path, "--weights", ours.final, "--out", MODEL))
+    print(f"\n{CARD} shows {write_unseen_card()}, of a deck that is not in training")
+    run("tools/predict.py", "--model", MODEL, CARD)
     print(
         f"\nloss curves        {CURVES}\nsample predictions {SAMPLES}"
         f"\nreport             {REPORT}"
+        f"\nexported model     {MODEL}/"
         f"\ndone in {(time.monotonic() - start) / 60:.1f} minutes"
     )
 
