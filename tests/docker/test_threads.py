@@ -66,11 +66,7 @@ print(digest.hexdigest())
 
 def run(code, *arguments, **environment):
     """What a Python program prints that uses Caffe with these variables alone."""
-    clean = {
-        name: value
-        for name, value in os.environ.items()
-        if not name.endswith("_NUM_THREADS")
-    }
+    clean = {name: value for name, value in os.environ.items() if not name.endswith("_NUM_THREADS")}
     done = subprocess.run(
         [sys.executable, "-c", textwrap.dedent(code), *map(str, arguments)],
         env=clean | {"GLOG_minloglevel": "1"} | environment,
@@ -155,7 +151,7 @@ def test_convolution_against_float64(shape, tmp_path):
         'layer { name: "y" type: "Convolution" bottom: "x" top: "y" convolution_param {\n'
         f"  num_output: {outputs} kernel_size: {kernel} stride: {stride} pad: {pad}\n"
         f"  dilation: {dilation} group: {groups} }} }}\n"
-        'force_backward: true\n'
+        "force_backward: true\n"
     )
     net = caffe.Net(str(net), caffe.TRAIN)
     rng = np.random.default_rng(len(shape))
@@ -169,7 +165,11 @@ def test_convolution_against_float64(shape, tmp_path):
     net.backward()
     top, bottom_diff, w_diff, bias_diff = convolve(
         *(blob.data.astype(float) for blob in (net.blobs["x"], weights, bias)),
-        stride, pad, dilation, groups, net.blobs["y"].diff.astype(float),
+        stride,
+        pad,
+        dilation,
+        groups,
+        net.blobs["y"].diff.astype(float),
     )
     found_and_expected = [
         (net.blobs["y"].data, top),
