@@ -17,23 +17,30 @@ name: "threads"
 layer { name: "data" type: "Input" top: "data" top: "label"
         input_param { shape { dim: 6 dim: 3 dim: 67 dim: 67 } shape { dim: 6 } } }
 layer { name: "c1" type: "Convolution" bottom: "data" top: "c1"
-        convolution_param { num_output: 32 kernel_size: 7 stride: 2 pad: 3 weight_filler { type: "xavier" } } }
+        convolution_param { num_output: 32 kernel_size: 7 stride: 2 pad: 3
+          weight_filler { type: "xavier" } } }
 layer { name: "r1" type: "ReLU" bottom: "c1" top: "c1" }
-layer { name: "n1" type: "LRN" bottom: "c1" top: "n1" lrn_param { local_size: 5 alpha: 0.01 beta: 0.75 } }
-layer { name: "p1" type: "Pooling" bottom: "n1" top: "p1" pooling_param { pool: MAX kernel_size: 3 stride: 2 } }
+layer { name: "n1" type: "LRN" bottom: "c1" top: "n1"
+        lrn_param { local_size: 5 alpha: 0.01 beta: 0.75 } }
+layer { name: "p1" type: "Pooling" bottom: "n1" top: "p1"
+        pooling_param { pool: MAX kernel_size: 3 stride: 2 } }
 layer { name: "c2" type: "Convolution" bottom: "p1" top: "c2"
-        convolution_param { num_output: 64 kernel_size: 3 pad: 1 group: 2 weight_filler { type: "xavier" } } }
+        convolution_param { num_output: 64 kernel_size: 3 pad: 1 group: 2
+          weight_filler { type: "xavier" } } }
 layer { name: "b2" type: "BatchNorm" bottom: "c2" top: "b2" }
 layer { name: "s2" type: "Scale" bottom: "b2" top: "s2" scale_param { bias_term: true } }
 layer { name: "c3" type: "Convolution" bottom: "p1" top: "c3"
-        convolution_param { num_output: 64 kernel_size: 1 weight_filler { type: "xavier" } } }
+        convolution_param { num_output: 64 kernel_size: 1
+          weight_filler { type: "xavier" } } }
 layer { name: "sum" type: "Eltwise" bottom: "s2" bottom: "c3" top: "sum" }
 layer { name: "p2" type: "Pooling" bottom: "sum" top: "p2"
         pooling_param { pool: AVE kernel_size: 3 stride: 2 pad: 1 } }
 layer { name: "c4" type: "Convolution" bottom: "p2" top: "c4"
-        convolution_param { num_output: 160 kernel_size: 3 pad: 2 dilation: 2 weight_filler { type: "xavier" } } }
+        convolution_param { num_output: 160 kernel_size: 3 pad: 2 dilation: 2
+          weight_filler { type: "xavier" } } }
 layer { name: "c5" type: "Convolution" bottom: "p2" top: "c5"
-        convolution_param { num_output: 160 kernel_size: 1 weight_filler { type: "xavier" } } }
+        convolution_param { num_output: 160 kernel_size: 1
+          weight_filler { type: "xavier" } } }
 layer { name: "cat" type: "Concat" bottom: "c4" bottom: "c5" top: "cat" }
 layer { name: "f1" type: "InnerProduct" bottom: "cat" top: "f1"
         inner_product_param { num_output: 512 weight_filler { type: "xavier" } } }
