@@ -2,9 +2,11 @@
 
 import hashlib
 import os
+import shutil
 import subprocess
 import sys
 import textwrap
+from pathlib import Path
 
 import caffe
 import numpy as np
@@ -262,3 +264,28 @@ def test_waiting_threads_sleep_and_children_have_their_own(tmp_path):
     """
     seconds, status = run(code, tmp_path / "net.prototxt", OMP_NUM_THREADS="3")[0].split()
     assert float(seconds) < 0.05 and status == "7"
+
+
+@pytest.mark.skipif(not shutil.which("g++"), reason="no compiler: the loops are not tested alone")
+def test_loops(tmp_path):
+    """parallel_loops.cpp, against the library that `caffe` on PATH uses."""
+    prefix = Path(shutil.which("caffe")).resolve().parents[1]
+    program = tmp_path / "loops"
+    subprocess.run(
+        [
+            "g++",
+            f"-I{prefix}/include",
+            str(Path(__file__).with_name("parallel_loops.cpp")),
+            "-o",
+            str(program),
+            f"-L{prefix}/lib",
+            f"-Wl,-rpath,{prefix}/lib",
+            "-lcaffe",
+            "-lpthread",
+        ],
+        check=True,
+    )
+    done = subprocess.run(
+        [program], env=os.environ | {"OMP_NUM_THREADS": "4"}, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
