@@ -36,7 +36,7 @@ int main() {
   }
 
   std::vector<int> covered(1000, 0);
-  ParallelBlocks(1000, 7, [&](int begin, int end) {
+  ParallelBlocks(1000, 7, 1e9, [&](int begin, int end) {
     for (; begin < end; ++begin) ++covered[begin];
   });
   for (int number : covered) Check(number == 1, "blocks do not cover the range");
