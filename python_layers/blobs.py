@@ -18,9 +18,8 @@ from threadpoolctl import ThreadpoolController
 class _OneBlasThread:
     """Context manager that limits NumPy's BLAS to one thread.
 
-    NumPy has its own BLAS, whose threads would compete for the cores with those of Caffe's, which
-    spin for a while after each product: on two cores a Gram matrix of 1 ms took 65 ms, and Caffe's
-    layers next to it a fifth longer.
+    NumPy has its own BLAS, whose threads spin for a while after each product and so compete for the
+    cores with Caffe's, which compute the next layers.
     """
 
     @functools.cached_property

@@ -52,9 +52,8 @@ def run(args, script):
     count = len(args.gpus) if args.gpus else args.processes
     environment = dict(os.environ)
     # As many threads as there are cores, or the ranks' threads wait for each other.
-    environment.setdefault(
-        "OPENBLAS_NUM_THREADS", str(max(1, len(os.sched_getaffinity(0)) // count))
-    )
+    if not {"OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"} & environment.keys():
+        environment["OMP_NUM_THREADS"] = str(max(1, len(os.sched_getaffinity(0)) // count))
     with tempfile.TemporaryDirectory() as folder:
         errors = Path(folder, "errors")
         status = _run_ranks(count, script, environment | {rank.ERRORS: str(errors)})
