@@ -47,13 +47,11 @@ class _Feature:
 def ordered(images, options, hierarchy):
     """[_Feature] of training Images in the order of writing, and the order's facts.
 
-    options: of the manifest, as order.ordered; "batches" has no epochs of its own: as many are made
-    as there are crops, so that each crop is written about once.
+    options: of the manifest, as order.ordered. There are as many passes over the images as crops.
     """
     passes = max(len(image.crops) for image in images)
     if options["order"] == "hierarchical":
-        batches = {**options["batches"], "epochs": passes}
-        turns, _ = order.ordered(images, {**options, "batches": batches}, hierarchy)
+        turns, _ = order.ordered(images, options, hierarchy)
     else:
         turns = []
         for number in range(passes):

@@ -104,8 +104,10 @@ def parse():
     return args
 
 
-def order_options(args):
-    return {"order": args.order, "seed": args.seed, "batches": args.batches}
+def order_options(args, crops):
+    """The manifest's options of the order. crops: number per training image, and of passes."""
+    batches = args.batches and {**args.batches, "epochs": crops}
+    return {"order": args.order, "seed": args.seed, "batches": batches}
 
 
 def wanted_of(args, net, source, crops):
@@ -119,7 +121,7 @@ def wanted_of(args, net, source, crops):
         name=args.out.name,
         fingerprint=hashlib.sha256(facts.encode()).hexdigest(),
         levels=tuple(Level(level.name, level.classes) for level in source.levels),
-        options={**options, "weights_sha256": weights, **order_options(args)},
+        options={**options, "weights_sha256": weights, **order_options(args, len(crops))},
         versions=source.versions,
     )
 
@@ -236,7 +238,9 @@ def reordered(args):
         ]
     base = {name: getattr(manifest, name) for name in Wanted.__dataclass_fields__}
     wanted = replace(
-        Wanted(**base), name=args.out.name, options={**manifest.options, **order_options(args)}
+        Wanted(**base),
+        name=args.out.name,
+        options={**manifest.options, **order_options(args, len(manifest.options["crops"]))},
     )
     return wanted, splits, hierarchy, lambda state: np.stack(values)
 

@@ -269,7 +269,7 @@ class Net:
     crop: int  # side of the square input
     feature: str  # blob the metric loss looks at
     dropped: str  # the same after dropout, read by the head; the feature if the net has no dropout
-    weights: str
+    weights: str  # caffemodel that the training starts from; "": all layers start random
     filler: dict  # of the head's weights: the original classifier's; VGG-16 has none: AlexNet's
     weight_decay: float
     origin: str  # of momentum, weight decay and dropout
@@ -278,10 +278,16 @@ class Net:
     test_batch: int  # images per test batch, at most; solver.test_batch chooses
     pooled: bool  # the feature is a C x 1 x 1 map, not a vector
     any_size: bool = False  # of the input
+    reads_features: bool = False  # of tools/cache_features.py, instead of images
     stored: int = 256  # side of the images that crops are taken from
     transform: dict = field(default_factory=lambda: dict(mean_value=IMAGENET_BGR_MEAN))
     fine_param: list = field(default_factory=lambda: backbones.NEW)  # ParamSpecs of fc8_fine
     notes: dict = field(default_factory=dict)  # {layer: lines above it}
+
+    @property
+    def start(self):
+        """The words of `caffe train` for the weights."""
+        return f" -weights {self.weights}" if self.weights else ""
 
     def layers(self, classes, crop):
         """[LayerParameter] of the backbone for a number of fine classes and a side of the input."""
@@ -317,11 +323,16 @@ def _poly(power, reason):
 
 
 _AUXILIARY = ("Auxiliary classifier of the original, training only, of the fine classes.",)
+_POOLED = (
+    "All pairs of the 512 channels, summed over the positions; signed square root; length 1.",
+)
 _BILINEAR = {
     "bilinear": (
-        "All pairs of the 512 channels, summed over the positions; signed square root; length 1.",
-        "[D,D] has two VGG-16 that start equal, and stay equal if the classifier is symmetric in",
-        "them. This net is that case: one VGG-16, computed once (Lin et al. 2015).",
+        *_POOLED,
+        "Both networks of [D,D] are VGG-16 with the same weights at the start. Here they are one,",
+        "computed once. Its gradient is the sum of both, so that it learns at half the rate.",
+        "Two networks stay equal only under a classifier that is symmetric in them, which a random",
+        "one is not: --net bcnn2 has two.",
         "The original has no dropout: classifiers and large-margin loss read the same blob.",
     ),
     "fc8_fine": (
@@ -333,6 +344,13 @@ _BILINEAR = {
         "for them (a higher rate for their weights on the feature changed nothing there).",
     ),
 }
+
+_TWO_STREAMS = (
+    *_POOLED,
+    "The two networks start with the same weights, and part at the first step, because a random",
+    "classifier is not symmetric in them (Lin et al. 2015 start equal, too).",
+    "No dropout in the original: classifiers and large-margin loss read the same blob.",
+)
 
 NETS = {
     n.name: n
@@ -410,6 +428,45 @@ NETS = {
             notes=_BILINEAR,
         ),
         ZooNet(
+            "vgg19",
+            "VGG-19",
+            224,
+            "fc7",
+            "drop7",
+            "weights/VGG_ILSVRC_19_layers.caffemodel",
+            backbones.gaussian(0.01),
+            0.0005,
+            backbone=backbones.vgg19,
+            origin="Simonyan & Zisserman 2015, 3.1",
+            policy=_step("tenths, as Simonyan & Zisserman 2015, 3.1"),
+            schedule=Schedule(batch=32, epochs=60),
+            test_batch=50,
+            pooled=False,
+        ),
+        ZooNet(
+            "bcnn2",
+            "Bilinear CNN [D,D] of two networks",
+            448,
+            "bilinear",
+            "bilinear",
+            "weights/VGG_ILSVRC_16_two_streams.caffemodel",
+            backbones.gaussian(0.0001),  # Gao et al. 2016
+            0.0005,
+            backbone=backbones.bcnn2,
+            origin="VGG-16's (Simonyan & Zisserman 2015, 3.1)",
+            policy=_step("Gao et al. 2016 lower the classifier's rate in steps"),
+            schedule=Schedule(
+                batch=16,
+                epochs=60,
+                why=dict(base_lr="as Lin et al. 2015; new layers take 10 x, fc8_fine 1000 x"),
+            ),
+            test_batch=16,
+            pooled=False,
+            stored=512,
+            fine_param=backbones.OF_UNIT_LENGTH,
+            notes={**_BILINEAR, "bilinear": _TWO_STREAMS},
+        ),
+        ZooNet(
             "squeezenet",
             "SqueezeNet v1.1",
             227,
@@ -425,6 +482,24 @@ NETS = {
             test_batch=50,
             pooled=True,
             any_size=True,
+        ),
+        ZooNet(
+            "embedding",
+            "an embedding of stored features",
+            1,
+            "fc7",
+            "drop7",
+            "",
+            backbones.gaussian(0.01),
+            0.0005,
+            backbone=backbones.embedding,
+            origin="AlexNet's, whose fc7 the embedding stands for",
+            policy=_step("as BVLC AlexNet's solver"),
+            schedule=Schedule(batch=64, epochs=16),
+            test_batch=50,
+            pooled=False,
+            reads_features=True,
+            transform={},
         ),
     ]
 }
@@ -460,5 +535,6 @@ def build_commands():
         setting.folder: setting.command
         for dataset in DATASETS.values()
         for net in NETS.values()
+        if not net.reads_features
         for setting in dataset.settings(net)
     }

@@ -8,9 +8,9 @@ from . import head
 def _add_data(proto, dataset, setting, net, phase, split, batch, rule):
     """Two Data layers in step: data B x 3 x crop x crop, label B x h x 1 x 1."""
     mirror = dict(mirror=True) if phase == TRAIN and dataset.mirror else {}
-    transform = dict(crop_size=setting.crop, **net.transform, **mirror)
+    transform = dict(transform_param=dict(crop_size=setting.crop, **net.transform, **mirror))
     for top, kind, more in (
-        ("data", "images", dict(transform_param=transform)),
+        ("data", "images", {} if net.reads_features else transform),
         ("label", "labels", {}),
     ):
         proto.layer.add(
