@@ -165,7 +165,7 @@ def file_texts(
         dataset, net, batch=batch, max_iter=max_iter, base_lr=base_lr, tests=tests, seed=seed
     )
     labels = tables.Labels(dataset.sizes, f"{settings[0].folder}/hierarchy.tsv")
-    losses = net_losses(labels, weights=weights, scale=scale, given=given)
+    losses = net_losses(labels, strengths=net.strengths, weights=weights, scale=scale, given=given)
     proto = train_val(
         pair, dataset, net, run, losses, diagnostics=diagnostics, skip_input=skip_input
     )

@@ -106,12 +106,15 @@ class Loss:
         return feature if FEATURE in self.reads else f"the {', '.join(self.scored)}"
 
 
+GLM_SCALE = 2.5  # see WHY_WEIGHTS
+
+
 def glm_parameters(levels):
     """Parameters of the large-margin loss (python_layers/glm_loss.py) for a number of levels.
 
     Margins of one are the paper's. normalize is not, but training on raw features diverges.
     """
-    return dict(k=1, margins=[1] * levels, within_gradient="paper", normalize=True)
+    return dict(k=1, margins=[1] * levels, within_gradient="paper", normalize=True, scale=GLM_SCALE)
 
 
 def _glm_note(parameters):
@@ -121,9 +124,14 @@ def _glm_note(parameters):
             f"normalize: features of length {parameters.get('scale', 1):g} inside the loss; "
             "raw ones grow and it diverges."
         )
+    within = (
+        'within_gradient: Eq. (20) as printed; "exact" is the derivative of Eq. (5).'
+        if parameters["within_gradient"] == "paper"
+        else "within_gradient: the derivative of Eq. (5), which Eq. (20) as printed is not."
+    )
     return (
         "Eqs. (3)-(18); loss_weight is lambda of Eq. (2); one margin per level.",
-        'within_gradient: Eq. (20) as printed; "exact" is the derivative of Eq. (5).',
+        within,
         length,
     )
 
@@ -139,8 +147,14 @@ def _note(*lines):
     return note
 
 
-# The paper gives neither weights nor parameters of the losses that it compares with GLM: they are
-# those of the loss's authors, or as the note explains.
+# The paper gives neither weights nor parameters of the losses that it compares with GLM; those of
+# the losses' authors act a hundred to a million times less than the classifier, as do unit features
+# in GLM. Here weights, and GLM's scale, are such that at the start of training each loss sends a
+# gradient into the feature whose norm is 0.3 to 1 of the fine classifier's. Measured with
+# tools/flows.py and tests/tools/test_flow_shares.py on: GoogLeNet's features of 50 species of CUB
+# (length 47, batch 32), SqueezeNet's of the Cars (105, batch 64), and the embedding of the first.
+# Networks whose features were not at hand have the same values; Net.strengths has exceptions.
+WHY_WEIGHTS = ("Weight: at the start it sends 0.3 to 1 of the classifier's gradient (measured).",)
 GLM = "glm"
 LOSSES = {
     loss.name: loss
@@ -152,7 +166,7 @@ LOSSES = {
             source="Eqs. (2)-(18)",
             layer="GLMLossLayer",
             reads=(FEATURE, ALL_LABELS),
-            weight=0.8,  # the paper's choice
+            weight=0.8,  # the paper's choice; with GLM_SCALE it is in the range
             parameters=lambda labels: glm_parameters(len(labels.sizes)),
             note=_glm_note,
             weight_option="--lambda",
@@ -164,10 +178,13 @@ LOSSES = {
             source="Hadsell et al. 2006",
             layer="ContrastiveLossLayer",
             reads=(FEATURE, FINE_LABEL),
-            weight=0.05,
-            parameters=lambda labels: dict(margin=1, normalize=True),
-            note=_note("All pairs of the batch."),
-            weight_note=("Weight: DeepID2's (Sun et al. 2014).",),
+            weight=10.0,
+            parameters=lambda labels: dict(margin=1, normalize=True, average="kinds"),
+            note=_note(
+                "All pairs of the batch. average: those of one class are one of 200, and count as",
+                "much as the others.",
+            ),
+            weight_note=WHY_WEIGHTS,
         ),
         Loss(
             "triplet",
@@ -176,11 +193,12 @@ LOSSES = {
             source="Schroff et al. 2015",
             layer="TripletLossLayer",
             reads=(FEATURE, FINE_LABEL),
-            weight=1.0,
+            weight=5.0,
             parameters=lambda labels: dict(margin=0.2, mining="semihard", normalize=True),
             note=_note(
                 "Margin, mining: FaceNet's (Schroff et al. 2015), for features of length 1."
             ),
+            weight_note=WHY_WEIGHTS,
         ),
         Loss(
             "center",
@@ -189,15 +207,16 @@ LOSSES = {
             source="Wen et al. 2016",
             layer="CenterLossLayer",
             reads=(FEATURE, FINE_LABEL),
-            weight=0.0001,
+            weight=0.015,
             parameters=lambda labels: dict(num_classes=labels.sizes[0], alpha=0.5),
             note=_note(
                 "alpha: Wen et al. 2016.",
                 "The layer moves its centers itself: the solver must not (lr_mult 0).",
             ),
             weight_note=(
-                "Weight: the authors', 0.003, shrinks features as long as these to zero, where the",
-                "centers start (SqueezeNet on cards: accuracy 26 % instead of 67 %).",
+                *WHY_WEIGHTS,
+                "The gradient grows with the feature, which nothing here normalizes: a longer one",
+                "needs a lower weight, or shrinks to zero, where the centers start.",
             ),
             param=(dict(lr_mult=0, decay_mult=0),),
         ),
@@ -208,10 +227,10 @@ LOSSES = {
             source="Shi et al. 2016",
             layer="MinMaxLossLayer",
             reads=(FEATURE, FINE_LABEL),
-            weight=0.01,
+            weight=1.0,
             parameters=lambda labels: dict(k1=5, k2=10, normalize=True),
             note=_note("normalize bounds a loss that is otherwise unbounded below."),
-            weight_note=("Weight: not tuned.",),
+            weight_note=WHY_WEIGHTS,
         ),
     ]
 }
@@ -245,6 +264,44 @@ for _loss in LOSSES.values():
     _variant, _stages = alone(_loss)
     STAGES[_variant] = _stages
     TITLES[_variant] = _loss.title
+
+
+@dataclass(frozen=True)
+class Strength:
+    """The weight and scale of a loss with one network, instead of the row's; None: the row's.
+
+    note: comment lines: why.
+    """
+
+    note: tuple
+    weight: float | None = None
+    scale: float | None = None
+
+
+@dataclass(frozen=True)
+class Preset:
+    """Values of the method that options can change one by one.
+
+    glm         parameters of the large-margin loss, instead of glm_parameters
+    skip_input  what coarse classifiers read of the finer ones, as head.add_head
+    title       in a few words
+    """
+
+    glm: dict
+    skip_input: str
+    title: str
+
+
+RECOMMENDED, PAPER = "recommended", "paper"
+PRESETS = {
+    RECOMMENDED: Preset({}, "scores", "as measured here"),
+    # Raw fc7, Eq. (20) as printed, margins of one; "the predicted probability scores p(c1|x)".
+    PAPER: Preset(
+        dict(normalize=False, scale=1.0, within_gradient="paper"),
+        "probabilities",
+        "the paper to the letter",
+    ),
+}
 
 
 @dataclass(frozen=True)
@@ -283,6 +340,7 @@ class Net:
     transform: dict = field(default_factory=lambda: dict(mean_value=IMAGENET_BGR_MEAN))
     fine_param: list = field(default_factory=lambda: backbones.NEW)  # ParamSpecs of fc8_fine
     notes: dict = field(default_factory=dict)  # {layer: lines above it}
+    strengths: dict = field(default_factory=dict)  # {loss: Strength}
 
     @property
     def start(self):
@@ -350,6 +408,24 @@ _TWO_STREAMS = (
     "The two networks start with the same weights, and part at the first step, because a random",
     "classifier is not symmetric in them (Lin et al. 2015 start equal, too).",
     "No dropout in the original: classifiers and large-margin loss read the same blob.",
+)
+
+
+def _reasoned(text):
+    """{loss: Strength} of the Bilinear CNN.
+
+    The feature has length 1, instead of GoogLeNet's 47, and the classifier starts with vectors of
+    length 0.05, instead of 1: beside it, losses of normalized features act 1200 times as strongly.
+    """
+    values = dict(contrastive=0.01, triplet=0.005, center=0.03, minmax=0.001)
+    return {
+        GLM: Strength((), scale=0.1),
+        **{name: Strength((text,), weight=weight) for name, weight in values.items()},
+    }
+
+
+_SHORT = (
+    "Weight: computed from GoogLeNet's and the lengths of feature and classifier, not measured."
 )
 
 NETS = {
@@ -425,6 +501,7 @@ NETS = {
             pooled=False,
             stored=512,
             fine_param=backbones.OF_UNIT_LENGTH,
+            strengths=_reasoned(_SHORT),
             notes=_BILINEAR,
         ),
         ZooNet(
@@ -464,6 +541,7 @@ NETS = {
             pooled=False,
             stored=512,
             fine_param=backbones.OF_UNIT_LENGTH,
+            strengths=_reasoned(_SHORT),
             notes={**_BILINEAR, "bilinear": _TWO_STREAMS},
         ),
         ZooNet(
@@ -482,6 +560,15 @@ NETS = {
             test_batch=50,
             pooled=True,
             any_size=True,
+            strengths=dict(
+                center=Strength(
+                    (
+                        "Weight: as GoogLeNet's, for features of length 105 instead of 47, and a",
+                        "classifier that starts at gaussian 0.01.",
+                    ),
+                    weight=0.002,
+                ),
+            ),
         ),
         ZooNet(
             "embedding",
@@ -490,7 +577,7 @@ NETS = {
             "fc7",
             "drop7",
             "",
-            backbones.gaussian(0.01),
+            backbones.XAVIER,
             0.0005,
             backbone=backbones.embedding,
             origin="AlexNet's, whose fc7 the embedding stands for",
@@ -500,6 +587,11 @@ NETS = {
             pooled=False,
             reads_features=True,
             transform={},
+            strengths=dict(
+                center=Strength(
+                    ("Weight: as GoogLeNet's, for features of length 24.",), weight=0.02
+                ),
+            ),
         ),
     ]
 }
