@@ -44,6 +44,8 @@ def net_losses(labels, *, strengths=None, weights=None, scale=None, given=None):
             if length is not None and "normalize" in parameters:
                 parameters["scale"] = length
         parameters |= given.get(name, {})
+        if not parameters.get("normalize", True) and parameters["scale"] == 1:
+            del parameters["scale"]  # which would say nothing of raw features
         weight, weight_note = row.weight, row.weight_note
         if own.weight is not None:
             weight, weight_note = own.weight, own.note
