@@ -295,3 +295,16 @@ def test_refusals(made, cached, tmp_path):
     done = cache(made, tmp_path / "o", "--blob", "nothing")
     assert_error(done, "has no blob nothing that depends on the images")
     assert not (tmp_path / "o").exists()
+
+
+def test_frozen(cached, tmp_path):
+    """--freeze: the embedding stays as it starts, the classifiers learn."""
+    options = ("--net", "embedding", "--variant", "csm", "--name", "still", "--freeze")
+    done = run("make_prototxt", "--data", cached[0], *options, "--out", tmp_path)
+    assert done.returncode == 0, done.stderr
+    solver = caffe.get_solver(str(tmp_path / "still_embedding_csm_solver.prototxt"))
+    (ROOT / "snapshots/still_embedding_csm").rmdir()
+    before = {name: blobs[0].data.copy() for name, blobs in solver.net.params.items()}
+    solver.step(3)
+    same = {name: (solver.net.params[name][0].data == before[name]).all() for name in before}
+    assert same == {"fc7": True, "fc8_fine": False, "fc9_coarse": False}

@@ -1,8 +1,8 @@
 """Each metric loss acts: at the start it sends 0.3 to 1 of the fine classifier's gradient.
 
-The nets are those of tools/make_prototxt.py from the feature on, with new classifiers as they start.
-The features are real ones of photographs, or synthetic ones that agree with them in length, sparsity
-and mean cosine within and between classes.
+The nets are those of tools/make_prototxt.py from the feature on, with new classifiers as they
+start. The features are real ones of photographs, or synthetic ones that agree with them in length,
+sparsity and mean cosine within and between classes.
 """
 
 from dataclasses import dataclass

@@ -143,6 +143,7 @@ def file_texts(
     scale=None,
     diagnostics=False,
     skip_input=head.SCORES,
+    frozen=False,
     made_by=MADE_BY,
 ):
     """{file name: text} of a data.Dataset with a tables.Net: net, solvers, deploy file of OURS.
@@ -157,6 +158,7 @@ def file_texts(
     given, weights, scale       of the losses: losses.net_losses
     diagnostics    whether the metric losses print theirs
     skip_input     what coarse classifiers read of the finer ones, head.SCORES or PROBABILITIES
+    frozen    whether only the head learns
     made_by   the command that makes the files, for their first lines
     """
     settings, name = dataset.settings(net), name or dataset.name
@@ -167,7 +169,14 @@ def file_texts(
     labels = tables.Labels(dataset.sizes, f"{settings[0].folder}/hierarchy.tsv")
     losses = net_losses(labels, strengths=net.strengths, weights=weights, scale=scale, given=given)
     proto = train_val(
-        pair, dataset, net, run, losses, diagnostics=diagnostics, skip_input=skip_input
+        pair,
+        dataset,
+        net,
+        run,
+        losses,
+        diagnostics=diagnostics,
+        skip_input=skip_input,
+        frozen=frozen,
     )
     trained = deploy.deploy(proto, tables.STAGES["ours"], len(dataset.sizes), shape)
     return {

@@ -187,6 +187,12 @@ def add_run_options(group):
         help="""parameters of the large-margin loss, e.g. '{"margins": [1, 0.5]}'""",
     )
     group.add_argument(
+        "--freeze",
+        action="store_true",
+        help="only the new layers learn; the network keeps its weights, and metric losses have no "
+        "effect. The first of the two steps of Lin et al. 2015: without it, train from the result",
+    )
+    group.add_argument(
         "--diagnostics",
         action="store_true",
         help="the metric losses print their diagnostics at each display, for tools/plot_log.py",
@@ -228,6 +234,7 @@ def run_values(options, dataset):
         tests=options.tests,
         seed=options.seed,
         diagnostics=options.diagnostics,
+        frozen=options.freeze,
         weights=weights,
         scale=options.metric_scale,
         skip_input=options.skip_input or preset.skip_input,
