@@ -114,7 +114,7 @@ def wanted_of(args, net, source, crops):
     """manifest.Wanted of the features of a data set, whose Manifest is `source`."""
     weights = files.sha256(args.weights)
     content = {split: entry.sha256 for split, entry in source.splits.items()}
-    facts = f"{sorted(content.items())} {weights} {net.net_text}"
+    facts = f"{sorted(content.items())} {weights} {net.digest}"
     options = dict(encoded=FEATURES, channels=net.channels, blob=net.blob, crops=crops)
     return Wanted(
         format=feature_set.FORMAT,

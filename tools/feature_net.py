@@ -1,5 +1,6 @@
 """Computes a net's feature of crops of stored images, as Caffe's own test would."""
 
+import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -42,7 +43,7 @@ class FeatureNet:
     """A net up to its feature.
 
     net     caffe.Net with the input `data`, n x 3 x side x side
-    net_text  its NetParameter as text
+    digest  SHA-256 of its NetParameter
     blob    name of the feature, n x C or n x C x 1 x 1
     side    of the input, pixels
     mean    blue, green, red, subtracted from the pixels
@@ -52,7 +53,7 @@ class FeatureNet:
     """
 
     net: object
-    net_text: str
+    digest: str
     blob: str
     side: int
     mean: np.ndarray
@@ -119,7 +120,7 @@ def feature_net(path, weights, blob=None):
     remedy = "give the weights that the training starts from or ended with"
     return FeatureNet(
         solver_net.load_net(tested, solver.net, weights, remedy),
-        str(tested),
+        hashlib.sha256(tested.SerializeToString(deterministic=True)).hexdigest(),
         blob,
         side,
         np.array(mean or (0, 0, 0), np.float32),
