@@ -459,7 +459,14 @@ NETS = {
             backbone=backbones.googlenet,
             origin="BVLC GoogLeNet's quick solver",
             policy=_poly(0.5, "as BVLC GoogLeNet's quick solver: down to 0 at max_iter"),
-            schedule=Schedule(batch=32, epochs=60),
+            schedule=Schedule(
+                batch=32,
+                epochs=60,
+                why=dict(
+                    base_lr="features of length 47 (CUB): the new classifier, 10 x, is at half its "
+                    "first loss after an epoch; at 0.003 it overshoots"
+                ),
+            ),
             test_batch=50,
             pooled=True,
             notes={"loss1/ave_pool": _AUXILIARY, "loss2/ave_pool": _AUXILIARY},
@@ -556,7 +563,15 @@ NETS = {
             backbone=backbones.squeezenet,
             origin="SqueezeNet's solver",
             policy=_poly(1.0, "as SqueezeNet's solver: linearly to 0"),
-            schedule=Schedule(batch=64, epochs=60),
+            schedule=Schedule(
+                batch=64,
+                epochs=60,
+                base_lr=0.0003,
+                why=dict(
+                    base_lr="features of length 105 (Cars): at 0.001 the new classifier, 10 x, "
+                    "overshoots: its loss is 13 after an epoch, here 5"
+                ),
+            ),
             test_batch=50,
             pooled=True,
             any_size=True,
