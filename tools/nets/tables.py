@@ -597,7 +597,11 @@ NETS = {
             backbone=backbones.embedding,
             origin="AlexNet's, whose fc7 the embedding stands for",
             policy=_step("as BVLC AlexNet's solver"),
-            schedule=Schedule(batch=64, epochs=16),
+            schedule=Schedule(
+                batch=64,
+                epochs=8,
+                why=dict(base_lr="chosen on validation images: tools/studies/head_regime.md"),
+            ),
             test_batch=50,
             pooled=False,
             reads_features=True,
