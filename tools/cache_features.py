@@ -188,6 +188,7 @@ def build(place, wanted, splits, hierarchy, features):
         place.remove_partial()
         state.mkdir(parents=True)
         files.write_whole(path, text)
+        data.mkdir()  # without it the Place takes the state for that of a build that has ended
     rows = features(state)
     builder.emptied(data)
     manifest = feature_set.write(data, wanted, hierarchy, splits, rows)

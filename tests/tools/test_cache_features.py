@@ -189,7 +189,7 @@ def test_verify_finds_a_changed_feature(cached, tmp_path):
     assert done.returncode == 1 and "test 00000003: the feature holds nan or inf" in done.stdout
 
 
-@pytest.mark.parametrize("damage", ["none", "cut", "zeros"])
+@pytest.mark.parametrize("damage", ["none", "cut", "zeros", "other values"])
 def test_an_interrupted_run_ends_with_the_same_bytes(made, cached, tmp_path, damage):
     """The state of a run that was killed, whose last rows did not all reach the disk."""
     out = tmp_path / "again"
@@ -198,6 +198,7 @@ def test_an_interrupted_run_ends_with_the_same_bytes(made, cached, tmp_path, dam
     shutil.rmtree(out)
     state = tmp_path / ".again.partial" / "state"
     state.mkdir(parents=True)
+    (state.parent / "data").mkdir()
     facts = json.loads(wanted[Path("manifest.json")])
     before = manifest.Wanted.__dataclass_fields__
     text = json.dumps({key: facts[key] for key in before}, indent=1, ensure_ascii=False) + "\n"
@@ -218,8 +219,15 @@ def test_an_interrupted_run_ends_with_the_same_bytes(made, cached, tmp_path, dam
         (state / "rows.checkpoint").write_bytes(raw[:-7])
     if damage == "zeros":
         (state / "rows.checkpoint").write_bytes(raw[:100] + bytes(len(raw) - 100))
+    if damage == "other values":  # which show that rows are not computed again
+        (state / "rows.checkpoint").unlink()
+        RowFile(state / "rows.checkpoint", CHANNELS).append(np.full((10, CHANNELS), 7.5))
     done = cache(made, out)
     assert done.returncode == 0, done.stderr
+    if damage == "other values":
+        kept = [name for name, _, feature in records(out, "train") if (feature == 7.5).all()]
+        assert sorted(kept) == sorted(f"{listed[0]}@{crop}" for crop in names)
+        return
     assert {path.relative_to(out): path.read_bytes() for path in out.rglob("*.*")} == wanted
 
 
