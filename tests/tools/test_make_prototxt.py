@@ -264,6 +264,7 @@ def test_another_data_set(built):
         "margins": [0.5, 2],
         "within_gradient": "paper",
         "normalize": True,
+        "scale": 2.5,
     }
 
 
