@@ -47,21 +47,21 @@ class _Feature:
 def ordered(images, options, hierarchy):
     """[_Feature] of training Images in the order of writing, and the order's facts.
 
-    options: of the manifest, as order.ordered. There are as many passes over the images as crops.
+    options: BuildOptions, as order.ordered. There are as many passes over the images as crops.
     """
     passes = max(len(image.crops) for image in images)
-    if options["order"] == "hierarchical":
+    if options.order == "hierarchical":
         turns, _ = order.ordered(images, options, hierarchy)
     else:
         turns = []
         for number in range(passes):
             # A pass has an order of its own: the same neighbors in each would be the same batches.
-            seed = f"{options['seed']} {number}" if number else options["seed"]
-            turns += order.ordered(images, {**options, "seed": seed}, hierarchy)[0]
+            seed = f"{options.seed} {number}" if number else options.seed
+            turns += order.ordered(images, replace(options, seed=seed), hierarchy)[0]
     seen = Counter()
     found = []
     for image in turns:
-        found.append(_feature(image, seen[image.name], options["seed"]))
+        found.append(_feature(image, seen[image.name], options.seed))
         seen[image.name] += 1
     labels = np.array([one.label for one in found])
     return found, order.facts(labels, options, hierarchy)

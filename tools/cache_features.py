@@ -27,6 +27,7 @@ from pathlib import Path
 import numpy as np
 
 from data_prep import builder, feature_set, images, lmdb_io, manifest as manifests, order
+from data_prep.batches import Plan
 from data_prep.common import files, progress
 from data_prep.common.arguments import within
 from data_prep.common.command import command
@@ -34,7 +35,7 @@ from data_prep.common.errors import UserError
 from data_prep.feature_rows import RowFile
 from data_prep.feature_set import Image
 from data_prep.label_tree import Hierarchy
-from data_prep.manifest import FEATURES, Level, Wanted
+from data_prep.manifest import Features, Level, Wanted
 from data_prep.place import Place
 from data_prep.records import read_listing
 
@@ -104,10 +105,10 @@ def parse():
     return args
 
 
-def order_options(args, crops):
-    """The manifest's options of the order. crops: number per training image, and of passes."""
-    batches = args.batches and {**args.batches, "epochs": crops}
-    return {"order": args.order, "seed": args.seed, "batches": batches}
+def with_order(options, args, crops):
+    """BuildOptions with the order that is asked for. crops: number per training image."""
+    batches = args.batches and Plan(**args.batches, epochs=crops)
+    return replace(options, order=args.order, seed=args.seed, batches=batches)
 
 
 def wanted_of(args, net, source, crops):
@@ -115,14 +116,14 @@ def wanted_of(args, net, source, crops):
     weights = files.sha256(args.weights)
     content = {split: entry.sha256 for split, entry in source.splits.items()}
     facts = f"{sorted(content.items())} {weights} {net.digest}"
-    options = dict(encoded=FEATURES, channels=net.channels, blob=net.blob, crops=crops)
     return Wanted(
         format=feature_set.FORMAT,
         name=args.out.name,
         fingerprint=hashlib.sha256(facts.encode()).hexdigest(),
         levels=tuple(Level(level.name, level.classes) for level in source.levels),
-        options={**options, "weights_sha256": weights, **order_options(args, len(crops))},
+        options=with_order(source.options, args, len(crops)),
         versions=source.versions,
+        features=Features(net.blob, net.channels, tuple(crops), weights),
     )
 
 
@@ -241,7 +242,7 @@ def reordered(args):
     wanted = replace(
         Wanted(**base),
         name=args.out.name,
-        options={**manifest.options, **order_options(args, len(manifest.options["crops"]))},
+        options=with_order(manifest.options, args, len(manifest.features.crops)),
     )
     return wanted, splits, hierarchy, lambda state: np.stack(values)
 
