@@ -502,7 +502,9 @@ NETS = {
             schedule=Schedule(
                 batch=16,
                 epochs=60,
-                why=dict(base_lr="as Lin et al. 2015; new layers take 10 x, fc8_fine 1000 x"),
+                why=dict(
+                    base_lr="as Lin et al. 2015; new layers take 10 x, fc8_fine 1000 x, the rest 1/2"
+                ),
             ),
             test_batch=16,
             pooled=False,
