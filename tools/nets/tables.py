@@ -503,7 +503,7 @@ NETS = {
                 batch=16,
                 epochs=60,
                 why=dict(
-                    base_lr="as Lin et al. 2015; new layers take 10 x, fc8_fine 1000 x, the rest 1/2"
+                    base_lr="as Lin et al. 2015; new layers take 10 x, fc8_fine 1000 x, others 1/2"
                 ),
             ),
             test_batch=16,
