@@ -112,17 +112,19 @@ GLM_SCALE = 2.5  # see WHY_WEIGHTS
 def glm_parameters(levels):
     """Parameters of the large-margin loss (python_layers/glm_loss.py) for a number of levels.
 
-    Margins of one are the paper's. normalize is not, but training on raw features diverges.
+    Margins of one are the paper's. normalize is not; tools/studies/head_regime.md has the reason.
     """
     return dict(k=1, margins=[1] * levels, within_gradient="paper", normalize=True, scale=GLM_SCALE)
 
 
 def _glm_note(parameters):
-    length = "normalize: the features as they are; they grow, and with them the loss."
+    length = (
+        "normalize: the features as they are; the loss shrinks them to the size of the margins."
+    )
     if parameters["normalize"]:
         length = (
             f"normalize: features of length {parameters.get('scale', 1):g} inside the loss; "
-            "raw ones grow and it diverges."
+            "raw ones act 200 times as strongly."
         )
     within = (
         'within_gradient: Eq. (20) as printed; "exact" is the derivative of Eq. (5).'
@@ -154,7 +156,10 @@ def _note(*lines):
 # tools/flows.py and tests/tools/test_flow_shares.py on: GoogLeNet's features of 50 species of CUB
 # (length 47, batch 32), SqueezeNet's of the Cars (105, batch 64), and the embedding of the first.
 # Networks whose features were not at hand have the same values; Net.strengths has exceptions.
-WHY_WEIGHTS = ("Weight: at the start it sends 0.3 to 1 of the classifier's gradient (measured).",)
+WHY_WEIGHTS = (
+    "Weight: at the start it sends 0.3 to 1 of the classifier's gradient into the feature (measured",
+    "on GoogLeNet and SqueezeNet).",
+)
 GLM = "glm"
 LOSSES = {
     loss.name: loss
