@@ -118,9 +118,7 @@ def glm_parameters(levels):
 
 
 def _glm_note(parameters):
-    length = (
-        "normalize: the features as they are; the loss shrinks them to the size of the margins."
-    )
+    length = "normalize: the features as they are; GLM shrinks them to the size of the margins."
     if parameters["normalize"]:
         length = (
             f"normalize: features of length {parameters.get('scale', 1):g} inside the loss; "
@@ -157,8 +155,8 @@ def _note(*lines):
 # (length 47, batch 32), SqueezeNet's of the Cars (105, batch 64), and the embedding of the first.
 # Networks whose features were not at hand have the same values; Net.strengths has exceptions.
 WHY_WEIGHTS = (
-    "Weight: at the start it sends 0.3 to 1 of the classifier's gradient into the feature (measured",
-    "on GoogLeNet and SqueezeNet).",
+    "Weight: at the start the loss sends 0.3 to 1 of the classifier's gradient into the feature",
+    "(measured on GoogLeNet and SqueezeNet).",
 )
 GLM = "glm"
 LOSSES = {
