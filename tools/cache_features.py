@@ -217,6 +217,13 @@ def computed(args):
     return wanted_of(args, net, source, crops), splits, hierarchy, features
 
 
+def _stored_feature(value, where):
+    try:
+        return lmdb_io.datum_feature(lmdb_io.parse_datum(value, where))
+    except ValueError as error:
+        raise UserError(f"{where}: {error}; compute the features again") from None
+
+
 def reordered(args):
     """As `computed`, of the option --reorder."""
     manifest = manifests.read(args.reorder)
@@ -233,7 +240,7 @@ def reordered(args):
             crops = found.setdefault((image, label), {})
             if crop not in crops:
                 crops[crop] = len(values)
-                values.append(lmdb_io.datum_feature(lmdb_io.parse_datum(value, name)))
+                values.append(_stored_feature(value, f"{name} in {args.reorder}"))
         splits[split] = [
             Image(image, label, tuple(crops), tuple(crops.values()))
             for (image, label), crops in found.items()
