@@ -13,7 +13,7 @@ import pytest
 import tiny
 from commands import ROOT, assert_error, run
 
-from tools import caffe_log, diagnostics, plot_log
+from tools import caffe_log, curves, diagnostics, plot_log
 from tools.nets import tables
 
 
