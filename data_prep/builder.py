@@ -77,7 +77,7 @@ def build(place, source, wanted, jobs, afresh=False):
         except UserError:  # of the images: other images make another build
             place.remove_partial()
             raise
-        _publish(place)
+        publish(place)
     except KeyboardInterrupt:
         print("stopped: run the same command to resume", file=sys.stderr)
         raise
@@ -175,9 +175,7 @@ def warnings(manifest, hierarchy):
 
 def _prepared(source, folder, jobs):
     """The source's records. Files that the reader makes for them go into an emptied folder."""
-    if folder.exists():
-        shutil.rmtree(folder)
-    folder.mkdir()
+    emptied(folder)
     records = source.prepare(folder, jobs)
     check_records(records, source.hierarchy)
     return records
@@ -234,7 +232,14 @@ def _listed(lines):
     return "\n  " + "\n  ".join(lines[:BAD_SHOWN] + more)
 
 
-def _publish(place):
+def emptied(folder):
+    """Make the folder, or empty it."""
+    if folder.exists():
+        shutil.rmtree(folder)
+    folder.mkdir()
+
+
+def publish(place):
     """Put the finished folder in place of the old one. Its contents reach the disk first."""
     data = place.partial / "data"
     for path in sorted(data.rglob("*")) + [data]:

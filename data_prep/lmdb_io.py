@@ -1,7 +1,8 @@
 """Writes and reads Caffe's LMDBs: per split one of images and one of labels, with the same keys.
 
 Key: the record's number as 8 digits. Image: Datum with label = fine class, holding an encoded file
-(encoded=true) or raw pixels, channel by channel. Labels: Datum of h x 1 x 1 float_data (fine class,
+(encoded=true) or raw pixels, channel by channel; in a set of features (data_prep/feature_set.py) a
+feature of C x 1 x 1 instead. Labels: Datum of h x 1 x 1 float_data (fine class,
 parent, ...), label = fine class. Caffe's Data layer turns it into a blob of n x h x 1 x 1, which a
 Slice layer splits into the levels, without any Python.
 """
@@ -52,6 +53,23 @@ def datum_image(datum):
     if shape[0] != 3 or min(shape) < 1 or len(datum.data) != np.prod(shape, dtype=object):
         raise images.ImageError("neither an encoded image nor raw pixels of 3 channels")
     return np.frombuffer(datum.data, np.uint8).reshape(shape).transpose(1, 2, 0).copy()
+
+
+def feature_datum(values, label):
+    """The bytes of a feature's Datum, C x 1 x 1; values: float32 C, such as a net computes."""
+    datum = caffe_pb2.Datum(channels=len(values), height=1, width=1, label=int(label))
+    datum.float_data.extend(values.tolist())
+    return datum.SerializeToString()
+
+
+def datum_feature(datum):
+    """float32 C of a feature's Datum; raises ValueError if it has none, or nan or inf in it."""
+    values = np.array(datum.float_data, np.float32)
+    if not len(values) or (datum.channels, datum.height, datum.width) != (len(values), 1, 1):
+        raise ValueError("the record is not a feature of C x 1 x 1")
+    if not np.isfinite(values).all():
+        raise ValueError("the feature holds nan or inf")
+    return values
 
 
 def label_datum(labels):

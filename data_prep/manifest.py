@@ -72,6 +72,26 @@ class Found:
     of: int
 
 
+@dataclass(frozen=True)
+class Features:
+    """What the records of a data set of features are, instead of images.
+
+    blob      of the net that computed them
+    channels  values of each
+    crops     names of the crops of a training image; the first one of val and test images
+    weights_sha256  of the caffemodel
+    """
+
+    blob: str
+    channels: int
+    crops: tuple[str, ...]
+    weights_sha256: str
+
+    def __post_init__(self):
+        if self.channels < 1 or not self.crops:
+            raise ValueError("channels or crops is empty")
+
+
 @dataclass(frozen=True, kw_only=True)
 class Wanted:
     """The part of the manifest that is known before a build and decides if one is needed."""
@@ -80,8 +100,9 @@ class Wanted:
     name: str
     fingerprint: str  # of the source
     levels: tuple[Level, ...]  # fine to coarse
-    options: BuildOptions
+    options: BuildOptions  # of features: those of their images, but for the order
     versions: dict[str, str]  # of the programs that affect the images
+    features: Features | None = None  # None: the records are images
 
     def __post_init__(self):
         if not self.levels:
@@ -91,6 +112,11 @@ class Wanted:
     def size(self):
         """Width and height of the stored images, pixels."""
         return self.options.size
+
+    @property
+    def channels(self):
+        """Values of each stored feature; None for images."""
+        return self.features and self.features.channels
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -133,12 +133,7 @@ class SplitWriter:
 
     def finish(self):
         """Write the split's table. Returns its manifest.Split."""
-        levels = "\t".join(f"{level}_id" for level in self._hierarchy.levels)
-        with open(self._data / f"{self.split}.tsv", "w", encoding="utf-8") as listing:
-            print(f"key\timage\t{levels}", file=listing)
-            for number, record in enumerate(self.records):
-                labels = self._hierarchy.labels[record.label]
-                print(lmdb_io.KEY.format(number), record.name, *labels, sep="\t", file=listing)
+        write_listing(self._data / f"{self.split}.tsv", self._hierarchy, self.records)
         for folder in self._folders:  # readers make their own
             (folder / "lock.mdb").unlink(missing_ok=True)
         present = np.unique([record.label for record in self.records])
@@ -148,3 +143,13 @@ class SplitWriter:
             classes_present=tuple(len(np.unique(ids)) for ids in self._hierarchy.labels[present].T),
             sha256=dict(zip(KINDS, self._state.digests)),
         )
+
+
+def write_listing(path, hierarchy, records):
+    """Write a split's table: key, name and labels of each record (which has a name and a label)."""
+    levels = "\t".join(f"{level}_id" for level in hierarchy.levels)
+    with open(path, "w", encoding="utf-8") as listing:
+        print(f"key\timage\t{levels}", file=listing)
+        for number, record in enumerate(records):
+            labels = hierarchy.labels[record.label]
+            print(lmdb_io.KEY.format(number), record.name, *labels, sep="\t", file=listing)

@@ -97,12 +97,14 @@ def _verify_split(folder, split, manifest, hierarchy, found, keep_inks):
             found.add(
                 f"{where}: the label is {image.label}, but {listed[total - 1][1]} in {split}.tsv"
             )
-        pixels = _verify_image(image, options, (split, key), found, keep_inks)
+        if manifest.channels:
+            content = _verify_feature(image, manifest.channels, where, found)
+        else:
+            content = _verify_image(image, options, (split, key), found, keep_inks)
         name = listed[total - 1][0] if total <= len(listed) else where
-        if pixels is not None and name not in known:
+        if content is not None and name not in known:
             known.add(name)
-            digest, uniform = findings.digest(image.data), findings.is_uniform(pixels)
-            seen.add(name, image.label, digest, uniform)
+            seen.add(name, image.label, *content)
     found.images.append(seen)
     if total != count:
         found.add(f"{split}: {total} records, {count} by manifest.json")
@@ -124,7 +126,7 @@ def _verify_labels(image, labels, hierarchy, where, found):
 
 
 def _verify_image(datum, options, where, found, keep_inks):
-    """The image of a Datum, uint8 height x width x 3; None if it can't be decoded."""
+    """(digest, whether it has one color) of a Datum's image; None if it can't be decoded."""
     name = " ".join(where)
     if datum.encoded != (images.ENCODINGS.get(options.encoded) is not None):
         found.add(
@@ -142,7 +144,19 @@ def _verify_image(datum, options, where, found, keep_inks):
         found.add(f"{name}: {width} x {height} pixels, not {side} ({how})")
     if keep_inks:
         found.inks[where[0]].setdefault(datum.label, []).append((where[1], ink(image)))
-    return image
+    return findings.digest(datum.data), findings.is_uniform(image)
+
+
+def _verify_feature(datum, channels, where, found):
+    """As _verify_image, for a feature; an image without features (all 0) counts as of one color."""
+    try:
+        values = lmdb_io.datum_feature(datum)
+    except ValueError as error:
+        found.add(f"{where}: {error}")
+        return None
+    if len(values) != channels:
+        found.add(f"{where}: {len(values)} values, {channels} by manifest.json")
+    return findings.digest(values.tobytes()), not values.any()
 
 
 def _compare(found, nearest):
@@ -183,6 +197,9 @@ def main(argv=None):
     )
     args = parser.parse_args(argv)
     found, manifest = verify(args.folder, args.nearest)
+    content = f"features have {manifest.channels} values"
+    if not manifest.channels:
+        content = f"images decode to {manifest.size} pixels"
     for warning in found.warnings:
         print(warning)
     if found.count:
@@ -205,8 +222,7 @@ def main(argv=None):
             f"{found.closest:.3f}"
         )
     print(
-        f"{args.folder} is intact: labels are rows of hierarchy.tsv, images decode to "
-        f"{manifest.size} pixels"
+        f"{args.folder} is intact: labels are rows of hierarchy.tsv, {content}"
         + (
             f"; {len(found.warnings)} warning(s) about its source, above"
             if found.warnings

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tools import caffe_log, diagnostics
+from tools import caffe_log, diagnostics, flow_table
 
 WINDOW = 20  # the running mean goes over a twentieth of the points
 
@@ -54,7 +54,7 @@ def panels(logs):
         )
         if any((phase, name) in log.series for log in logs for phase in ("train", "test"))
     ]
-    return single + diagnostic_panels(logs)
+    return single + diagnostic_panels(logs) + flow_panels(logs)
 
 
 def diagnostic_panels(logs):
@@ -66,6 +66,20 @@ def diagnostic_panels(logs):
                 title = f"{loss}: {diagnostics.kind(entry)}"
                 found.setdefault(title, {})[output] = entry
     return [Panel(title, outputs) for title, outputs in found.items()]
+
+
+def flow_panels(logs):
+    """The Panels of tables of flows: the norms, and their shares."""
+    names = dict.fromkeys(name for log in logs for name in log.names("train"))
+    panels_of = {
+        "gradient into the feature": flow_table.NORM,
+        "share of the gradients' norms": flow_table.SHARE,
+    }
+    found = {
+        title: {name: name.removeprefix(start) for name in names if name.startswith(start)}
+        for title, start in panels_of.items()
+    }
+    return [Panel(title, outputs) for title, outputs in found.items() if outputs]
 
 
 def labels(paths):

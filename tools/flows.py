@@ -18,7 +18,7 @@ from data_prep.common import files, progress, prototxt, text_table
 from data_prep.common.arguments import within
 from data_prep.common.command import command
 from data_prep.common.errors import UserError
-from tools import caffe_errors, caffemodel, inputs, snapshots, solver_net
+from tools import caffe_errors, caffemodel, flow_table, inputs, snapshots, solver_net
 from tools.flow_meter import FlowMeter
 from tools.nets import diagram, rules
 from tools.pycaffe import TRAIN
@@ -58,7 +58,12 @@ def parse():
     parser.add_argument(
         "--blob", help="blob to measure at (default: the feature that fc8_fine and GLM read)"
     )
-    parser.add_argument("--tsv", type=Path, metavar="FILE", help="write the measurements here too")
+    parser.add_argument(
+        "--tsv",
+        type=Path,
+        metavar="FILE",
+        help="write the measurements here too, for tools/plot_log.py",
+    )
     parser.add_argument("--gpu", type=int, metavar="N", help="number of the GPU (default: the CPU)")
     args = parser.parse_args()
     args.every = args.every or max(1, args.iterations // ROWS)
@@ -175,18 +180,6 @@ def table(found, meter):
     return text_table.aligned(rows, right=range(len(rows[0])))
 
 
-def tsv(found):
-    """Text with a row per measurement and loss, whole numbers and floats as Python prints them."""
-    rows = [("iteration", "loss", "weight", "value", "gradient", "share", "all", "deviation")]
-    rows += [
-        (one.iteration, flow.loss, flow.weight, flow.value, flow.norm, flow.share)
-        + (one.norm, one.deviation)
-        for one in found
-        for flow in one.flows
-    ]
-    return "".join("\t".join(map(str, row)) + "\n" for row in rows)
-
-
 def main():
     args = parse()
     parameters = solver_net.read_solver(args.solver)
@@ -220,7 +213,7 @@ def main():
     if args.weights and random:
         print(f"random at the start: {', '.join(random)}")
     if args.tsv:
-        files.write_whole(args.tsv, tsv(found))
+        files.write_whole(args.tsv, flow_table.text(found))
         print(f"wrote {args.tsv}")
     worst = max(found, key=lambda one: one.deviation)
     if worst.deviation > TOLERANCE:

@@ -13,6 +13,9 @@ WEIGHTS = {
     "squeezenet_v1.1.caffemodel": "tools/convert_squeezenet.py",
     "VGG_ILSVRC_16_layers.caffemodel": "download it from http://www.robots.ox.ac.uk/~vgg/"
     "software/very_deep/caffe/VGG_ILSVRC_16_layers.caffemodel into weights/",
+    "VGG_ILSVRC_19_layers.caffemodel": "download it from http://www.robots.ox.ac.uk/~vgg/"
+    "software/very_deep/caffe/VGG_ILSVRC_19_layers.caffemodel into weights/",
+    "VGG_ILSVRC_16_two_streams.caffemodel": "tools/two_streams.py",
 }
 ZOO = "download it from BVLC's model zoo ({name}) into weights/"
 

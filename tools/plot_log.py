@@ -10,12 +10,17 @@ sets is empty. A log that was appended to after a restart from a snapshot is one
 vertical line marks where the training diverged: accuracies after it mean nothing, as Caffe counts
 scores of nan as right.
 
+A table that tools/flows.py --tsv wrote is drawn like a log: the norm of the gradient that each loss
+sends into the feature, and its share.
+
 Logs of any encoding are read, also of docker compose, kubectl, srun and mpirun, and of NVIDIA's
 Caffe and Caffe for Windows.
 
 Example:
     caffe train -solver prototxt/cards_squeezenet_ours_solver.prototxt 2>&1 | tee ours.log
     tools/plot_log.py sm.log ours.log --out results/curves.png
+    tools/flows.py --solver prototxt/cards_squeezenet_ours_solver.prototxt --tsv results/flows.tsv
+    tools/plot_log.py results/flows.tsv --out results/flows.png
 """
 
 import argparse
@@ -27,7 +32,7 @@ import numpy as np
 from data_prep.common import files
 from data_prep.common.command import command
 from data_prep.common.errors import UserError
-from tools import caffe_log, diagnostics, event_files
+from tools import caffe_log, diagnostics, event_files, flow_table
 from tools.curves import labels, panels, running_mean
 
 COLUMNS = 4  # panels side by side, at most
@@ -134,6 +139,13 @@ def rows(logs, names):
                 yield f"{name}\t{phase}\t{output}\t{iteration}\t{value:g}"
 
 
+def read(path):
+    """caffe_log.Log of a log or of a table of flows. Raises UserError."""
+    if path.is_file() and flow_table.is_table(path):
+        return flow_table.read(path)
+    return caffe_log.read(path)
+
+
 def main():
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -153,7 +165,7 @@ def main():
     args = parser.parse_args()
     if args.out.suffix != ".png":
         parser.error(f"--out {args.out}: the name must end in .png")
-    logs = [caffe_log.read(path) for path in args.logs]
+    logs = [read(path) for path in args.logs]
     names = labels(args.logs)
     picture = io.BytesIO()
     figure(logs, names).savefig(picture, format="png", dpi=130)

@@ -150,3 +150,21 @@ def test_bad_input_is_named(change, message):
     features, labels = change(features, [np.array([0, 0, 1, 1, 1, 2]), np.zeros(6)])
     with pytest.raises(ValueError, match=message):
         glm.forward(features, labels, [1, 1])
+
+
+@pytest.mark.parametrize("levels", [1, 2, 3])
+def test_shorter_features_always_cost_less(levels):
+    """Euler's theorem for distances, which are homogeneous of degree 2: the gradient along the raw
+    features is twice the loss without its margins. Where distances exceed the margins, every step
+    shortens the features; at 0 they stay, and the loss is the sum of the margins."""
+    features, labels, _ = random_batch(1, levels)
+    features, margins = features.astype(np.float64), list(range(1, levels + 1))
+    terms = glm.forward(features, labels, margins, within_gradient="exact")
+    named = dict(zip(glm.diagnostic_names(levels), terms.diagnostics()))
+    of_margins = sum(m * named[f"active_{j}"] for j, m in enumerate(margins, 1))
+    along = (terms.gradient(features) * features).sum()
+    assert along == pytest.approx(2 * (terms.loss - of_margins))
+    nothing = glm.forward(0 * features, labels, margins, within_gradient="exact")
+    named = dict(zip(glm.diagnostic_names(levels), nothing.diagnostics()))
+    of_margins = sum(m * named[f"active_{j}"] for j, m in enumerate(margins, 1))
+    assert nothing.loss == pytest.approx(of_margins) and not nothing.gradient(0 * features).any()

@@ -45,9 +45,10 @@ def test_diagram(name, feature, dropout, variant):
     shown = diagram(net(f"{name}_train_val"), stages)
     assert (shown.name, shown.feature) == (name, feature)
     assert shown.dropout == pytest.approx(dropout)
-    expected = [
-        (name, pytest.approx(loss.weight)) for name, loss in tables.LOSSES.items() if name in stages
-    ]
+    own = tables.NETS[name.removeprefix("cub_")].strengths
+    weights = {loss.name: loss.weight for loss in tables.LOSSES.values()}
+    weights |= {loss: one.weight for loss, one in own.items() if one.weight is not None}
+    expected = [(loss, pytest.approx(weight)) for loss, weight in weights.items() if loss in stages]
     assert shown.metric == (expected[0] if expected else None)
     heads = ("fc8_fine", "fc9_coarse", "fc10_coarse")[: 3 if "csm" in stages else 1]
     assert tuple(classifier.name for classifier in shown.classifiers) == heads

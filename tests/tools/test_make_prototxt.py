@@ -264,6 +264,7 @@ def test_another_data_set(built):
         "margins": [0.5, 2],
         "within_gradient": "paper",
         "normalize": True,
+        "scale": 2.5,
     }
 
 
@@ -544,7 +545,7 @@ def test_weights_and_scale_of_the_metric_losses(weighted, name):
 @pytest.mark.parametrize(
     "options, parameters, comment",
     [
-        ((), {}, "features of length 1 inside the loss"),
+        ((), {"scale": 2.5}, "features of length 2.5 inside the loss"),
         (("--glm-json", '{"scale": 3}'), {"scale": 3}, "features of length 3 inside the loss"),
         (
             ("--glm-json", '{"scale": 3}', "--metric-scale", "4"),
@@ -566,6 +567,49 @@ def test_the_comment_on_the_length_of_the_features(built, options, parameters, c
     assert f"# normalize: {comment}" in text
 
 
+def preset(built, *options):
+    """(parameters of GLM, its weight, type of what fc9_coarse reads) with these options."""
+    result = make(built, *ONE[:4], "--out", "preset", "--variant", "csm_glm", *options)
+    assert result.returncode == 0, result.stderr
+    text = (built / "preset/mine_squeezenet_train_val.prototxt").read_text()
+    net = rules.select(text_format.Parse(text, caffe_pb2.NetParameter()), caffe.TRAIN, CSM_GLM)
+    layers = {layer.name: layer for layer in net.layer}
+    kind = next(one.type for one in net.layer if layers["fc9_coarse"].bottom[0] in one.top)
+    glm = layers["glm"]
+    return json.loads(glm.python_param.param_str), glm.loss_weight[0], kind
+
+
+CSM_GLM = tables.STAGES["csm_glm"]
+TO_THE_LETTER = {"k": 1, "margins": [1, 1], "within_gradient": "paper", "normalize": False}
+
+
+@pytest.mark.parametrize(
+    "options, glm, kind",
+    [
+        (("--preset", "paper"), TO_THE_LETTER, "Softmax"),
+        (("--preset", "paper", "--skip-input", "scores"), TO_THE_LETTER, "InnerProduct"),
+        (("--preset", "paper", "--glm-json", '{"k": 3}'), {**TO_THE_LETTER, "k": 3}, "Softmax"),
+        (
+            ("--preset", "paper", "--glm-json", '{"normalize": true, "scale": 2}'),
+            {**TO_THE_LETTER, "normalize": True, "scale": 2},
+            "Softmax",
+        ),
+    ],
+)
+def test_the_papers_preset(built, options, glm, kind):
+    """Raw features, margins of 1, lambda 0.8, Eq. (20) as printed, probabilities."""
+    parameters, weight, read = preset(built, *options)
+    assert (parameters, read) == (glm, kind) and weight == pytest.approx(0.8)
+
+
+def test_the_recommended_preset_is_the_default(built):
+    assert (
+        preset(built)
+        == preset(built, "--preset", "recommended")
+        != preset(built, "--preset", "paper")
+    )
+
+
 ONE = ("--data", "data/mine", "--net", "squeezenet", "--out", "refused")
 
 
@@ -573,6 +617,7 @@ ONE = ("--data", "data/mine", "--net", "squeezenet", "--out", "refused")
     "options, status, says",
     [
         (("--data", "data/none", *ONE[2:]), 1, "no manifest.json"),
+        ((*ONE, "--preset", "paper", "--metric-scale", "2"), 1, "normalize"),
         (ONE + ("--glm-json", '{"margin": [1, 1]}'), 1, "margins"),
         (ONE + ("--glm-json", '{"margins": [1]}'), 1, "one margin per level"),
         (ONE + ("--glm-json", '{"average": "all"}'), 1, "fine_classes"),

@@ -148,6 +148,7 @@ def test_head(setting, variant, phase):
             "margins": [1] * h,
             "within_gradient": "paper",
             "normalize": True,
+            "scale": 0.1 if net == "bcnn" else 2.5,
         }
 
     # every loss of the table

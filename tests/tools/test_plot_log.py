@@ -13,7 +13,7 @@ import pytest
 import tiny
 from commands import ROOT, assert_error, run
 
-from tools import caffe_log, diagnostics, plot_log
+from tools import caffe_log, curves, diagnostics, plot_log
 from tools.nets import tables
 
 
@@ -432,3 +432,34 @@ def test_other_files_are_refused(tmp_path, content, says):
     done = run("plot_log", log, "--out", tmp_path / "curves.png")
     assert_error(done, says)
     assert not (tmp_path / "curves.png").exists()
+
+
+def test_flows(tmp_path):
+    """A table of tools/flows.py: norms and shares of the losses that act, and all together."""
+    table = tmp_path / "flows.tsv"
+    head = "iteration loss weight value gradient share all deviation".split()
+    rows = [
+        ("0", "loss_fine", "1.0", "3.5", "0.25", "0.5", "0.375", "1e-07"),
+        ("0", "glm_loss", "0.8", "1.5", "0.25", "0.5", "0.375", "1e-07"),
+        ("0", "loss1/loss_fine", "0.3", "3.5", "0.0", "0.0", "0.375", "1e-07"),
+        ("10", "loss_fine", "1.0", "2.5", "0.125", "0.2", "0.5", "1e-07"),
+        ("10", "glm_loss", "0.8", "1.0", "0.5", "0.8", "0.5", "1e-07"),
+        ("10", "loss1/loss_fine", "0.3", "3.0", "0.0", "0.0", "0.5", "1e-07"),
+    ]
+    table.write_text("".join("\t".join(row) + "\n" for row in (head, *rows)))
+    out = tmp_path / "flows.png"
+    done = run("plot_log", table, "--out", out, "--tsv", tmp_path / "numbers.tsv")
+    assert done.returncode == 0, done.stderr
+    assert cv2.imread(str(out)).shape[1] > 500  # two panels
+    found = [row.split("\t") for row in (tmp_path / "numbers.tsv").read_text().splitlines()[1:]]
+    assert ["flows", "train", "flow glm_loss", "10", "0.5"] in found
+    assert ["flows", "train", "share loss_fine", "10", "0.2"] in found
+    assert ["flows", "train", "flow all losses", "0", "0.375"] in found
+    assert not any("loss1" in row[2] for row in found) and len(found) == 10
+    panels = curves.panels([plot_log.read(table)])
+    assert [panel.title for panel in panels] == [
+        "gradient into the feature",
+        "share of the gradients' norms",
+    ]
+    table.write_text(table.read_text() + "\t".join(("20", "glm_loss", *["x"] * 6)) + "\n")
+    assert_error(run("plot_log", table, "--out", out), "flows.tsv, line 8 is damaged")

@@ -10,6 +10,7 @@ that the feature itself is unchanged.
 from tools.pycaffe import TRAIN, layers as L, params as P
 
 AS_TRAINED = [dict(lr_mult=1, decay_mult=1), dict(lr_mult=2, decay_mult=0)]  # weights, biases
+SUMMED = [dict(lr_mult=0.5, decay_mult=2), dict(lr_mult=1, decay_mult=0)]  # two layers in one
 NEW = [dict(lr_mult=10, decay_mult=1), dict(lr_mult=20, decay_mult=0)]  # starts random
 # starts random and reads only features of length 1, whose gradient is smaller by this factor
 OF_UNIT_LENGTH = [dict(lr_mult=1000, decay_mult=0.01), dict(lr_mult=1000, decay_mult=0)]
@@ -87,26 +88,33 @@ def alexnet(n, classes):
     n.drop7 = L.Dropout(n.relu7, dropout_ratio=0.5)
 
 
-def _vgg16_convolutions(n):
-    """VGG-16 up to conv5_3 after ReLU; returns that top."""
+VGG16, VGG19 = (2, 2, 3, 3, 3), (2, 2, 4, 4, 4)  # convolutions per block: configurations D, E
+SECOND_STREAM = "second/"  # begins the names of the second network's layers
+
+
+def _vgg_convolutions(n, blocks, stream="", param=AS_TRAINED):
+    """VGG's convolutions, up to the last one after ReLU; returns that top.
+
+    blocks: convolutions per block. stream: the beginning of the layers' names. param: ParamSpecs.
+    """
     top = n.data
-    for block, (layers, outputs) in enumerate([(2, 64), (2, 128), (3, 256), (3, 512), (3, 512)], 1):
+    for block, (layers, outputs) in enumerate(zip(blocks, (64, 128, 256, 512, 512)), 1):
         if block > 1:
-            top = n[f"pool{block - 1}"] = _max_pool(top, 2, 2)
+            top = n[f"{stream}pool{block - 1}"] = _max_pool(top, 2, 2)
         for layer in range(1, layers + 1):
-            convolution = _convolution(top, outputs, 3, XAVIER, 0, pad=1)
-            n[f"conv{block}_{layer}"] = convolution
-            top = n[f"relu{block}_{layer}"] = _relu(convolution)
+            convolution = _convolution(top, outputs, 3, XAVIER, 0, param, pad=1)
+            n[f"{stream}conv{block}_{layer}"] = convolution
+            top = n[f"{stream}relu{block}_{layer}"] = _relu(convolution)
     return top
 
 
-def vgg16(n, classes):
-    """VGG-16, configuration D, with the model zoo's names (VGG_ILSVRC_16_layers). Feature 4096.
+def _vgg(n, blocks):
+    """VGG with the model zoo's names. Feature 4096.
 
-    The zoo's file has no fillers; these are what its authors advise after the fact (Simonyan &
+    The zoo's files have no fillers; these are what their authors advise after the fact (Simonyan &
     Zisserman 2015, 3.1: Glorot's). The ImageNet weights replace them.
     """
-    n.pool5 = _max_pool(_vgg16_convolutions(n), 2, 2)
+    n.pool5 = _max_pool(_vgg_convolutions(n, blocks), 2, 2)
     n.fc6 = _inner_product(n.pool5, 4096, XAVIER, 0)
     n.relu6 = _relu(n.fc6)
     n.drop6 = L.Dropout(n.relu6, dropout_ratio=0.5, in_place=True)
@@ -115,13 +123,36 @@ def vgg16(n, classes):
     n.drop7 = L.Dropout(n.relu7, dropout_ratio=0.5)
 
 
+def vgg16(n, classes):
+    """VGG-16, configuration D (VGG_ILSVRC_16_layers). Feature 4096."""
+    _vgg(n, VGG16)
+
+
+def vgg19(n, classes):
+    """VGG-19, configuration E (VGG_ILSVRC_19_layers). Feature 4096."""
+    _vgg(n, VGG19)
+
+
+def _bilinear(*maps):
+    return L.Python(*maps, module="python_layers.bilinear_pooling", layer="BilinearPoolingLayer")
+
+
 def bcnn(n, classes):
-    """Bilinear CNN [D,D] (Lin et al. 2015) on VGG-16's convolutions. Feature 262144, length 1."""
-    n.bilinear = L.Python(
-        _vgg16_convolutions(n),
-        module="python_layers.bilinear_pooling",
-        layer="BilinearPoolingLayer",
-    )
+    """Bilinear CNN [D,D] (Lin et al. 2015), both networks one. Feature 262144, length 1.
+
+    The gradient of its weights is the sum of those of two equal networks: at half the rate, and
+    twice the decay, they move as each of the two would.
+    """
+    n.bilinear = _bilinear(_vgg_convolutions(n, VGG16, param=SUMMED))
+
+
+def bcnn2(n, classes):
+    """Bilinear CNN [D,D] of two networks, each with weights of its own. Feature 262144, length 1.
+
+    The layers of the second begin with SECOND_STREAM; tools/two_streams.py writes their weights.
+    """
+    first = _vgg_convolutions(n, VGG16)
+    n.bilinear = _bilinear(first, _vgg_convolutions(n, VGG16, SECOND_STREAM))
 
 
 def _inception(n, name, bottom, one, reduce3, three, reduce5, five, pooled):
@@ -188,6 +219,17 @@ def googlenet(n, classes):
     top = _inception(n, "inception_5b", top, 384, 192, 384, 48, 128, 128)
     n["pool5/7x7_s1"] = L.Pooling(top, pool=P.Pooling.AVE, kernel_size=7, stride=1)
     n["pool5/drop_7x7_s1"] = L.Dropout(n["pool5/7x7_s1"], dropout_ratio=0.4)
+
+
+def embedding(n, classes):
+    """An embedding of stored features, such as fc7 is in AlexNet, which starts random.
+
+    Feature 1024. It learns at the rate of trained layers, a tenth of the classifiers', as the
+    layers before the feature do in the other networks.
+    """
+    n.fc7 = _inner_product(n.data, 1024, XAVIER, 0)
+    n.relu7 = _relu(n.fc7)
+    n.drop7 = L.Dropout(n.relu7, dropout_ratio=0.5)
 
 
 def _fire(n, name, bottom, squeeze, expand):

@@ -21,8 +21,9 @@ class Setting:
     title    of the data set with the setting
     folder   of the LMDBs
     command  that builds the folder
-    crop     side of the net's input, in pixels
+    crop     side of the net's input, in pixels; 1 where the records are features
     stages   that choose this setting of a net that can read several
+    channels values per pixel, or of a feature
     """
 
     title: str
@@ -30,6 +31,12 @@ class Setting:
     command: str
     crop: int
     stages: tuple = ()
+    channels: int = 3
+
+    @property
+    def shape(self):
+        """Channels, height and width of the net's input."""
+        return self.channels, self.crop, self.crop
 
     def named(self, name):
         """The name, of a data set or run, with that of the setting: cub, cub_bbox."""
@@ -121,3 +128,15 @@ class Built(Dataset):
     def settings(self, net):
         command = f"data_prep/build_lmdb.py ... --out {self.folder}"
         return (Setting(self.title, self.folder, command, self._crop(net, self.side)),)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cached(Dataset):
+    """Features in a folder that tools/cache_features.py made. channels: values of a feature."""
+
+    folder: str
+    channels: int
+
+    def settings(self, net):
+        command = f"tools/cache_features.py ... --out {self.folder}"
+        return (Setting(self.title, self.folder, command, 1, channels=self.channels),)

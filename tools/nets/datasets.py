@@ -6,15 +6,16 @@ from data_prep import manifest
 from data_prep.common.errors import UserError
 from data_prep.label_tree import Hierarchy
 
-from .data import BBOX, Built, Level
+from .data import BBOX, Built, Cached, Level
 from .tables import DATASETS
 
 
 def built_dataset(folder, net, test_split="test"):
-    """data.Built of a folder that data_prep/build_lmdb.py made, with the folder's own counts.
+    """data.Built or data.Cached of a folder that a command here made, with the folder's own counts.
 
     test_split: what tests during training read. Raises UserError if the folder lacks its manifest,
-    label tree or that split, or if its images are too small for the tables.Net.
+    label tree or that split, if its images are too small for the tables.Net, or if it has features
+    where the net reads images or the reverse.
     """
     facts = manifest.read(folder)
     if test_split not in facts.splits:
@@ -25,16 +26,27 @@ def built_dataset(folder, net, test_split="test"):
     name, side = facts.name, facts.size
     labels = Hierarchy.read(folder / "hierarchy.tsv")
     known = DATASETS.get(name.removesuffix(f"_{BBOX}"))
-    dataset = Built(
+    common = dict(
         name=name,
         title=known.title if known else name,
         tree=tuple(map(Level, labels.levels, labels.sizes)),
         train=facts.splits["train"].images,
         test=facts.splits[test_split].images,
         test_split=test_split,
+        folder=folder.as_posix(),
+    )
+    if bool(facts.channels) != net.reads_features:
+        raise UserError(
+            f"{folder} holds {'features' if facts.channels else 'images'}, and {net.title} reads "
+            f"{'features (tools/cache_features.py)' if net.reads_features else 'images'}: choose "
+            "another --net or --data"
+        )
+    if facts.channels:
+        return Cached(**common, channels=facts.channels)
+    dataset = Built(
+        **common,
         mirror=known.mirror if known else True,
         small_crop=known.small_crop if known else None,
-        folder=folder.as_posix(),
         side=side,
     )
     (setting,) = dataset.settings(net)

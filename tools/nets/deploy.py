@@ -18,11 +18,11 @@ def _without_training(layer):
     return kept
 
 
-def deploy(net, stages, levels, crop):
+def deploy(net, stages, levels, shape):
     """NetParameter of one variant of a train_val net, for any reader of Caffe's nets.
 
-    Input: data, 1 x 3 x crop x crop, blue-green-red minus mean. Outputs: prob_fine B x C(1),
-    prob_fc9_coarse B x C(2) ..., whose rows sum to 1.
+    Input: data, 1 x shape: an image of 3 x crop x crop, blue-green-red minus mean, or a feature of
+    C x 1 x 1. Outputs: prob_fine B x C(1), prob_fc9_coarse B x C(2) ..., whose rows sum to 1.
     """
     classifiers = [head.scores(level) for level in range(1, levels + 1)]
     proto = caffe_pb2.NetParameter(name=net.name)
@@ -30,7 +30,7 @@ def deploy(net, stages, levels, crop):
         name="data",
         type="Input",
         top=["data"],
-        input_param=dict(shape=[dict(dim=[1, 3, crop, crop])]),
+        input_param=dict(shape=[dict(dim=[1, *shape])]),
     )
     proto.layer.extend(
         _without_training(layer)

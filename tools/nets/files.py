@@ -14,8 +14,15 @@ from .train_val import train_val
 MADE_BY = "tools/make_prototxt.py from the tables in tools/nets/: change it there."  # prototxt/
 
 
+def _input(net):
+    """What a tables.Net reads, in words."""
+    if net.reads_features:
+        return "features, as they are stored"
+    return f"images, {_pixels(net.transform)}"
+
+
 def _pixels(transform):
-    """The net's input in words. transform: fields of a TransformationParameter."""
+    """Pixels in words. transform: fields of a TransformationParameter."""
     words = "blue-green-red, 0..255"
     if "mean_value" in transform:
         words += f" minus {' '.join(f'{value:g}' for value in transform['mean_value'])}"
@@ -67,7 +74,7 @@ def _net_header(dataset, net, folder, name, made_by, losses, skip_input):
         f"Made by {made_by}",
         f"Levels: {levels}.",
         f"LMDBs:  {whole.command}",
-        f"Train:  caffe train -solver {solver_file} -weights {net.weights}",
+        f"Train:  caffe train -solver {solver_file}{net.start}",
         "A solver's stages choose the variant:",
         *_stage_lines(dataset, net, losses, skip_input),
     ]
@@ -78,7 +85,9 @@ def _net_notes(dataset, net, crop, losses):
         f"Images: random {crop} x {crop} crops in training, the center in tests;",
         f"{_pixels(net.transform)}.",
     ]
-    if not dataset.mirror:
+    if net.reads_features:
+        images = ["Features of crops: one record each in training, the center in tests."]
+    elif not dataset.mirror:
         images.append("No mirroring: a mirrored image can look like another class.")
     dropped = (
         {}
@@ -110,7 +119,7 @@ def _deploy_header(title, net, proto, made_by):
         readers = "pycaffe; others lack its Python layer"
     return [
         f"{net.title}-OURS on {title}, trained, for {readers}.",
-        f"In: images, {_pixels(net.transform)}.",
+        f"In: {_input(net)}.",
         "Out: probabilities per level.",
         f"Made by {made_by}",
     ]
@@ -134,6 +143,7 @@ def file_texts(
     scale=None,
     diagnostics=False,
     skip_input=head.SCORES,
+    frozen=False,
     made_by=MADE_BY,
 ):
     """{file name: text} of a data.Dataset with a tables.Net: net, solvers, deploy file of OURS.
@@ -148,19 +158,27 @@ def file_texts(
     given, weights, scale       of the losses: losses.net_losses
     diagnostics    whether the metric losses print theirs
     skip_input     what coarse classifiers read of the finer ones, head.SCORES or PROBABILITIES
+    frozen    whether only the head learns
     made_by   the command that makes the files, for their first lines
     """
     settings, name = dataset.settings(net), name or dataset.name
-    crop, pair = settings[0].crop, f"{name}_{net.name}"
+    crop, shape, pair = settings[0].crop, settings[0].shape, f"{name}_{net.name}"
     run = solver.run_of(
         dataset, net, batch=batch, max_iter=max_iter, base_lr=base_lr, tests=tests, seed=seed
     )
     labels = tables.Labels(dataset.sizes, f"{settings[0].folder}/hierarchy.tsv")
-    losses = net_losses(labels, weights=weights, scale=scale, given=given)
+    losses = net_losses(labels, strengths=net.strengths, weights=weights, scale=scale, given=given)
     proto = train_val(
-        pair, dataset, net, run, losses, diagnostics=diagnostics, skip_input=skip_input
+        pair,
+        dataset,
+        net,
+        run,
+        losses,
+        diagnostics=diagnostics,
+        skip_input=skip_input,
+        frozen=frozen,
     )
-    trained = deploy.deploy(proto, tables.STAGES["ours"], len(dataset.sizes), crop)
+    trained = deploy.deploy(proto, tables.STAGES["ours"], len(dataset.sizes), shape)
     return {
         f"{pair}_train_val.prototxt": text.net_text(
             proto,

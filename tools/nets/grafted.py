@@ -95,7 +95,10 @@ def _reserved():
         diagnostics=True,
         skip_input=head.PROBABILITIES,
     )
-    layers = [*proto.layer, *deploy.deploy(proto, tables.STAGES["ours"], MOST_LEVELS, 1).layer]
+    layers = [
+        *proto.layer,
+        *deploy.deploy(proto, tables.STAGES["ours"], MOST_LEVELS, (3, 1, 1)).layer,
+    ]
     return {"label", *(name for layer in layers for name in (layer.name, *layer.top))}
 
 

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from .tables import LOSSES, Loss
+from .tables import LOSSES, Loss, Strength
 
 WEIGHT_OPTIONS = {
     name: loss.weight_option or f"--{name.replace('_', '-')}-weight"
@@ -26,28 +26,30 @@ class NetLoss:
     note: tuple
 
 
-def net_losses(labels, *, weights=None, scale=None, given=None):
+def net_losses(labels, *, strengths=None, weights=None, scale=None, given=None):
     """{name: NetLoss} of every loss of the tables.
 
-    labels   tables.Labels
-    weights  {name of a loss: loss_weight} instead of the tables'
-    scale    length of the normalized features, for the losses that have one (default: 1)
-    given    {name of a loss: parameters}, instead of or besides the tables' and `scale`
+    labels     tables.Labels
+    strengths  {name of a loss: tables.Strength} of the network
+    weights    {name of a loss: loss_weight} instead of the tables'
+    scale      length of the normalized features, for the losses that have one
+    given      {name of a loss: parameters}, instead of or besides the tables' and `scale`
     """
-    weights, given = weights or {}, given or {}
+    strengths, weights, given = strengths or {}, weights or {}, given or {}
     found = {}
     for name, row in LOSSES.items():
+        own = strengths.get(name, Strength(()))
         parameters = row.parameters(labels)
-        if scale is not None and "normalize" in parameters:
-            parameters["scale"] = scale
+        for length in (own.scale, scale):
+            if length is not None and "normalize" in parameters:
+                parameters["scale"] = length
         parameters |= given.get(name, {})
-        weight_note = row.weight_note
+        if not parameters.get("normalize", True) and parameters["scale"] == 1:
+            del parameters["scale"]  # which would say nothing of raw features
+        weight, weight_note = row.weight, row.weight_note
+        if own.weight is not None:
+            weight, weight_note = own.weight, own.note
         if name in weights:
-            weight_note = (f"loss_weight: {WEIGHT_OPTIONS[name]}.",)
-        found[name] = NetLoss(
-            row,
-            weights.get(name, row.weight),
-            parameters,
-            (*row.note(parameters), *weight_note),
-        )
+            weight, weight_note = weights[name], (f"loss_weight: {WEIGHT_OPTIONS[name]}.",)
+        found[name] = NetLoss(row, weight, parameters, (*row.note(parameters), *weight_note))
     return found

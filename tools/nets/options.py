@@ -15,7 +15,17 @@ from python_layers import glm_loss, parameters
 from . import head, solver
 from .data import BBOX
 from .losses import SCALE_OPTION, WEIGHT_OPTIONS
-from .tables import DATASETS, GLM, LOSSES, NETS, STAGES, glm_parameters
+from .tables import (
+    DATASETS,
+    GLM,
+    GLM_SCALE,
+    LOSSES,
+    NETS,
+    PRESETS,
+    RECOMMENDED,
+    STAGES,
+    glm_parameters,
+)
 
 GLM_OPTION = "--glm-json"
 LARGEST_WEIGHT = 1e6  # of a loss
@@ -138,32 +148,49 @@ def add_run_options(group):
         default=solver.SEED,
         help="seed of new layers, crops and dropout (default: %(default)s)",
     )
+    group.add_argument(
+        "--preset",
+        choices=PRESETS,
+        default=RECOMMENDED,
+        help="values of the method: "
+        + "; ".join(f"{name}: {preset.title}" for name, preset in PRESETS.items())
+        + ", that is raw features, margins of 1, lambda 0.8, Eq. (20) as printed, and coarse "
+        "classifiers that read probabilities. Other options replace single values (default: "
+        "%(default)s)",
+    )
     for name, loss in LOSSES.items():
         group.add_argument(
             WEIGHT_OPTIONS[name],
             type=within(float, 0, LARGEST_WEIGHT),
             metavar="X",
-            help=f"loss_weight of the {loss.called} (default: {loss.weight:g})",
+            help=f"loss_weight of the {loss.called} (default: {loss.weight:g}, if the network has "
+            "no other)",
         )
     group.add_argument(
         SCALE_OPTION,
         type=within(float, *parameters.SCALES),
         metavar="S",
         help="length of the features inside the metric losses that normalize them, all but center "
-        "(default: 1; a scale in --glm-json is GLM's instead): the larger, the stronger they act",
+        f"(default: {GLM_SCALE:g} for GLM, 1 for the others; a scale in --glm-json is GLM's "
+        "instead): the larger, the stronger they act",
     )
     group.add_argument(
         "--skip-input",
         choices=(head.SCORES, head.PROBABILITIES),
-        default=head.SCORES,
         help="what coarse classifiers, with and without skipping connections, read of the finer "
-        "ones: scores, or probabilities after a softmax (default: %(default)s)",
+        "ones: scores, or probabilities after a softmax (default: the preset's)",
     )
     group.add_argument(
         GLM_OPTION,
         metavar="JSON",
         default="",
         help="""parameters of the large-margin loss, e.g. '{"margins": [1, 0.5]}'""",
+    )
+    group.add_argument(
+        "--freeze",
+        action="store_true",
+        help="only the new layers learn; the network keeps its weights, and metric losses have no "
+        "effect. The first of the two steps of Lin et al. 2015: without it, train from the result",
     )
     group.add_argument(
         "--diagnostics",
@@ -187,7 +214,7 @@ def command_line():
 
 def run_values(options, dataset):
     """These options as keyword arguments of files.file_texts; UserError for wrong values."""
-    variants = options.variant or tuple(STAGES)
+    variants, preset = options.variant or tuple(STAGES), PRESETS[options.preset]
     weights = {
         name: weight
         for name, option in WEIGHT_OPTIONS.items()
@@ -207,10 +234,13 @@ def run_values(options, dataset):
         tests=options.tests,
         seed=options.seed,
         diagnostics=options.diagnostics,
+        frozen=options.freeze,
         weights=weights,
         scale=options.metric_scale,
-        skip_input=options.skip_input,
-        given={GLM: _glm_values(options.glm_json, options.metric_scale, len(dataset.sizes))},
+        skip_input=options.skip_input or preset.skip_input,
+        given={
+            GLM: _glm_values(options.glm_json, preset.glm, options.metric_scale, len(dataset.sizes))
+        },
         made_by=command_line(),
     )
 
@@ -226,17 +256,20 @@ def _check_used(option, name, variants):
         )
 
 
-def _glm_values(text, scale, levels):
-    """Parameters of the large-margin loss in a user's JSON text, {} for an empty one.
+def _glm_values(text, preset, scale, levels):
+    """Parameters of the large-margin loss in a user's JSON text, and those of the preset.
 
-    scale: as losses.net_losses. levels: of the label tree. UserError where the layer would
-    refuse them together with those of the tables.
+    preset: of tables.Preset. scale: as losses.net_losses. levels: of the label tree. UserError
+    where the layer would refuse them together with those of the tables.
     """
     values = parse_json(text, GLM_OPTION) if text.strip() else {}
     length = {} if scale is None else {"scale": scale}
     try:
         parameters.parse(text, glm_loss.PARAMETERS, GLM_OPTION)
-        together = {**glm_parameters(levels), **length, **values}
+        values = {**preset, **length, **values}
+        if values.get("normalize") is False and scale is None:
+            values.setdefault("scale", 1.0)  # the tables' is that of normalized features
+        together = {**glm_parameters(levels), **values}
         glm_loss.settings(json.dumps(together), levels, GLM_OPTION)
     except ValueError as error:
         raise UserError(str(error)) from None

@@ -199,7 +199,7 @@ def solver_text(dataset, setting, net, variant, run, *, losses, skip_input, fold
         f"{TITLES[variant]}: {net.title} on {setting.title}.",
         f"Made by {made_by}",
         f"  {setting.command}",
-        f"  caffe train -solver {solver_of(variant)} -weights {net.weights}",
+        f"  caffe train -solver {solver_of(variant)}{net.start}",
         *_stage_notes(dataset, net, variant, losses, skip_input, solver_of),
         *(f"Stage {stage}: the images of {setting.folder}." for stage in setting.stages),
         "No solver_mode: it runs on the CPU, or on a GPU with `-gpu 0`. Caffe needs the folder of",

@@ -106,24 +106,32 @@ class Loss:
         return feature if FEATURE in self.reads else f"the {', '.join(self.scored)}"
 
 
+GLM_SCALE = 2.5  # see WHY_WEIGHTS
+
+
 def glm_parameters(levels):
     """Parameters of the large-margin loss (python_layers/glm_loss.py) for a number of levels.
 
-    Margins of one are the paper's. normalize is not, but training on raw features diverges.
+    Margins of one are the paper's. normalize is not; tools/studies/head_regime.md has the reason.
     """
-    return dict(k=1, margins=[1] * levels, within_gradient="paper", normalize=True)
+    return dict(k=1, margins=[1] * levels, within_gradient="paper", normalize=True, scale=GLM_SCALE)
 
 
 def _glm_note(parameters):
-    length = "normalize: the features as they are; they grow, and with them the loss."
+    length = "normalize: the features as they are; GLM shrinks them to the size of the margins."
     if parameters["normalize"]:
         length = (
             f"normalize: features of length {parameters.get('scale', 1):g} inside the loss; "
-            "raw ones grow and it diverges."
+            "raw ones act 200 times as strongly."
         )
+    within = (
+        'within_gradient: Eq. (20) as printed; "exact" is the derivative of Eq. (5).'
+        if parameters["within_gradient"] == "paper"
+        else "within_gradient: the derivative of Eq. (5), which Eq. (20) as printed is not."
+    )
     return (
         "Eqs. (3)-(18); loss_weight is lambda of Eq. (2); one margin per level.",
-        'within_gradient: Eq. (20) as printed; "exact" is the derivative of Eq. (5).',
+        within,
         length,
     )
 
@@ -139,8 +147,17 @@ def _note(*lines):
     return note
 
 
-# The paper gives neither weights nor parameters of the losses that it compares with GLM: they are
-# those of the loss's authors, or as the note explains.
+# The paper gives neither weights nor parameters of the losses that it compares with GLM; those of
+# the losses' authors act a hundred to a million times less than the classifier, as do unit features
+# in GLM. Here weights, and GLM's scale, are such that at the start of training each loss sends a
+# gradient into the feature whose norm is 0.3 to 1 of the fine classifier's. Measured with
+# tools/flows.py and tests/tools/test_flow_shares.py on: GoogLeNet's features of 50 species of CUB
+# (length 47, batch 32), SqueezeNet's of the Cars (105, batch 64), and the embedding of the first.
+# Networks whose features were not at hand have the same values; Net.strengths has exceptions.
+WHY_WEIGHTS = (
+    "Weight: at the start the loss sends 0.3 to 1 of the classifier's gradient into the feature",
+    "(measured on GoogLeNet and SqueezeNet).",
+)
 GLM = "glm"
 LOSSES = {
     loss.name: loss
@@ -152,7 +169,7 @@ LOSSES = {
             source="Eqs. (2)-(18)",
             layer="GLMLossLayer",
             reads=(FEATURE, ALL_LABELS),
-            weight=0.8,  # the paper's choice
+            weight=0.8,  # the paper's choice; with GLM_SCALE it is in the range
             parameters=lambda labels: glm_parameters(len(labels.sizes)),
             note=_glm_note,
             weight_option="--lambda",
@@ -164,10 +181,13 @@ LOSSES = {
             source="Hadsell et al. 2006",
             layer="ContrastiveLossLayer",
             reads=(FEATURE, FINE_LABEL),
-            weight=0.05,
-            parameters=lambda labels: dict(margin=1, normalize=True),
-            note=_note("All pairs of the batch."),
-            weight_note=("Weight: DeepID2's (Sun et al. 2014).",),
+            weight=10.0,
+            parameters=lambda labels: dict(margin=1, normalize=True, average="kinds"),
+            note=_note(
+                "All pairs of the batch. average: those of one class are one of 200, and count as",
+                "much as the others.",
+            ),
+            weight_note=WHY_WEIGHTS,
         ),
         Loss(
             "triplet",
@@ -176,11 +196,12 @@ LOSSES = {
             source="Schroff et al. 2015",
             layer="TripletLossLayer",
             reads=(FEATURE, FINE_LABEL),
-            weight=1.0,
+            weight=5.0,
             parameters=lambda labels: dict(margin=0.2, mining="semihard", normalize=True),
             note=_note(
                 "Margin, mining: FaceNet's (Schroff et al. 2015), for features of length 1."
             ),
+            weight_note=WHY_WEIGHTS,
         ),
         Loss(
             "center",
@@ -189,15 +210,16 @@ LOSSES = {
             source="Wen et al. 2016",
             layer="CenterLossLayer",
             reads=(FEATURE, FINE_LABEL),
-            weight=0.0001,
+            weight=0.015,
             parameters=lambda labels: dict(num_classes=labels.sizes[0], alpha=0.5),
             note=_note(
                 "alpha: Wen et al. 2016.",
                 "The layer moves its centers itself: the solver must not (lr_mult 0).",
             ),
             weight_note=(
-                "Weight: the authors', 0.003, shrinks features as long as these to zero, where the",
-                "centers start (SqueezeNet on cards: accuracy 26 % instead of 67 %).",
+                *WHY_WEIGHTS,
+                "The gradient grows with the feature, which nothing here normalizes: a longer one",
+                "needs a lower weight, or shrinks to zero, where the centers start.",
             ),
             param=(dict(lr_mult=0, decay_mult=0),),
         ),
@@ -208,10 +230,10 @@ LOSSES = {
             source="Shi et al. 2016",
             layer="MinMaxLossLayer",
             reads=(FEATURE, FINE_LABEL),
-            weight=0.01,
+            weight=1.0,
             parameters=lambda labels: dict(k1=5, k2=10, normalize=True),
             note=_note("normalize bounds a loss that is otherwise unbounded below."),
-            weight_note=("Weight: not tuned.",),
+            weight_note=WHY_WEIGHTS,
         ),
     ]
 }
@@ -248,6 +270,44 @@ for _loss in LOSSES.values():
 
 
 @dataclass(frozen=True)
+class Strength:
+    """The weight and scale of a loss with one network, instead of the row's; None: the row's.
+
+    note: comment lines: why.
+    """
+
+    note: tuple
+    weight: float | None = None
+    scale: float | None = None
+
+
+@dataclass(frozen=True)
+class Preset:
+    """Values of the method that options can change one by one.
+
+    glm         parameters of the large-margin loss, instead of glm_parameters
+    skip_input  what coarse classifiers read of the finer ones, as head.add_head
+    title       in a few words
+    """
+
+    glm: dict
+    skip_input: str
+    title: str
+
+
+RECOMMENDED, PAPER = "recommended", "paper"
+PRESETS = {
+    RECOMMENDED: Preset({}, "scores", "as measured here"),
+    # Raw fc7, Eq. (20) as printed, margins of one; "the predicted probability scores p(c1|x)".
+    PAPER: Preset(
+        dict(normalize=False, scale=1.0, within_gradient="paper"),
+        "probabilities",
+        "the paper to the letter",
+    ),
+}
+
+
+@dataclass(frozen=True)
 class Schedule:
     """The training schedule of a net: images per iteration, epochs, learning rate.
 
@@ -269,7 +329,7 @@ class Net:
     crop: int  # side of the square input
     feature: str  # blob the metric loss looks at
     dropped: str  # the same after dropout, read by the head; the feature if the net has no dropout
-    weights: str
+    weights: str  # caffemodel that the training starts from; "": all layers start random
     filler: dict  # of the head's weights: the original classifier's; VGG-16 has none: AlexNet's
     weight_decay: float
     origin: str  # of momentum, weight decay and dropout
@@ -278,10 +338,17 @@ class Net:
     test_batch: int  # images per test batch, at most; solver.test_batch chooses
     pooled: bool  # the feature is a C x 1 x 1 map, not a vector
     any_size: bool = False  # of the input
+    reads_features: bool = False  # of tools/cache_features.py, instead of images
     stored: int = 256  # side of the images that crops are taken from
     transform: dict = field(default_factory=lambda: dict(mean_value=IMAGENET_BGR_MEAN))
     fine_param: list = field(default_factory=lambda: backbones.NEW)  # ParamSpecs of fc8_fine
     notes: dict = field(default_factory=dict)  # {layer: lines above it}
+    strengths: dict = field(default_factory=dict)  # {loss: Strength}
+
+    @property
+    def start(self):
+        """The words of `caffe train` for the weights."""
+        return f" -weights {self.weights}" if self.weights else ""
 
     def layers(self, classes, crop):
         """[LayerParameter] of the backbone for a number of fine classes and a side of the input."""
@@ -317,11 +384,16 @@ def _poly(power, reason):
 
 
 _AUXILIARY = ("Auxiliary classifier of the original, training only, of the fine classes.",)
+_POOLED = (
+    "All pairs of the 512 channels, summed over the positions; signed square root; length 1.",
+)
 _BILINEAR = {
     "bilinear": (
-        "All pairs of the 512 channels, summed over the positions; signed square root; length 1.",
-        "[D,D] has two VGG-16 that start equal, and stay equal if the classifier is symmetric in",
-        "them. This net is that case: one VGG-16, computed once (Lin et al. 2015).",
+        *_POOLED,
+        "Both networks of [D,D] are VGG-16 with the same weights at the start. Here they are one,",
+        "computed once. Its gradient is the sum of both, so that it learns at half the rate.",
+        "Two networks stay equal only under a classifier that is symmetric in them, which a random",
+        "one is not: --net bcnn2 has two.",
         "The original has no dropout: classifiers and large-margin loss read the same blob.",
     ),
     "fc8_fine": (
@@ -333,6 +405,31 @@ _BILINEAR = {
         "for them (a higher rate for their weights on the feature changed nothing there).",
     ),
 }
+
+_TWO_STREAMS = (
+    *_POOLED,
+    "The two networks start with the same weights, and part at the first step, because a random",
+    "classifier is not symmetric in them (Lin et al. 2015 start equal, too).",
+    "No dropout in the original: classifiers and large-margin loss read the same blob.",
+)
+
+
+def _reasoned(text):
+    """{loss: Strength} of the Bilinear CNN.
+
+    The feature has length 1, instead of GoogLeNet's 47, and the classifier starts with vectors of
+    length 0.05, instead of 1: beside it, losses of normalized features act 1200 times as strongly.
+    """
+    values = dict(contrastive=0.01, triplet=0.005, center=0.03, minmax=0.001)
+    return {
+        GLM: Strength((), scale=0.1),
+        **{name: Strength((text,), weight=weight) for name, weight in values.items()},
+    }
+
+
+_SHORT = (
+    "Weight: computed from GoogLeNet's and the lengths of feature and classifier, not measured."
+)
 
 NETS = {
     n.name: n
@@ -365,7 +462,14 @@ NETS = {
             backbone=backbones.googlenet,
             origin="BVLC GoogLeNet's quick solver",
             policy=_poly(0.5, "as BVLC GoogLeNet's quick solver: down to 0 at max_iter"),
-            schedule=Schedule(batch=32, epochs=60),
+            schedule=Schedule(
+                batch=32,
+                epochs=60,
+                why=dict(
+                    base_lr="features of length 47 (CUB): the new classifier, 10 x, is at half its "
+                    "first loss after an epoch; at 0.003 it overshoots"
+                ),
+            ),
             test_batch=50,
             pooled=True,
             notes={"loss1/ave_pool": _AUXILIARY, "loss2/ave_pool": _AUXILIARY},
@@ -401,13 +505,56 @@ NETS = {
             schedule=Schedule(
                 batch=16,
                 epochs=60,
+                why=dict(
+                    base_lr="as Lin et al. 2015; new layers take 10 x, fc8_fine 1000 x, others 1/2"
+                ),
+            ),
+            test_batch=16,
+            pooled=False,
+            stored=512,
+            fine_param=backbones.OF_UNIT_LENGTH,
+            strengths=_reasoned(_SHORT),
+            notes=_BILINEAR,
+        ),
+        ZooNet(
+            "vgg19",
+            "VGG-19",
+            224,
+            "fc7",
+            "drop7",
+            "weights/VGG_ILSVRC_19_layers.caffemodel",
+            backbones.gaussian(0.01),
+            0.0005,
+            backbone=backbones.vgg19,
+            origin="Simonyan & Zisserman 2015, 3.1",
+            policy=_step("tenths, as Simonyan & Zisserman 2015, 3.1"),
+            schedule=Schedule(batch=32, epochs=60),
+            test_batch=50,
+            pooled=False,
+        ),
+        ZooNet(
+            "bcnn2",
+            "Bilinear CNN [D,D] of two networks",
+            448,
+            "bilinear",
+            "bilinear",
+            "weights/VGG_ILSVRC_16_two_streams.caffemodel",
+            backbones.gaussian(0.0001),  # Gao et al. 2016
+            0.0005,
+            backbone=backbones.bcnn2,
+            origin="VGG-16's (Simonyan & Zisserman 2015, 3.1)",
+            policy=_step("Gao et al. 2016 lower the classifier's rate in steps"),
+            schedule=Schedule(
+                batch=16,
+                epochs=60,
                 why=dict(base_lr="as Lin et al. 2015; new layers take 10 x, fc8_fine 1000 x"),
             ),
             test_batch=16,
             pooled=False,
             stored=512,
             fine_param=backbones.OF_UNIT_LENGTH,
-            notes=_BILINEAR,
+            strengths=_reasoned(_SHORT),
+            notes={**_BILINEAR, "bilinear": _TWO_STREAMS},
         ),
         ZooNet(
             "squeezenet",
@@ -421,10 +568,54 @@ NETS = {
             backbone=backbones.squeezenet,
             origin="SqueezeNet's solver",
             policy=_poly(1.0, "as SqueezeNet's solver: linearly to 0"),
-            schedule=Schedule(batch=64, epochs=60),
+            schedule=Schedule(
+                batch=64,
+                epochs=60,
+                base_lr=0.0003,
+                why=dict(
+                    base_lr="features of length 105 (Cars): at 0.001 the new classifier, 10 x, "
+                    "overshoots: its loss is 13 after an epoch, here 5"
+                ),
+            ),
             test_batch=50,
             pooled=True,
             any_size=True,
+            strengths=dict(
+                center=Strength(
+                    (
+                        "Weight: as GoogLeNet's, for features of length 105 instead of 47, and a",
+                        "classifier that starts at gaussian 0.01.",
+                    ),
+                    weight=0.002,
+                ),
+            ),
+        ),
+        ZooNet(
+            "embedding",
+            "an embedding of stored features",
+            1,
+            "fc7",
+            "drop7",
+            "",
+            backbones.XAVIER,
+            0.0005,
+            backbone=backbones.embedding,
+            origin="AlexNet's, whose fc7 the embedding stands for",
+            policy=_step("as BVLC AlexNet's solver"),
+            schedule=Schedule(
+                batch=64,
+                epochs=8,
+                why=dict(base_lr="chosen on validation images: tools/studies/head_regime.md"),
+            ),
+            test_batch=50,
+            pooled=False,
+            reads_features=True,
+            transform={},
+            strengths=dict(
+                center=Strength(
+                    ("Weight: as GoogLeNet's, for features of length 24.",), weight=0.02
+                ),
+            ),
         ),
     ]
 }
@@ -460,5 +651,6 @@ def build_commands():
         setting.folder: setting.command
         for dataset in DATASETS.values()
         for net in NETS.values()
+        if not net.reads_features
         for setting in dataset.settings(net)
     }

@@ -3,14 +3,16 @@
 from tools.pycaffe import TEST, TRAIN, caffe_pb2
 
 from . import head
+from .backbones import NEW
+from .frozen import freeze
 
 
 def _add_data(proto, dataset, setting, net, phase, split, batch, rule):
     """Two Data layers in step: data B x 3 x crop x crop, label B x h x 1 x 1."""
     mirror = dict(mirror=True) if phase == TRAIN and dataset.mirror else {}
-    transform = dict(crop_size=setting.crop, **net.transform, **mirror)
+    transform = dict(transform_param=dict(crop_size=setting.crop, **net.transform, **mirror))
     for top, kind, more in (
-        ("data", "images", dict(transform_param=transform)),
+        ("data", "images", {} if net.reads_features else transform),
         ("label", "labels", {}),
     ):
         proto.layer.add(
@@ -37,11 +39,13 @@ def _rule(settings, chosen):
     }
 
 
-def train_val(name, dataset, net, run, losses, *, diagnostics=False, skip_input=head.SCORES):
+def train_val(
+    name, dataset, net, run, losses, *, diagnostics=False, skip_input=head.SCORES, frozen=False
+):
     """NetParameter of a data.Dataset in every setting with a tables.Net, for all variants.
 
     name: of the net. run: solver.Run. losses: {name: losses.NetLoss}. diagnostics: whether the
-    metric losses print theirs. skip_input: as head.add_head.
+    metric losses print theirs. skip_input: as head.add_head. frozen: whether only the head learns.
     """
     settings = dataset.settings(net)
     proto = caffe_pb2.NetParameter(name=name)
@@ -53,7 +57,10 @@ def train_val(name, dataset, net, run, losses, *, diagnostics=False, skip_input=
             rule = _rule(settings, setting)
             _add_data(proto, dataset, setting, net, phase, split, batch, rule)
     head.add_slice(proto, len(dataset.tree), dataset.numbers)
+    before = len(proto.layer)
     proto.layer.extend(net.layers(dataset.sizes[0], settings[0].crop))
+    if frozen:
+        freeze(proto.layer[before:], NEW[0]["lr_mult"])
     head.add_head(
         proto,
         net.feature,

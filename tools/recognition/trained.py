@@ -69,7 +69,7 @@ def read(path, weights=None):
         raise UserError(f"net {solver.net} reads images of {height} x {width}: not square")
     return Trained(
         solver=Path(path),
-        net=deploy.deploy(net, stages, len(scores), height),
+        net=deploy.deploy(net, stages, len(scores), (3, height, width)),
         file=solver.net,
         weights=weights,
         outputs=outputs,
