@@ -18,6 +18,7 @@ from data_prep.common.errors import UserError
 from tools import caffe_log, solver_net
 from tools.training_net import labels_of, training_net
 
+from . import peers
 from .timing import add_runs, positive
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -42,6 +43,7 @@ def run(options):
     """
     if uneven := [batch for batch in options.batch if batch % options.processes]:
         raise UserError(f"--batch {uneven[0]} can't be divided among {options.processes} processes")
+    options.ours = peers.prefix_of_ours(options.ours)
     print(
         f"{options.solver}: medians of {options.iterations} iterations, {options.runs} runs; "
         f"{len(os.sched_getaffinity(0))} cores"
@@ -62,7 +64,10 @@ def _rows(options, folder, solver, batch):
     whole = _write_solver(folder, solver, batch, options)
     part = _write_solver(folder, solver, batch // count, options)
     ways = {
-        f"caffe train, {count} threads": (["caffe", "train", "-solver", whole], count),
+        f"caffe train, {count} threads": (
+            [options.ours / "bin/caffe", "train", "-solver", whole],
+            count,
+        ),
         f"train_parallel.py, {count} processes": (
             [sys.executable, ROOT / "tools/train_parallel.py", "--solver", part]
             + ["--processes", count],
@@ -93,9 +98,10 @@ def _rows(options, folder, solver, batch):
 
 def _train(command, threads, options):
     """(median seconds of an iteration, bytes of the largest process) of one training."""
-    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
+    first = [options.ours / "bin", Path(sys.executable).parent, os.environ.get("PATH", "")]
     environment = os.environ | {
-        "PATH": path,
+        "PATH": os.pathsep.join(map(str, first)),
+        "PYTHONPATH": str(options.ours / "python"),
         "OMP_NUM_THREADS": str(threads),
         "GLOG_logtostderr": "1",
         "GLOG_minloglevel": "0",
@@ -185,6 +191,7 @@ def _batches(text):
 def add_options(parser):
     add_runs(parser, 3)
     parser.add_argument("--solver", default=SOLVER, help="(default: %(default)s)")
+    peers.add_ours(parser)
     parser.add_argument(
         "--processes",
         type=positive,

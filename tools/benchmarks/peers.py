@@ -451,7 +451,25 @@ def _ratio(pair):
     return f"{statistics.median(ratios):.2f} ({min(ratios):.2f}-{max(ratios):.2f}){mark}"
 
 
-def default_ours():
-    """The prefix of the caffe on PATH."""
+def add_ours(parser):
+    """Add the option --ours to a benchmark."""
+    parser.add_argument(
+        "--ours",
+        type=Path,
+        metavar="DIR",
+        help="where our Caffe is installed (default: that of the caffe on PATH)",
+    )
+
+
+def prefix_of_ours(given):
+    """The folder that --ours names, or that of the caffe on PATH.
+
+    Raises UserError if no Caffe with pycaffe is there.
+    """
     found = shutil.which("caffe")
-    return Path(found).resolve().parents[1] if found else Path.home() / ".local/caffe"
+    if given is None and found is None:
+        raise UserError("no caffe on PATH: `. .venv/bin/activate`, or --ours DIR")
+    prefix = given.resolve() if given else Path(found).resolve().parents[1]
+    if not has_caffe(prefix):
+        raise UserError(f"--ours {prefix} holds no Caffe with pycaffe")
+    return prefix

@@ -95,18 +95,17 @@ def _complete(options):
         "peer": list(peers.PEERS),
         "seconds": peers.SECONDS,
         "runs": peers.TURNS,
-        "ours": peers.default_ours(),
         "stock": Path.home() / ".local/caffe-stock",
     }
     for name, value in defaults.items():
         if not getattr(options, name):
             setattr(options, name, value)
-    for name in ("ours", "packages"):
-        folder = getattr(options, name)
-        if folder and not folder.is_dir():
-            raise UserError(f"--{name} {folder}: not a folder")
-    if not peers.has_caffe(options.ours):
-        raise UserError(f"--ours {options.ours} holds no Caffe with pycaffe")
+    options.ours = peers.prefix_of_ours(options.ours)
+    options.stock = options.stock.resolve()  # engines run in the repository's root
+    if options.packages:
+        if not options.packages.is_dir():
+            raise UserError(f"--packages {options.packages}: not a folder")
+        options.packages = options.packages.resolve()
 
 
 def _layers(solver, batch, runs):
@@ -185,12 +184,7 @@ def add_options(parser):
         help="begin no case that would end later; the first is measured in any case "
         f"(default: {peers.SECONDS})",
     )
-    add(
-        "--ours",
-        type=Path,
-        metavar="DIR",
-        help="where our Caffe is installed (default: that of the caffe on PATH)",
-    )
+    peers.add_ours(group)
     add(
         "--stock",
         type=Path,
