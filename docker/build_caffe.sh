@@ -8,6 +8,9 @@ CMAKE_OPTIONS=(-DCMAKE_BUILD_TYPE=Release -DCPU_ONLY=ON -DBLAS=open -DUSE_LEVELD
 # float and double on the CPU, 2 and 3: on a GPU)
 readonly GPU_TESTS='*GPU*:*/2.*:*/3.*:*CuDNN*:Im2colKernelTest/*:PlatformTest.*'
 
+# the patches of --stock: those without which Caffe's own code neither compiles nor runs today
+readonly STOCK_PATCHES='000[1-5]-*.patch'
+
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 # shellcheck source=docker/caffe_source.sh
 . "$here/caffe_source.sh"
@@ -15,13 +18,14 @@ here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 usage() {
   cat <<END
 Usage: docker/build_caffe.sh [--prefix DIR] [--source DIR|TARBALL] [--python EXE] [--jobs N]
-                             [--test] [--cuda 13|12 [--cuda-arch LIST] [--cuda-home DIR]]
+                             [--test] [--stock]
+                             [--cuda 13|12 [--cuda-arch LIST] [--cuda-home DIR]]
 
 Builds Caffe and installs it into DIR; does nothing if DIR already holds this exact build.
 
   --prefix DIR          installation folder (default: that of .venv's Caffe, else ~/.local/caffe; for
-                        --cuda 13 ~/.local/caffe-cuda13); sources, objects and the log stay in
-                        DIR.build, which may be deleted
+                        --cuda 13 ~/.local/caffe-cuda13, for --stock ~/.local/caffe-stock); sources,
+                        objects and the log stay in DIR.build, which may be deleted
   --source DIR|TARBALL  a tarball of exactly the files of upstream's commit ${COMMIT:0:7}, such as Debian's
                         $TARBALL, or any source
                         tree that the patches fit (default: the first available of: the copy kept by
@@ -32,6 +36,9 @@ Builds Caffe and installs it into DIR; does nothing if DIR already holds this ex
   --jobs N              parallel compilations (default: one per processor)
   --test                also build and run Caffe's own C++ and Python tests (several minutes more),
                         including the GPU tests of a CUDA build if the machine has a GPU
+  --stock               BVLC's Caffe for the CPU with only the patches that it needs to compile and
+                        run ($STOCK_PATCHES), for comparisons; the commands of this
+                        repository need the other patches, too (default: as the build in DIR)
   --cuda 13|12          build for GPUs, with cuDNN 9 and NCCL 2; the build also runs on the CPU. CUDA 13
                         (Turing and later, driver 580 and later) comes from NVIDIA's Python wheels,
                         1.3 GB; CUDA 12 (Pascal and later, driver 525 and later) needs its toolkit
@@ -43,6 +50,7 @@ Builds Caffe and installs it into DIR; does nothing if DIR already holds this ex
 
 Example: docker/build_caffe.sh --prefix /opt/caffe --source ~/Downloads/$TARBALL
          docker/build_caffe.sh --cuda 13 --cuda-arch 90
+         docker/build_caffe.sh --stock
 END
 }
 
@@ -91,11 +99,20 @@ hash_configuration() {
     [ -z "${cuda:-}" ] || cuda_recipe; } | sha256sum | cut -d ' ' -f 1
 }
 
+# list_patches: the patches of docker/patches that this build applies, in order
+list_patches() {
+  if [ -n "${stock:-}" ]; then
+    find "$here/patches" -name "$STOCK_PATCHES" | LC_ALL=C sort
+  else
+    find "$here/patches" -name '*.patch' | LC_ALL=C sort
+  fi
+}
+
 # hash_recipe: one hash over everything that determines the build
 hash_recipe() {
   { hash_configuration
     declare -f apply_patches
-    cat "$here"/patches/*.patch
+    list_patches | xargs -d '\n' cat
     [ -z "${cuda:-}" ] || cat "$here"/patches-cuda/*.patch; } | sha256sum | cut -d ' ' -f 1
 }
 
@@ -147,7 +164,10 @@ start_or_resume() {
   fi
   rm -rf "$work/started" "$fresh"
   if [ -n "$source" ]; then take_source "$source" "$fresh"; else fetch_source "$fresh"; fi
-  apply_patches "$fresh" "$here/patches"
+  rm -rf "$work/patches"
+  mkdir "$work/patches"
+  list_patches | xargs -d '\n' cp -t "$work/patches"
+  apply_patches "$fresh" "$work/patches"
   [ -z "$cuda" ] || apply_patches "$fresh" "$here/patches-cuda"
   configuration="$(hash_configuration) $python"
   if [ "$(cat "$work/configured" 2>/dev/null)" = "$configuration" ] && [ -d "$work/source" ]; then
@@ -220,7 +240,7 @@ build() {
 install_stage() {
   printf '%s\n' "recipe: $recipe" "source: $(source_id "$source")" "version: $VERSION" \
     "mode: $mode" "python: $python_version" "numpy: $numpy_version" "cuda: $cuda" \
-    "cuda_arch: $cuda_arch" "cuda_home: $cuda_home" >"$work/stage$prefix/BUILD"
+    "cuda_arch: $cuda_arch" "cuda_home: $cuda_home" "stock: $stock" >"$work/stage$prefix/BUILD"
   rm -rf "$prefix.old"
   [ ! -e "$prefix" ] || mv "$prefix" "$prefix.old"
   mv "$work/stage$prefix" "$prefix"
@@ -247,6 +267,8 @@ default_prefix() {
   caffe=$(readlink -f "$(dirname "$here")/.venv/bin/caffe" || true)
   if [ -n "$cuda" ]; then
     echo "$HOME/.local/caffe-cuda$cuda"
+  elif [ -n "$stock" ]; then
+    echo "$HOME/.local/caffe-stock"
   elif [ -n "$caffe" ]; then
     echo "${caffe%/bin/caffe}"
   else
@@ -255,7 +277,7 @@ default_prefix() {
 }
 
 main() {
-  local jobs prefix="" source="" python="" test=no cuda="" cuda_arch="" cuda_home=""
+  local jobs prefix="" source="" python="" test=no stock="" cuda="" cuda_arch="" cuda_home=""
   local option
   jobs=$(nproc)
   while [ $# -gt 0 ]; do
@@ -265,6 +287,7 @@ main() {
         option=${1#--}
         printf -v "${option/-/_}" %s "$2"; shift 2 ;;
       --test) test=yes; shift ;;
+      --stock) stock=yes; shift ;;
       --help|-h) usage; return ;;
       *) usage_error "unknown argument $1" ;;
     esac
@@ -272,6 +295,7 @@ main() {
   [[ $jobs =~ ^[1-9][0-9]*$ ]] || usage_error "--jobs $jobs is not a positive number"
   [ -n "$cuda" ] || [ -z "$cuda_arch$cuda_home" ] ||
     usage_error "--cuda-arch and --cuda-home are for --cuda"
+  [ -z "$cuda" ] || [ -z "$stock" ] || usage_error "--stock is for the CPU: leave out --cuda"
   prefix=$(realpath -m "${prefix:-$(default_prefix)}")
   [ -z "$source" ] || [ -e "$source" ] || die "--source $source does not exist"
   [ -z "$source" ] || source=$(realpath "$source")
@@ -280,8 +304,9 @@ main() {
     [ -x "$python" ] ||
       die "$python not found, which pycaffe is built for: run 'make setup', or use --python"
   fi
-  if [ -z "$cuda" ] && [ -f "$prefix/BUILD" ]; then  # a folder stays what it is
+  if [ -z "$cuda$stock" ] && [ -f "$prefix/BUILD" ]; then  # a folder stays what it is
     cuda=$(built cuda) cuda_arch=$(built cuda_arch) cuda_home=$(built cuda_home)
+    stock=$(built stock)
   fi
   local facts python_version python_include python_library numpy_version packages_missing
   facts=$(python_facts "$python") || die "$python does not run"
@@ -291,6 +316,7 @@ main() {
     die "$python lacks $packages_missing: run 'make setup', or give it docker/requirements.txt"
 
   local work=$prefix.build recipe mode=CPU
+  [ -z "$stock" ] || mode="CPU, stock"
   if [ -n "$cuda" ]; then
     # shellcheck source=docker/cuda.sh
     . "$here/cuda.sh"
@@ -317,7 +343,7 @@ main() {
   local log=$work/build.log laps=() lap_start=$SECONDS
   if [ $test = yes ] || ! up_to_date; then
     : >"$log"
-    say "building Caffe $VERSION for ${mode/CPU/the CPU} (log: $log)"
+    say "building Caffe $VERSION for ${mode/#CPU/the CPU} (log: $log)"
     # the same build no longer starts, because a library of the system changed: start from scratch
     [ "$(built recipe)" != "$recipe" ] || starts || rm -f "$work/started" "$work/configured"
     start_or_resume

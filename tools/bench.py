@@ -5,13 +5,15 @@ import argparse
 
 import tools.pycaffe  # noqa: F401 (before others load Caffe: it limits Caffe's log)
 from data_prep.common.command import command
-from tools.benchmarks import lmdb, losses, memory, predict, step
+from tools.benchmarks import lmdb, losses, memory, parallel, predict, step
 
 EXAMPLES = """examples, on an idle machine:
   tools/bench.py losses     metric losses, against matrix products and other implementations
   tools/bench.py memory     the large-margin loss with a memory of earlier batches
   tools/bench.py lmdb       build_lmdb.py, against Caffe's convert_imageset
   tools/bench.py step       the share of each layer in a training step
+  tools/bench.py step --peers   a step and a forward pass beside other engines
+  tools/bench.py parallel   processes of one thread, against one process with all threads
   tools/bench.py predict    photographs to answers, against the bare net
 """
 
@@ -21,6 +23,7 @@ BENCHMARKS = {
     "memory": memory,
     "lmdb": lmdb,
     "step": step,
+    "parallel": parallel,
     "predict": predict,
 }
 
@@ -40,7 +43,7 @@ def main():
         benchmark.add_options(one)
         one.set_defaults(run=benchmark.run)
     options = parser.parse_args()
-    options.run(options)
+    return options.run(options)
 
 
 if __name__ == "__main__":

@@ -61,6 +61,7 @@ def test_help_and_usage_errors():
         "--python",
         "--jobs",
         "--test",
+        "--stock",
         "--cuda",
         "--cuda-arch",
         "--cuda-home",
@@ -72,6 +73,7 @@ def test_help_and_usage_errors():
     assert "--cuda 11 is not one of" in one_error(build("--cuda", "11"), 2)
     assert "are for --cuda" in one_error(build("--cuda-arch", "90"), 2)
     assert "are for --cuda" in one_error(build("--cuda-home", "/usr"), 2)
+    assert "--stock is for the CPU" in one_error(build("--stock", "--cuda", "13"), 2)
 
 
 @pytest.mark.parametrize("listed", ["90a", "75,80", "sm_90", "7.5", "9", "075", "75;rm"])
@@ -106,6 +108,15 @@ def test_recipe_depends_on_python_numpy_and_prefix():
     hashes = [bash("hash_recipe", **{**values, **change}).stdout for change in changes]
     assert len(set(hashes)) == len(hashes) and all(hashes)
     assert bash("hash_recipe", **{**values, "numpy_version": "2.0.1"}).stdout == hashes[0]
+
+
+def test_stock_is_another_build_in_a_folder_of_its_own():
+    values = dict(python_version="3.11", numpy_version="2.4.6", prefix="/x", cuda="", HOME="/h")
+    hashes = [bash("hash_recipe", **values, stock=stock).stdout for stock in ("", "yes")]
+    assert len(set(hashes)) == 2 and all(hashes)
+    listed = [bash("list_patches", stock=stock).stdout.split() for stock in ("", "yes")]
+    assert listed[0][:5] == listed[1] and len(listed[0]) > 5
+    assert bash("default_prefix", **values, stock="yes").stdout.strip() == "/h/.local/caffe-stock"
 
 
 @pytest.fixture
@@ -185,7 +196,11 @@ def test_architectures_are_asked_of_the_compiler(toolkit, tmp_path):
 
 @pytest.mark.parametrize(
     "left, kind",
-    [("cuda: 13\ncuda_arch: 75 90\ncuda_home: \n", "CUDA 13 (sm_75 sm_90)"), ("", "the CPU")],
+    [
+        ("cuda: 13\ncuda_arch: 75 90\ncuda_home: \n", "CUDA 13 (sm_75 sm_90)"),
+        ("", "the CPU"),
+        ("cuda: \nstock: yes\n", "the CPU, stock"),
+    ],
 )
 def test_a_folder_stays_what_it_was_built_for(built, tmp_path, left, kind):
     (built / "BUILD").write_text("recipe: 0\n" + left)

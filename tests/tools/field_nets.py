@@ -1,11 +1,15 @@
 """Published networks that are not in tools/nets/tables.py, with the layer names of their weights.
 
-Shapes and names only: CaffeNet's train_val (BVLC), ResNet-50's deploy file (He et al., with `input`
-fields) and MobileNet v1's (Howard et al., in the Caffe version that ends with a convolution).
+Shapes and names only: CaffeNet's train_val (BVLC), ResNet-50's deploy file and MobileNet v1's
+(Howard et al., in the Caffe version that ends with a convolution).
 """
 
 import numpy as np
 from caffe import NetSpec, layers as L, params as P
+
+from tools.benchmarks.resnet import resnet50
+
+__all__ = ["caffenet", "fill", "mobilenet", "resnet50"]
 
 INPUT = 'name: "{name}"\ninput: "data"\ninput_dim: 1\ninput_dim: 3\n' + 2 * "input_dim: {side}\n"
 DATA = """
@@ -101,58 +105,6 @@ def caffenet():
         + _text(n)
         + OUTPUTS.format(scores="fc8")
     )
-
-
-def resnet50():
-    """Prototxt of a deploy file: no fillers, batch normalization by stored statistics."""
-    n = _start(224)
-
-    def convolution(name, part, bottom, outputs, size, stride, relu=None, bias=False):
-        n[name] = L.Convolution(
-            bottom,
-            num_output=outputs,
-            kernel_size=size,
-            stride=stride,
-            pad=size // 2,
-            bias_term=bias,
-        )
-        n[f"bn{part}"] = L.BatchNorm(n[name], in_place=True, use_global_stats=True)
-        top = n[f"scale{part}"] = L.Scale(n[name], in_place=True, bias_term=True)
-        if relu:
-            top = n[relu] = L.ReLU(n[name], in_place=True)
-        return top
-
-    top = convolution("conv1", "_conv1", n.data, 64, 7, 2, "conv1_relu", bias=True)
-    top = n.pool1 = L.Pooling(top, pool=P.Pooling.MAX, kernel_size=3, stride=2)
-    for number, (blocks, width) in enumerate(((3, 64), (4, 128), (6, 256), (3, 512)), 2):
-        for block in "abcdef"[:blocks]:
-            name, stride = f"{number}{block}", 2 if block == "a" and number > 2 else 1
-            short = (
-                top
-                if block != "a"
-                else convolution(f"res{name}_branch1", f"{name}_branch1", top, 4 * width, 1, stride)
-            )
-            for part, outputs, size, step in (
-                ("2a", width, 1, stride),
-                ("2b", width, 3, 1),
-                ("2c", 4 * width, 1, 1),
-            ):
-                branch = f"{name}_branch{part}"
-                top = convolution(
-                    f"res{branch}",
-                    branch,
-                    top,
-                    outputs,
-                    size,
-                    step,
-                    f"res{branch}_relu" if part != "2c" else None,
-                )
-            n[f"res{name}"] = L.Eltwise(short, top)
-            top = n[f"res{name}_relu"] = L.ReLU(n[f"res{name}"], in_place=True)
-    n.pool5 = L.Pooling(top, pool=P.Pooling.AVE, kernel_size=7, stride=1)
-    n.fc1000 = L.InnerProduct(n.pool5, num_output=1000)
-    n.prob = L.Softmax(n.fc1000)
-    return INPUT.format(name="ResNet-50", side=224) + _text(n)
 
 
 def mobilenet():

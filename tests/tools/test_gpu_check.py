@@ -14,8 +14,8 @@ from commands import assert_error, run
 from google.protobuf import text_format
 
 from data_prep.common.errors import UserError
-from tools import solver_net
-from tools.gpu import check, machine, nets, report, sections, suites, torch_net, training
+from tools import solver_net, torch_net
+from tools.gpu import check, machine, nets, report, sections, suites, training
 from tools.training_net import training_net
 
 SMALL = Path("prototxt/cards_squeezenet_ours_solver.prototxt")

@@ -8,10 +8,10 @@ import time
 import numpy as np
 
 from tools import solver_net
+from tools.torch_net import TorchNet
 from tools.training_net import training_net
 
 from .nets import random_net
-from .torch_net import TorchNet
 
 WARM_UP = 5  # steps in which algorithms are chosen and memory is reserved
 
