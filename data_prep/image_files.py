@@ -38,6 +38,10 @@ class ImageError(Exception):
     """The reason why a file is not a usable image, without the file's name."""
 
 
+class UnknownFormat(ImageError):
+    """The file is not an image, or is one in a format that is not read."""
+
+
 @dataclass(frozen=True)
 class Header:
     """The facts that the header of an image file states."""
@@ -121,9 +125,9 @@ def header(file):
     kind = _kind(start, FORMATS)
     if kind is None:
         if other := _kind(start, UNSUPPORTED):
-            raise ImageError(f"an image in the format {other}: save it as JPEG or PNG")
+            raise UnknownFormat(f"an image in the format {other}: save it as JPEG or PNG")
         *most, last = FORMATS
-        raise ImageError(f"not an image: neither {', '.join(most)} nor {last}")
+        raise UnknownFormat(f"not an image: neither {', '.join(most)} nor {last}")
     size = file.seek(0, os.SEEK_END)
     try:
         width, height, fixed = FORMATS[kind][1](file, size)

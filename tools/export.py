@@ -3,7 +3,8 @@
 
 The folder holds the net as model.onnx and as deploy.prototxt with weights.caffemodel, the classes
 (labels.json, hierarchy.tsv), how a photograph becomes the input (preprocessing.json), a model card
-(README.md) and example.py, which classifies photographs with NumPy and OpenCV alone.
+(README.md) and example.py, which classifies photographs with NumPy and OpenCV alone. examples.jpg
+has a small training image of every fine class, for tools/serve.py; --no-examples leaves it out.
 
 Caffe, ONNX Runtime and OpenCV must agree on three photographs, three at a time and one at a time:
 within 1e-5 of every probability, and in the most probable class of every level. Otherwise nothing
@@ -62,6 +63,12 @@ def parse(readers):
         "--license", metavar="TEXT", help="license of the model, for its card (default: not stated)"
     )
     parser.add_argument(
+        "--no-examples",
+        dest="examples",
+        action="store_false",
+        help="leave out examples.jpg, which holds small copies of training photographs",
+    )
+    parser.add_argument(
         "--readers",
         default=",".join(readers),
         metavar="NAME,...",
@@ -93,6 +100,7 @@ def main():
         result=args.result,
         license=args.license,
         readers=args.readers,
+        examples=args.examples,
     )
     rows = [("agrees with Caffe", "largest difference of a probability")]
     rows += [(one.name, f"{one.largest:.1g}") for one in done.agreed]
@@ -100,6 +108,8 @@ def main():
     print("\n".join(text_table.aligned(rows)))
     if done.result is None:
         print("these weights have no evaluation in results/: the model card has no accuracy")
+    if done.lacks:
+        print(f"no examples.jpg: {done.lacks}")
     size = sum(done.files.values()) / 1e6
     print(f"wrote {done.folder}/: {', '.join(done.files)} ({size:.1f} MB)")
 

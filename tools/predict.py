@@ -35,11 +35,9 @@ from contextlib import closing
 from pathlib import Path
 
 from data_prep.common import files, progress
-from data_prep.common.arguments import within
 from data_prep.common.command import command
 from data_prep.common.errors import UserError
-from tools.recognition import answers, decode, options, recognize, resumable
-from tools.recognition.preprocessing import CROPS
+from tools.recognition import answers, options, recognize, resumable
 
 
 def parse():
@@ -48,23 +46,7 @@ def parse():
     )
     options.add_model(parser)
     options.add_photographs(parser)
-    parser.add_argument("--decode", choices=decode.RULES, default="fine", help="see above")
-    parser.add_argument(
-        "--top",
-        type=within(int, 1, 1000),
-        default=3,
-        metavar="K",
-        help="best paths per photograph (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--crops",
-        type=int,
-        choices=CROPS,
-        default=1,
-        help="parts of the photograph whose probabilities are averaged: the middle (1, the "
-        "default), corners and middle (5), these and their mirror images (10, Caffe's "
-        "oversampling)",
-    )
+    options.add_decision(parser, top=3)
     written = parser.add_mutually_exclusive_group()
     written.add_argument("--json", action="store_true", help="write JSON lines")
     written.add_argument("--tsv", action="store_true", help="write a table")
@@ -195,11 +177,7 @@ def main():
         check_out(args.out, args.format)
     found = options.open_photographs(args)
     model = options.open_model(args)
-    if args.crops == 10 and model.preprocessing.mirror is False:
-        print(
-            "note: this net was trained without mirror images; --crops 5 leaves them out",
-            file=sys.stderr,
-        )
+    options.check_crops(args, model)
     top = min(args.top, model.hierarchy.sizes[0])
     writer = answers.FORMATS[args.format](model.hierarchy.levels, top)
     count = (to_file if args.out else to_terminal)(args, model, found, writer)

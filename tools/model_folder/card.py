@@ -3,6 +3,7 @@
 from data_prep import manifest as manifests
 from data_prep.common import text_table
 from tools.nets import tables
+from tools.recognition import examples as sheets
 
 from .agreement import BATCHES, TOLERANCE
 
@@ -22,14 +23,21 @@ FILES = (
     ("export.json", "checksums of these files"),
 )  # fmt: skip
 
+SHEET = (sheets.FILE, "a training image of every class, for pages such as tools/serve.py's")
+EXAMPLES = (
+    f"`{sheets.FILE}` shows small copies of training photographs, one per class, which remain "
+    "under the license of those photographs; the model works without the file."
+)
 
-def text(trained, experiment, commit, digest, agreed, unread, result, license):
+
+def text(trained, experiment, commit, digest, agreed, unread, result, license, examples):
     """The text of README.md.
 
     trained   recognition.trained.Trained
     agreed    [agreement.Agreed]; unread: {name of a reader: why it can't read its file}
     result    results.Result of these weights, or None
     license   text, or None
+    examples  whether the folder has a sheet of training images
     """
     manifest = manifests.read(trained.data)
     levels = " -> ".join(
@@ -38,6 +46,7 @@ def text(trained, experiment, commit, digest, agreed, unread, result, license):
     counts = ", ".join(
         f"{manifest.splits[split].images} {split}" for split in manifest.present_splits
     )
+    rows = [*FILES[:-1], SHEET, FILES[-1]] if examples else FILES
     parts = [
         f"# {experiment}\n",
         f"Recognizes what a photograph shows on {len(trained.hierarchy.levels)} levels of a label "
@@ -55,8 +64,8 @@ def text(trained, experiment, commit, digest, agreed, unread, result, license):
         f"**Origin.** {trained.file}, solver {trained.solver.name}, weights "
         f"{trained.weights.name} (SHA-256 {digest}); exported by commit {commit} of "
         "hierarchical-caffe.\n",
-        f"**License.** {license or LICENSE}\n",
-        *text_table.markdown([("file", ""), *((f"`{name}`", what) for name, what in FILES)]),
+        f"**License.** {license or LICENSE}{' ' + EXAMPLES if examples else ''}\n",
+        *text_table.markdown([("file", ""), *((f"`{name}`", what) for name, what in rows)]),
     ]
     return "\n".join(parts) + "\n"
 

@@ -14,7 +14,7 @@ from data_prep.images import ImageError
 from tools import pycaffe, results, solver_net
 from tools.nets import text as net_text
 from tools.onnx_export import build
-from tools.recognition import labels, photographs, preprocessing, trained
+from tools.recognition import examples as sheets, labels, photographs, preprocessing, trained
 from tools.recognition.engines import CaffeEngine
 from tools.recognition.model import NET, ONNX, WEIGHTS
 
@@ -36,6 +36,7 @@ class Exported:
     agreed   [agreement.Agreed]
     unread   {name of a reader: why it can't read its file}
     result   results.Result that the model card shows, or None
+    lacks    why there is no sheet of examples, in a few words; None: there is, or it was not wanted
     """
 
     folder: Path
@@ -43,6 +44,7 @@ class Exported:
     agreed: tuple
     unread: dict
     result: object
+    lacks: str | None = None
 
 
 def export(
@@ -54,6 +56,7 @@ def export(
     result=None,
     license=None,
     readers=tuple(READERS),
+    examples=True,
 ):
     """Exported: the folder `out` of a solver's trained net.
 
@@ -64,12 +67,13 @@ def export(
              weights)
     license  text for the model card
     readers  names of READERS that must agree with Caffe
+    examples whether to write a sheet with a training image of every fine class
 
     Raises UserError, and leaves no folder, where `out` may not be replaced, where the net has no
     counterpart in ONNX, or where a reader does not agree.
     """
     solver = Path(solver)
-    place = Place.of(out, NAMES)
+    place = Place.of(out, (*NAMES, sheets.FILE))
     net = trained.read(solver, weights)
     experiment = solver.stem.removesuffix("_solver")
     digest = files.sha256(files.existing(net.weights, "caffemodel"))
@@ -98,17 +102,22 @@ def export(
                     ) from None
                 unread[READERS[name].name] = str(error)
             bar.update()
+        lacks = sheets.unavailable(net.data, net.hierarchy.sizes[0]) if examples else None
+        examples = examples and lacks is None
+        if examples:
+            files.write_whole(folder / sheets.FILE, sheets.sheet(net.data, net.hierarchy.sizes[0]))
         commit = _commit()
         files.write_whole(folder / HIERARCHY, net.hierarchy.text())
         files.write_whole(folder / EXAMPLE, Path(__file__).with_name(EXAMPLE).read_bytes())
         files.write_whole(
             folder / CARD,
-            card.text(net, experiment, commit, digest, agreed, unread, shown, license),
+            card.text(net, experiment, commit, digest, agreed, unread, shown, license, examples),
         )
-        sizes = {name: (folder / name).stat().st_size for name in NAMES}
+        written = (*NAMES, sheets.FILE) if examples else NAMES
+        sizes = {name: (folder / name).stat().st_size for name in written}
         place.publish(folder, experiment, commit, digest)
     sizes[MANIFEST] = (place.path / MANIFEST).stat().st_size
-    return Exported(Path(out), sizes, tuple(agreed), unread, shown)
+    return Exported(Path(out), sizes, tuple(agreed), unread, shown, lacks)
 
 
 def _write_caffe(folder, net, experiment):

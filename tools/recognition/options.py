@@ -1,12 +1,19 @@
 """Options of the commands that read photographs and run a model."""
 
 import argparse
+import sys
 from pathlib import Path
 
 from data_prep.common.arguments import within
 from data_prep.common.errors import UserError
 from tools import solver_net
-from tools.recognition import model as models, photographs, recognize
+from tools.recognition import (
+    decode,
+    model as models,
+    photographs,
+    preprocessing as pixels,
+    recognize,
+)
 from tools.recognition.engines import ENGINES
 
 MOST = 1024  # largest batch; Caffe aborts if a batch does not fit into memory
@@ -60,6 +67,41 @@ def open_model(args):
     if args.solver:
         return models.from_solver(args.solver, args.weights)
     return models.from_folder(args.model, "caffe" if args.gpu is not None else args.engine)
+
+
+def data_folder(solver):
+    """Path of the data set that a solver's test net reads; raises UserError."""
+    return pixels.of_solver(solver_net.read_solver(solver))[1]
+
+
+def add_decision(parser, top):
+    """Add the options that decide for classes: --decode, --top and --crops. top: the default."""
+    parser.add_argument("--decode", choices=decode.RULES, default="fine", help="see above")
+    parser.add_argument(
+        "--top",
+        type=within(int, 1, 1000),
+        default=top,
+        metavar="K",
+        help="best paths per photograph (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--crops",
+        type=int,
+        choices=pixels.CROPS,
+        default=1,
+        help="parts of the photograph whose probabilities are averaged: the middle (1, the "
+        "default), corners and middle (5), these and their mirror images (10, Caffe's "
+        "oversampling)",
+    )
+
+
+def check_crops(args, model):
+    """Print a note to stderr if the model has not seen mirror images, which --crops 10 uses."""
+    if args.crops == 10 and model.preprocessing.mirror is False:
+        print(
+            "note: this net was trained without mirror images; --crops 5 leaves them out",
+            file=sys.stderr,
+        )
 
 
 def add_photographs(parser, **more):
