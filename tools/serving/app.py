@@ -35,6 +35,7 @@ FILES = {  # address: (file of the page, type)
 FORM = 64 << 10  # bytes of a form beside its photograph
 PARTS = 16  # of a form
 LONGEST_NAME = 255
+REASONS = {404: "there is nothing at this address", 405: "this address takes another method"}
 RETRY = 2  # seconds after which a client may ask again
 SECURITY = {
     "Content-Security-Policy": "default-src 'self'; img-src 'self' blob:; object-src 'none'; "
@@ -215,7 +216,8 @@ def _add_errors(app, settings):
 
     @app.errorhandler(HTTPException)
     def http(error):
-        reason = settings.too_large if error.code == 413 else error.description
+        reasons = {**REASONS, 413: settings.too_large}
+        reason = reasons.get(error.code, error.description)
         response = failed(reason, error.code)
         allowed = getattr(error, "valid_methods", None)
         if allowed:

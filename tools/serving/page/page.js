@@ -151,6 +151,10 @@ async function recognize(file) {
     showDisagreement(answer);
     showBest(answer);
     state("result");
+    // On a phone, the answer is below the photograph.
+    if (at("answer").getBoundingClientRect().top > window.innerHeight / 2) {
+      at("answer").scrollIntoView({ behavior: "smooth", block: "start" });
+    }
   } catch (error) {
     if (mine === running) state("error", error.message);
   }
