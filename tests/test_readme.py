@@ -1,11 +1,13 @@
 """Every README.md: the commands in it exist and take the options shown, and the recipes run."""
 
+import json
 import os
 import re
 import shlex
 import shutil
 import subprocess
 import sys
+import urllib.request
 from pathlib import Path
 
 import cv2
@@ -93,6 +95,30 @@ def test_layer_example_is_the_one_in_the_nets():
     assert parse(net.layer[0].python_param.param_str, PARAMETERS, "README")["margins"] == [1, 1]
 
 
+def check_page(line, environment, photo):
+    """The line serves a page, its files, and an answer for a photograph; it ends when stopped."""
+    server = subprocess.Popen(
+        ["bash", "-c", line], cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True
+    )
+    try:
+        address = re.search(r"http://\S+/", server.stdout.readline())[0]
+        with urllib.request.urlopen(address, timeout=60) as page:
+            assert "Choose a photograph" in page.read().decode()
+        with urllib.request.urlopen(f"{address}examples.jpg", timeout=60) as sheet:
+            assert sheet.headers["Content-Type"] == "image/jpeg"
+        sent = urllib.request.Request(
+            f"{address}predict", photo.read_bytes(), {"Content-Type": "image/jpeg"}
+        )
+        with urllib.request.urlopen(sent, timeout=60) as answer:
+            levels = json.load(answer)["levels"]
+        assert [level["predicted"].split()[0] for level in levels] == ["kind", "group"]
+        server.terminate()
+        assert server.wait(60) == 0
+    finally:
+        server.kill()
+        server.communicate()
+
+
 def test_own_photographs(tmp_path):
     """The lines for a user's own photographs, on drawn ones, SqueezeNet and two iterations."""
     rng = np.random.default_rng(0)
@@ -103,18 +129,13 @@ def test_own_photographs(tmp_path):
             cv2.imwrite(
                 str(folder / f"{number}.jpg"), rng.integers(0, 255, (64, 80, 3)).astype(np.uint8)
             )
-    lines = re.search(r"```sh\n(.*?)```", OWN, re.DOTALL)[1].splitlines()
-    assert [line.split()[0].split("/")[-1] for line in lines] == [
-        "build_lmdb.py",
-        "make_prototxt.py",
-        "caffe",
-        "evaluate.py",
-        "plot_log.py",
-        "draw_predictions.py",
-        "report.py",
-        "predict.py",
-        "export.py",
+    blocks = [block.splitlines() for block in re.findall(r"```sh\n(.*?)```", OWN, re.DOTALL)]
+    names = [[line.split()[0].split("/")[-1] for line in block] for block in blocks]
+    assert names == [
+        ["build_lmdb.py", "make_prototxt.py", "caffe", "evaluate.py", "export.py", "serve.py"],
+        ["plot_log.py", "draw_predictions.py", "report.py", "predict.py"],
     ]
+    (*lines, page), more = blocks
     changes = (
         ("--root PHOTOS", f"--root {tmp_path}/PHOTOS --test-share 0.5"),
         ("--net googlenet", "--net squeezenet --name readme_test --train-batch 8 --max-iter 2"),
@@ -125,16 +146,19 @@ def test_own_photographs(tmp_path):
         ("results/mine", f"{tmp_path}/mine"),
         ("models/mine", f"{tmp_path}/model"),
         ("train.log", f"{tmp_path}/train.log"),
+        ("tools/serve.py", f"exec {sys.executable} tools/serve.py --port 0"),
         ("photo.jpg holiday/", f"{tmp_path}/PHOTOS --out {tmp_path}/photos.tsv"),
     )
+    environment = os.environ | {"OPENBLAS_NUM_THREADS": "1", "GLOG_minloglevel": "0"}
+
+    def changed(line):
+        for old, new in changes:
+            line = line.replace(old, new)
+        return line
+
     try:
-        for line in lines:
-            for old, new in changes:
-                line = line.replace(old, new)
-            result = run(
-                ["bash", "-o", "pipefail", "-c", line],
-                env=os.environ | {"OPENBLAS_NUM_THREADS": "1", "GLOG_minloglevel": "0"},
-            )
+        for line in lines + more:
+            result = run(["bash", "-o", "pipefail", "-c", changed(line)], env=environment)
             assert result.returncode == 0, (
                 line + "\n" + result.stdout[-999:] + result.stderr[-2000:]
             )
@@ -144,6 +168,7 @@ def test_own_photographs(tmp_path):
         assert (tmp_path / "mine_report.html").stat().st_size
         assert (tmp_path / "model/model.onnx").stat().st_size
         assert (tmp_path / "photos.tsv").read_text().count("\n") == 25
+        check_page(changed(page), environment, next((tmp_path / "PHOTOS").rglob("*.jpg")))
     finally:
         for folder in (ROOT / "snapshots").glob("readme_test_*"):
             shutil.rmtree(folder)

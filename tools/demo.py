@@ -212,6 +212,7 @@ def main():
         f"\nloss curves        {CURVES}\nsample predictions {SAMPLES}"
         f"\nreport             {REPORT}"
         f"\nexported model     {MODEL}/"
+        f"\na page that answers: tools/serve.py --model {MODEL}"
         f"\ndone in {(time.monotonic() - start) / 60:.1f} minutes"
     )
 

@@ -5,6 +5,7 @@ import re
 import shlex
 import shutil
 import subprocess
+import sys
 import tarfile
 from pathlib import Path
 
@@ -105,6 +106,7 @@ def test_dockerfile(dockerfile, patterns):
                 "CMD",
                 "ENTRYPOINT",
                 "ENV",
+                "EXPOSE",
                 "HEALTHCHECK",
                 "LABEL",
                 "RUN",
@@ -116,6 +118,24 @@ def test_dockerfile(dockerfile, patterns):
     # compiled once: what changes often comes after Caffe
     assert not re.search(r"^COPY (\.|tools|python_layers|docker) ", build, re.MULTILINE)
     assert "CA_CERTIFICATES" not in final and "PIP_" not in final
+
+
+@pytest.mark.parametrize("dockerfile", DOCKERFILES, ids=lambda path: path.name)
+def test_image_serves(dockerfile):
+    """The documented command reaches the server in the image, and only from this machine."""
+    text = (ROOT / "docker" / "README.md").read_text().replace("\\\n", " ")
+    (line,) = [line for line in text.splitlines() if re.match("docker run .*serve.py", line)]
+    words = shlex.split(line)
+    address, outside, inside = words[words.index("-p") + 1].split(":")
+    assert address == "127.0.0.1" and outside == inside
+    assert ("EXPOSE", inside) in instructions(dockerfile)
+    command = words[words.index("tools/serve.py") :]
+    assert command[command.index("--host") + 1] == "0.0.0.0"  # the container's, not its loopback
+    _, mounted, mode = words[words.index("-v") + 1].split(":")
+    assert mounted == command[command.index("--model") + 1] and mode == "ro"
+    usage = run(sys.executable, ROOT / "tools" / "serve.py", "--help").stdout
+    assert all(option in usage for option in command if option.startswith("--"))
+    assert re.search(rf"--port .*\(default: {inside}\)", usage, re.DOTALL)
 
 
 @pytest.mark.parametrize("name", ["requirements", "requirements-cupy"])
