@@ -386,7 +386,7 @@ def test_sheet(photos, model):
         others = [cv2.resize(cv2.imread(str(path)), (128, 128)) for _, path, _ in rows]
         near = sorted(range(len(others)), key=lambda i: np.abs(tile - others[i]).mean())
         assert rows[near[0]][1] == path
-    assert (sheet[:, 4 * 128 :] > 250).all()
+    assert (sheet[:, 4 * 128 + 16 :] > 250).all()  # JPEG blurs the edge
 
 
 @pytest.mark.parametrize(

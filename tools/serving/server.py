@@ -7,6 +7,7 @@ import signal
 import socket
 import threading
 import time
+from contextlib import suppress
 
 from waitress import wasyncore
 from waitress.adjustments import Adjustments
@@ -172,7 +173,8 @@ class Server(TcpWSGIServer):
     def stop(self):
         """Make `run` return, after the requests that run; any thread or signal handler may."""
         self._stopping.set()
-        self.pull_trigger()
+        with suppress(OSError):  # it has ended already
+            self.pull_trigger()
 
     def stop_on_signals(self):
         """Let Ctrl-C and SIGTERM stop the server; a second one ends the process at once."""
