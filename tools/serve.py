@@ -114,8 +114,11 @@ def main():
     app = application.create(worker, settings)
     server = servers.Server(app, bound, args.waiting, settings.largest_body, settings.too_large)
     server.stop_on_signals()
-    address = f"http://{servers.in_address(args.host)}:{server.port}/"
-    print(f"{worker.model.source}: {address} (Ctrl-C stops it)", flush=True)
+    name, where = servers.in_address(args.host), ""
+    if servers.is_everywhere(bound):
+        name, where = "localhost", "at every address of this machine; "
+    address = f"http://{name}:{server.port}/"
+    print(f"{worker.model.source}: {address} ({where}Ctrl-C stops it)", flush=True)
     server.run()
     worker.close()
     print("stopped", flush=True)

@@ -329,6 +329,15 @@ def test_failures_of_the_model_stay_in_the_log(slow, photo, error, capfd):
     assert one.send(photo.read_bytes()).status == 200
 
 
+def test_every_address(model, tmp_path):
+    """With --host 0.0.0.0, as in a container, clients may use any name of the machine."""
+    with served.serve(tmp_path, "--model", model, "--host", "0.0.0.0") as one:
+        assert one.address.startswith("http://localhost:")
+        assert one.ask("GET", "/health", Host="a-name.example").status == 200
+        other = one.ask("GET", "/health", Host="a-name.example", Origin="http://b.example")
+        assert other.status == 403
+
+
 def test_stopping_while_clients_stay_connected(model, tmp_path):
     with served.serve(tmp_path, "--model", model, "--host", "localhost") as one:
         place = one.address.split("/")[2].split(":")

@@ -139,6 +139,27 @@ def test_errors(page, photos, tmp_path):
     assert texts(page, "#error") == []
 
 
+@pytest.mark.parametrize(
+    "agree, own, says",
+    [
+        (True, None, []),
+        (None, None, []),
+        (False, "x", ["The levels' classifiers disagree: the classifier of group prefers x."]),
+        (False, None, ["The levels' classifiers disagree."]),
+        (True, "x", ["The decision differs from what the classifiers prefer: the classifier of "
+                     "group prefers x."]),
+    ],
+)  # fmt: skip
+def test_disagreement(browser, server, agree, own, says):
+    browser.visit(server.address, WIDTHS[0])
+    browser.until(SHOWS + "'status'")
+    levels = [dict(level="kind", predicted="a", own="a"), dict(level="group", predicted="b")]
+    levels[1]["own"] = own
+    answer = json.dumps(dict(levels=levels, agree=agree))
+    browser.value(f"showDisagreement({answer}), state('result'), 1")
+    assert texts(browser, "#disagree") == says
+
+
 def test_long_and_hostile_names(page, server, photos):
     """Texts of the answer are shown as text, however long, within the width."""
     name = "<img src=x onerror=alert(1)>" + 200 * "W"

@@ -59,7 +59,16 @@ def listen(host, port):
 
 def is_loopback(bound):
     """Whether only this machine reaches a bound socket."""
-    return ipaddress.ip_address(bound.getsockname()[0].partition("%")[0]).is_loopback
+    return _number(bound).is_loopback
+
+
+def is_everywhere(bound):
+    """Whether a bound socket is reached at every address of this machine."""
+    return _number(bound).is_unspecified
+
+
+def _number(bound):
+    return ipaddress.ip_address(bound.getsockname()[0].partition("%")[0])
 
 
 def in_address(host):

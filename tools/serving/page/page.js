@@ -72,8 +72,11 @@ function showDisagreement(answer) {
   const others = answer.levels.filter((level) => level.own && level.own !== level.predicted);
   at("disagree").hidden = answer.agree !== false && others.length === 0;
   const found = others.map((level) => `the classifier of ${level.level} prefers ${level.own}`);
-  at("disagree").textContent =
-    "The levels' classifiers disagree" + (found.length ? ": " + found.join("; ") : "") + ".";
+  const what =
+    answer.agree === false
+      ? "The levels' classifiers disagree"
+      : "The decision differs from what the classifiers prefer";
+  at("disagree").textContent = [what, found.join("; ")].filter(Boolean).join(": ") + ".";
 }
 
 function showBest(answer) {
