@@ -17,7 +17,9 @@ and binary graphs G^j between fine classes i and their classes c define
               = sum_i (dL/df_i + p(i|c_j)) p(c|i) - [c=c_j]
 
 In a tree each i has one c per level, A^j_i = e^{f^j_c}, and p is the softmax of the fine scores
-plus those of the ancestors. Everything is computed in log space, in float64.
+plus those of the ancestors. A label set whose c_j is not known of any sample, such as attributes
+that are known of classes only, has no term: it is summed over, as in p_i, and its scores learn
+through the A^j of the other terms. Everything is computed in log space, in float64.
 """
 
 import numpy as np
@@ -41,8 +43,9 @@ def forward(scores, labels, graphs):
     """The loss of one batch.
 
     scores: m + 1 arrays, n x C of the fine classes and n x C_j of the further label sets.
-    labels: m + 1 vectors of n whole numbers: y, c_1 .. c_m.
-    graphs: m arrays of booleans, C x C_j, that join each class to at least one.
+    labels: up to m + 1 vectors of n whole numbers: y, c_1 ..; the last may be unknown.
+    graphs: m arrays of booleans, C x C_j, that join each class to at least one; or, where each is
+            joined to one alone, as in a tree, vectors of C classes of the set: faster.
     Returns scores.ScoreTerms. Raises ValueError for scores with nan or inf and for labels that are
     not classes or that no edge of the graph joins; on a GPU they are not checked.
     """
@@ -53,8 +56,7 @@ def forward(scores, labels, graphs):
     ]
     _check_edges(labels, graphs)
     n = len(scores[0])
-    size = max([1, *(graph.size for graph in graphs)])
-    rows = max(1, CHUNK // size)
+    rows = _rows(graphs)
     parts = [
         _sums(
             [each[at : at + rows] for each in scores], [y[at : at + rows] for y in labels], graphs
@@ -71,38 +73,96 @@ def forward(scores, labels, graphs):
     return ScoreTerms(total / n, [gradient / n for gradient in gradients], probabilities)
 
 
-def probabilities(scores, graphs):
-    """p_i of every sample: n x C float64."""
-    xp = array_module(scores[0])
-    log_a = [
-        _edges(values.astype(np.float64), graph)[1] for values, graph in zip(scores[1:], graphs)
+def log_marginals(scores, graphs):
+    """log p_i and log p^j_c of every sample: m + 1 arrays, n x C and n x C_j float64."""
+    n, xp = len(scores[0]), array_module(scores[0])
+    graphs = [
+        graph[:, None] == xp.arange(values.shape[1]) if graph.ndim == 1 else graph
+        for graph, values in zip(graphs, scores[1:])
     ]
-    return xp.exp(log_softmax(sum(log_a, scores[0].astype(np.float64))))
+    rows = _rows(graphs)
+    parts = [
+        _log_marginals([each[at : at + rows].astype(np.float64) for each in scores], graphs)
+        for at in range(0, n, rows)
+    ]
+    if len(parts) == 1:
+        return parts[0]
+    return [xp.concatenate(arrays) for arrays in zip(*parts)]
+
+
+def _rows(graphs):
+    """Samples of a part."""
+    return max(1, CHUNK // max([1, *(graph.size for graph in graphs)]))
+
+
+def _log_marginals(scores, graphs):
+    edges = [_edges(values, graph) for values, graph in zip(scores[1:], graphs)]
+    log_p = log_softmax(sum((log_a for _, log_a in edges), scores[0]))  # n x C
+    of_sets = [
+        log_sum_exp(log_p[:, :, None] + log_edges, axis=1)[:, 0]  # n x C_j
+        for log_edges, _ in edges
+    ]
+    return [log_p, *of_sets]
 
 
 def _sums(scores, labels, graphs):
     """(sum of the losses, its gradients, p_i) of some samples."""
-    xp, m = array_module(scores[0]), len(graphs)
-    edges = [_edges(values, graph) for values, graph in zip(scores[1:], graphs)]
-    log_p = log_softmax(sum((log_a for _, log_a in edges), scores[0]))  # n x C, log p_i
+    xp = array_module(scores[0])
+    sets = [
+        (_One if graph.ndim == 1 else _Many)(values, graph)
+        for values, graph in zip(scores[1:], graphs)
+    ]
+    log_p = log_softmax(sum((one.log_a for one in sets), scores[0]))  # n x C, log p_i
     fine = xp.exp(log_p)
     total = -entries(log_p, labels[0]).sum()
-    of_fine = (1 + m) * fine - one_hot(labels[0], fine.shape[1])  # n x C
+    of_fine = len(labels) * fine - one_hot(labels[0], fine.shape[1])  # n x C
 
-    given = []  # per label set p(i|c_j), n x C
-    for (log_edges, _), label in zip(edges, labels[1:]):
-        samples = xp.arange(len(label))
-        joint = log_p + log_edges[samples, :, label]  # n x C, log p(i, c_j)
+    given = []  # per label set with known labels p(i|c_j), n x C
+    for one, label in zip(sets, labels[1:]):
+        joint = log_p + one.log_given(label)  # n x C, log p(i, c_j)
         log_marginal = log_sum_exp(joint)  # n x 1, log p^j_{c_j}
         total = total - log_marginal.sum()
         given.append(xp.exp(joint - log_marginal))
         of_fine -= given[-1]
 
     gradients = [of_fine]
-    for (log_edges, _), label, of_label in zip(edges, labels[1:], given):
-        along = (of_fine + of_label)[:, None] @ xp.exp(log_edges)  # n x 1 x C_j
-        gradients.append(along[:, 0] - one_hot(label, log_edges.shape[2]))
+    for j, one in enumerate(sets):
+        of_set = of_fine + given[j] if j < len(given) else of_fine
+        known = one_hot(labels[j + 1], one.classes) if j < len(given) else 0
+        gradients.append(one.expected(of_set) - known)  # n x C_j
     return total, gradients, fine
+
+
+class _Many:
+    """A label set of n x C_j scores; a graph C x C_j. log_a: n x C, log A_i."""
+
+    def __init__(self, values, graph):
+        self.classes = values.shape[1]
+        self._log_edges, self.log_a = _edges(values, graph)
+
+    def log_given(self, label):
+        """log p(c|i) of the label c of each sample: n x C."""
+        samples = array_module(label).arange(len(label))
+        return self._log_edges[samples, :, label]
+
+    def expected(self, of_fine):
+        """sum_i of_fine_i p(c|i): n x C_j; of_fine: n x C."""
+        return (of_fine[:, None] @ array_module(of_fine).exp(self._log_edges))[:, 0]
+
+
+class _One:
+    """The same where each fine class is joined to one class: a vector of C."""
+
+    def __init__(self, values, of_class):
+        self.classes, self._of_class = values.shape[1], of_class
+        self.log_a = values[:, of_class]
+
+    def log_given(self, label):
+        xp = array_module(label)
+        return xp.where(self._of_class == label[:, None], 0.0, -np.inf)
+
+    def expected(self, of_fine):
+        return of_fine @ one_hot(self._of_class, self.classes)
 
 
 def _edges(values, graph):
@@ -117,7 +177,8 @@ def _check_edges(labels, graphs):
     if not on_host(labels[0]):
         return
     for level, (label, graph) in enumerate(zip(labels[1:], graphs), 2):
-        apart = np.flatnonzero(~graph[labels[0], label])
+        joined = graph[labels[0]] == label if graph.ndim == 1 else graph[labels[0], label]
+        apart = np.flatnonzero(~joined)
         if len(apart):
             sample = apart[0]
             raise ValueError(

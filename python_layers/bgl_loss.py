@@ -1,18 +1,20 @@
 """BGLLossLayer: the bipartite-graph label loss as a Caffe layer (maths: bgl.py)."""
 
 from python_layers import bgl, label_tree
-from python_layers.parameters import Parameter
-from python_layers.score_loss import ProbabilityLayer, ScoreLossLayer
+from python_layers.parameters import Parameter, boolean
+from python_layers.score_loss import MarginalsLayer, ScoreLossLayer
 
 PATH = label_tree.path_parameter()
 
 PARAMETERS = {
     "hierarchy": PATH,
+    "levels": label_tree.levels_parameter(),
     "attributes": Parameter(
         None,
         "a list of paths of files",
         lambda v: isinstance(v, list) and 0 < len(v) < 100 and all(map(PATH.valid, v)),
     ),
+    "attribute_labels": boolean(True),
 }
 
 
@@ -30,7 +32,7 @@ def graphs(given, tree, sizes):
             f" coarse levels of {tree.path} and {len(tables)} tables of attributes have one each"
         )
     tree.check_sizes(sizes[:levels])
-    found = [tree.graph(level) for level in range(1, levels)]
+    found = [tree.ancestors[:, level] for level in range(1, levels)]
     for path, size in zip(tables, sizes[levels:]):
         graph = label_tree.read_graph(path, sizes[0])
         if graph.shape[1] != size:
@@ -59,15 +61,20 @@ class BGLLossLayer(ScoreLossLayer):
     Bottoms
       0..m      scores: of the fine classes, of the levels above them in their order, of the
                 attributes of each table; n x C, n x C_1 .. n x C_m.
-      m+1..2m+1 labels of the same, n values each (any shape).
+      m+1..2m+1 labels of the same, n values each (any shape); with "attribute_labels": false only
+                those of the levels.
     Tops
       0     the loss, one value >= 0.
       1     optional: p_i, n x C, see ScoreLossLayer.
 
     Parameters (param_str, JSON; an unknown name is an error)
       hierarchy        -         required: path of the data set's hierarchy.tsv.
+      levels           the first ones
+                                 names of the levels that the scores are of, from the fine level up.
       attributes       -         list of paths of class x attribute tables (label_tree.read_graph),
                                  a further graph each.
+      attribute_labels true      false: which attribute a sample shows is not known, so that they
+                                 have no label bottoms and no term in the loss (bgl.py).
 
     loss_weight and errors: ScoreLossLayer, ScoreLayer.
     """
@@ -78,18 +85,20 @@ class BGLLossLayer(ScoreLossLayer):
     prepare = staticmethod(graphs)
 
     @staticmethod
-    def scores_in(bottoms):
-        return bottoms // 2 if bottoms and bottoms % 2 == 0 else None
+    def scores_in(bottoms, given):
+        without = 0 if given["attribute_labels"] else len(given["attributes"] or [])
+        both = bottoms + without  # as many labels as scores
+        return both // 2 if both > 2 * without and both % 2 == 0 else None
 
 
-class BGLProbabilitiesLayer(ProbabilityLayer):
-    """p_i, n x C, of the scores alone: bottoms 0..m and parameters of BGLLossLayer. Deploy nets."""
+class BGLMarginalsLayer(MarginalsLayer):
+    """log p_i, log p^1_c ..: bottoms 0..m and parameters of BGLLossLayer; see MarginalsLayer."""
 
     PARAMETERS = PARAMETERS
     bottoms = "scores of one or more label sets"
-    probabilities = staticmethod(bgl.probabilities)
+    log_marginals = staticmethod(bgl.log_marginals)
     prepare = staticmethod(graphs)
 
     @staticmethod
-    def scores_in(bottoms):
+    def scores_in(bottoms, given):
         return bottoms or None

@@ -2,9 +2,9 @@
 hierarchical.py)."""
 
 from python_layers import hierarchical, label_tree
-from python_layers.score_loss import ProbabilityLayer, ScoreLossLayer
+from python_layers.score_loss import MarginalsLayer, ScoreLossLayer
 
-PARAMETERS = {"hierarchy": label_tree.path_parameter()}
+PARAMETERS = {"hierarchy": label_tree.path_parameter(), "levels": label_tree.levels_parameter()}
 
 
 def tree_of(given, tree, sizes):
@@ -45,6 +45,7 @@ class ConditionalSoftmaxLossLayer(ScoreLossLayer):
 
     Parameters (param_str, JSON; an unknown name is an error)
       hierarchy        -         required: path of the data set's hierarchy.tsv.
+      levels           all       names of the levels that the scores are of, from the fine level up.
 
     loss_weight and errors: ScoreLossLayer, ScoreLayer.
     """
@@ -55,19 +56,20 @@ class ConditionalSoftmaxLossLayer(ScoreLossLayer):
     prepare = staticmethod(tree_of)
 
     @staticmethod
-    def scores_in(bottoms):
+    def scores_in(bottoms, given):
         return bottoms - 1 if bottoms > 1 else None
 
 
-class ConditionalProbabilitiesLayer(ProbabilityLayer):
-    """Probabilities of the fine classes, n x C, of the scores of each level alone: bottoms 0..h-1
-    and parameters of ConditionalSoftmaxLossLayer. Deploy nets."""
+class ConditionalMarginalsLayer(MarginalsLayer):
+    """Logarithms of the probabilities of the classes of each level, products along the path from
+    the coarsest level: bottoms 0..h-1 and parameters of ConditionalSoftmaxLossLayer; see
+    MarginalsLayer."""
 
     PARAMETERS = PARAMETERS
     bottoms = "scores of each level"
-    probabilities = staticmethod(hierarchical.conditional_probabilities)
+    log_marginals = staticmethod(hierarchical.conditional_marginals)
     prepare = staticmethod(tree_of)
 
     @staticmethod
-    def scores_in(bottoms):
+    def scores_in(bottoms, given):
         return bottoms or None

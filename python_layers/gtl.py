@@ -20,9 +20,9 @@ are constants in the gradient.
 """
 
 from python_layers.backend import array_module
-from python_layers.labels import check_labels, pair_kinds
+from python_layers.labels import check_labels
 from python_layers.pairwise import GRADIENT_NORM, Pairwise, per_unordered_pair
-from python_layers.triplet import MINING
+from python_layers.triplet import MINING, label_groups
 
 
 def diagnostic_names(levels):
@@ -72,24 +72,24 @@ def forward(
     labels = check_labels(labels, len(features))
     batch = Pairwise(features, normalize, scale, anchors, gram)
     xp, distances = array_module(features), batch.distances  # r x n
-    groups = _groups(labels, anchors)  # h + 1 of r x n booleans
+    groups = label_groups(labels, anchors)  # r x n, 0 .. h; h + 1 for the anchor itself
 
-    loss, weights, links = 0.0, xp.zeros_like(distances), []
-    for j, margin in enumerate(_differences(margins)):
-        positive, negative = groups[j], groups[j + 1]
-        of_link, active, mined = MINING[mining](distances, positive, negative, margin)
-        counted = xp.maximum(mined if average == "mined" else active, 1)  # N
-        total = (of_link * (distances + margin * positive)).sum()
-        loss = loss + xp.maximum(total, 0.0) / (2 * counted)
-        weights += of_link / (2 * counted)
-        links.append((active, mined, positive.any(axis=1) & negative.any(axis=1)))
+    found = MINING[mining](distances, groups, _differences(margins))
+    factors = [  # 1/2 1/N of each link
+        0.5 / xp.maximum(mined if average == "mined" else active, 1)
+        for _, active, mined in found.links
+    ]
+    loss = sum(hinges * factor for (hinges, _, _), factor in zip(found.links, factors))
 
     def diagnostics():
-        active = [active / xp.maximum(mined, 1) for active, mined, _ in links]
-        skipped = [1 - anchor.sum() / len(distances) for _, _, anchor in links]
-        return [loss, *active, *(mined for _, mined, _ in links), *skipped]
+        active = [active / xp.maximum(mined, 1) for _, active, mined in found.links]
+        members = [(groups == j).any(axis=1) for j in range(len(labels) + 1)]
+        skipped = [
+            1 - (lower & upper).sum() / len(distances) for lower, upper in zip(members, members[1:])
+        ]
+        return [loss, *active, *(mined for _, _, mined in found.links), *skipped]
 
-    return batch.terms(loss, per_unordered_pair(weights), diagnostics)
+    return batch.terms(loss, per_unordered_pair(found.weights(factors)), diagnostics)
 
 
 def check_margins(margins, levels):
@@ -107,11 +107,3 @@ def check_margins(margins, levels):
 def _differences(margins):
     """m_j - m_{j+1}, with m_{h+1} = 0."""
     return [larger - smaller for larger, smaller in zip(margins, [*margins[1:], 0])]
-
-
-def _groups(labels, anchors):
-    """Groups 0..h of the samples beside each anchor: r x n booleans, disjoint."""
-    same, _ = pair_kinds(labels[0], anchors)
-    shared = [label[:anchors][:, None] == label for label in labels]  # h of r x n, self included
-    between = [upper & ~lower for lower, upper in zip(shared, shared[1:])]
-    return [same, *between, ~shared[-1]]

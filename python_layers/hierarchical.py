@@ -104,13 +104,17 @@ def conditional(scores, labels, ancestors, parents, children):
     return ScoreTerms(loss, gradients, xp.exp(log_p))
 
 
-def conditional_probabilities(scores, ancestors, parents, children):
-    """p_i of every sample: n x C float64; arguments as of conditional."""
-    log_p = 0.0
-    for level, (values, parent, of_parent) in enumerate(zip(scores, parents, children)):
-        values = values.astype(np.float64)
-        log_p = log_p + _among_siblings(values, parent, of_parent)[:, ancestors[:, level]]
-    return array_module(scores[0]).exp(log_p)
+def conditional_marginals(scores, ancestors, parents, children):
+    """log p of the classes of each level, for every sample: h arrays, n x C_l float64; arguments as
+    of conditional. p of a class is the product of the conditional probabilities along its path."""
+    levels = list(zip(scores, parents, children))
+    found, above = [], 0.0  # log p of the level above, of the parent of each class
+    for level in reversed(range(len(levels))):
+        values, parent, of_parent = levels[level]
+        found.append(above + _among_siblings(values.astype(np.float64), parent, of_parent))
+        if level:
+            above = found[-1][:, parents[level - 1]]
+    return found[::-1]
 
 
 def _among_siblings(values, parent, children):

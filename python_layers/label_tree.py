@@ -20,6 +20,15 @@ def path_parameter():
     )
 
 
+def levels_parameter():
+    """Names of the levels in param_str that the score bottoms are of, from the fine level up."""
+    return Parameter(
+        None,
+        "a list of names of levels",
+        lambda v: isinstance(v, list) and v and all(isinstance(name, str) for name in v),
+    )
+
+
 @dataclass(frozen=True)
 class LabelTree:
     """A tree of h levels over C fine classes.
@@ -37,6 +46,17 @@ class LabelTree:
     def sizes(self):
         """h numbers of classes, from the fine level up."""
         return tuple(int(column.max()) + 1 for column in self.ancestors.T)
+
+    def only(self, levels):
+        """The tree with these levels, given by their names, only. Raises ValueError unless they are
+        levels of this tree in its order, and the first is the finest."""
+        places = [self.levels.index(name) for name in levels if name in self.levels]
+        if len(places) < len(levels) or places[:1] != [0] or places != sorted(set(places)):
+            raise ValueError(
+                f"{', '.join(levels)} are not levels of {self.path} from the finest up: it has "
+                f"{', '.join(self.levels)}"
+            )
+        return LabelTree(self.path, tuple(levels), self.ancestors[:, places])
 
     def check_sizes(self, sizes):
         """Raises ValueError unless the first levels have these numbers of classes."""

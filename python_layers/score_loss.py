@@ -13,32 +13,31 @@ class ScoreLayer(caffe.Layer):
     """A function of class scores, n x C_l, computed by a module without Caffe.
 
     A subclass has
-      PARAMETERS                    its table of parameters, with "hierarchy"
+      PARAMETERS                    its table of parameters, with "hierarchy", and "levels" if the
+                                    scores may be of some levels only
       prepare(given, tree, sizes)   what its maths needs besides the scores: a dictionary of NumPy
                                     arrays, lists of them and numbers. given: values of PARAMETERS;
                                     sizes: numbers of classes of the score bottoms. Raises
                                     ValueError if they do not fit.
-      scores_in(bottoms)            number of score bottoms among `bottoms`, None if none fits
-      bottoms                       text of what the bottoms are, for messages
+      scores_in(bottoms, given)     number of score bottoms among `bottoms`, None if none fits
+      accepts_tops(tops, scores)    whether it can have that many tops, for that many score bottoms
+      bottoms, tops                 text of what these are, for messages
 
     Raises ValueError, in one sentence that begins with the layer's name, for wrong parameters, a
     hierarchy that can't be read or does not fit the scores, labels that are not classes, and scores
     with nan or inf. On a GPU, values are not checked (MetricLossLayer).
     """
 
-    MOST_TOPS = 1
-
     def setup(self, bottom, top):
         name = type(self).__name__
-        count = self.scores_in(len(bottom))
-        if count is None or not 1 <= len(top) <= self.MOST_TOPS:
-            tops = "one top" if self.MOST_TOPS == 1 else "one or two tops"
+        given = parse(self.param_str, self.PARAMETERS, name)
+        count = self.scores_in(len(bottom), given)
+        if count is None or not self.accepts_tops(len(top), count):
             raise ValueError(
-                f"{name} needs {self.bottoms}, and {tops}, not {len(bottom)} bottoms and "
+                f"{name} needs {self.bottoms}, and {self.tops}, not {len(bottom)} bottoms and "
                 f"{len(top)} tops"
             )
         self.count = count
-        given = parse(self.param_str, self.PARAMETERS, name)
         if given["hierarchy"] is None:
             raise ValueError(
                 f'{name}: param_str needs "hierarchy", the path of the data set\'s hierarchy.tsv'
@@ -46,6 +45,8 @@ class ScoreLayer(caffe.Layer):
         self.arrays = blobs_of_mode()
         try:
             tree = label_tree.read(given["hierarchy"])
+            if given.get("levels"):
+                tree = tree.only(given["levels"])
             sizes = [_classes(bottom[i]) for i in range(count)]
             constants = self.prepare(given, tree, sizes)
         except ValueError as error:
@@ -87,7 +88,11 @@ class ScoreLossLayer(ScoreLayer):
     without samples has loss 0.
     """
 
-    MOST_TOPS = 2
+    tops = "one or two tops"
+
+    @staticmethod
+    def accepts_tops(tops, scores):
+        return 1 <= tops <= 2
 
     def reshape_tops(self, top, samples):
         top[0].reshape(1)
@@ -129,26 +134,38 @@ class FineScoreLossLayer(ScoreLossLayer):
     bottoms = "the fine scores and their labels"
 
     @staticmethod
-    def scores_in(bottoms):
+    def scores_in(bottoms, given):
         return 1 if bottoms == 2 else None
 
 
-class ProbabilityLayer(ScoreLayer):
-    """Probabilities of the fine classes from scores alone, n x C, for nets without labels; not a
-    loss. A subclass has probabilities(scores, **constants) too."""
+class MarginalsLayer(ScoreLayer):
+    """Logarithms of the probabilities of a model's classes from its scores; not a loss.
+
+    A softmax of a top gives the probabilities, as of any classifier's scores. The tops, one for
+    each of the first score bottoms, have their shapes and may be the same blobs: for tests and
+    deploy nets. A subclass has log_marginals(scores, **constants) -> n x C_l arrays too.
+    """
+
+    tops = "up to as many tops as scores"
+
+    @staticmethod
+    def accepts_tops(tops, scores):
+        return 1 <= tops <= scores
 
     def reshape_tops(self, top, samples):
-        top[0].reshape(samples, self.sizes[0])
+        for i in range(len(top)):
+            top[i].reshape(samples, self.sizes[i])
 
     def forward(self, bottom, top):
         with self.arrays.queue:
             if bottom[0].shape[0]:
-                values = self.probabilities(self.scores(bottom), **self.constants)
-                self.arrays.data(top[0])[...] = values
+                found = self.log_marginals(self.scores(bottom), **self.constants)
+                for i in range(len(top)):
+                    self.arrays.data(top[i])[...] = found[i]
 
     def backward(self, top, propagate_down, bottom):
         if any(propagate_down):
-            raise ValueError(f"{type(self).__name__} has no gradient; use it in deploy nets only")
+            raise ValueError(f"{type(self).__name__} has no gradient; use it in tests only")
 
 
 def _classes(blob):

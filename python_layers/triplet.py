@@ -18,12 +18,20 @@ clustering", CVPR 2015, Eqs. (1)-(3), Section 3.2. Mined are
 "all" makes no list of triplets: whether [D_ap - D_an + m]_+ > 0 depends on the order of two numbers
 in a's row, so that sorting the rows answers it for all. Memory is about ten n x n arrays, time
 n^2 log n.
+
+A generalized triplet loss (gtl.py) has several links, each with positives and negatives of its own:
+the samples beside an anchor are in groups 0, 1, 2 .., and link j takes positives of group j and
+negatives of group j + 1. This loss is one link.
 """
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
-from python_layers.backend import active_indices, array_module, sum_at
-from python_layers.labels import check_labels, pair_kinds
+from python_layers.backend import active_indices, array_module, diagonal, on_host, sum_at
+from python_layers.labels import check_labels
 from python_layers.pairwise import GRADIENT_NORM, Pairwise, per_unordered_pair
 
 
@@ -64,51 +72,82 @@ def forward(
     Returns LossTerms; `diagnostic_names` names its diagnostics. Raises ValueError for features or
     labels that can't be used.
     """
-    (label,) = check_labels(labels, len(features))
+    labels = check_labels(labels, len(features))
     batch = Pairwise(features, normalize, scale, anchors, gram)
     xp, distances = array_module(features), batch.distances  # r x n
-    positive, negative = pair_kinds(label, anchors)  # r x n
+    groups = label_groups(labels, anchors)  # r x n, 0 for positives and 1 for negatives
 
-    weights, active, mined = MINING[mining](distances, positive, negative, margin)
+    found = MINING[mining](distances, groups, [margin])
+    ((hinges, active, mined),) = found.links
     counted = xp.maximum(active if average == "active" else mined, 1)  # N
-    # An active triplet has its D_ap + m with weight 1 and its D_an with weight -1.
-    loss = xp.maximum((weights * (distances + margin * positive)).sum() / counted, 0.0)
+    loss = hinges / counted
 
     def diagnostics():
-        kinds = (positive, negative)
+        kinds = (groups == 0, groups == 1)
         means = [(distances * kind).sum() / xp.maximum(kind.sum(), 1) for kind in kinds]
         return [loss, active / xp.maximum(mined, 1), mined, *means]
 
-    return batch.terms(loss, per_unordered_pair(weights) / counted, diagnostics)
+    return batch.terms(loss, per_unordered_pair(found.weights([1 / counted])), diagnostics)
+
+
+@dataclass(frozen=True)
+class Mined:
+    """The triplets of each link.
+
+    links:   (sum of the hinges, number of active triplets, of mined ones) of each link.
+    weights: function(a factor per link) -> r x n float64, dL / dD_aj of the sum of the links' sums
+             of hinges times their factors; a pair (a, j) counts in this order only.
+    """
+
+    links: list
+    weights: Callable[[Any], Any]
+
+
+def label_groups(labels, anchors=None):
+    """The group of each sample beside each anchor: r x n uint8.
+
+    0 for the same fine class, j for the same label from level j + 1 up only, h for no common label;
+    h + 1 for the anchor itself, which is in no link.  labels: h vectors of n, of a tree.
+    """
+    xp = array_module(labels[0])
+    groups = xp.zeros((len(labels[0][:anchors]), len(labels[0])), np.uint8)
+    for label in labels:
+        groups += label[:anchors][:, None] != label
+    diagonal(groups)[...] = len(labels) + 1
+    return groups
+
+
+def _each_link(mine):
+    """A mining of all links from that of one.
+
+    mine(distances, positive, negative, margin) -> (weights, active, mined): r x n, how often D_aj
+    occurs in the sum of the active triplets' hinges, negative for a negative j; numbers of
+    triplets.
+    """
+
+    def mine_links(distances, groups, margins):
+        xp = array_module(distances)
+        links, weights = [], []
+        for j, margin in enumerate(margins):
+            positive = groups == j
+            of_link, active, mined = mine(distances, positive, groups == j + 1, margin)
+            # An active triplet has its D_ap + m with weight 1 and its D_an with weight -1.
+            hinges = xp.maximum((of_link * (distances + margin * positive)).sum(), 0.0)
+            links.append((hinges, active, mined))
+            weights.append(of_link)
+        return Mined(links, lambda factors: sum(f * w for f, w in zip(factors, weights)))
+
+    return mine_links
 
 
 def _all(distances, positive, negative, margin):
-    """Every triplet: (weights, active, mined), the form in which each mining returns its triplets.
-
-    weights: r x n, how often D_aj occurs in the sum of the active triplets' hinges, negative for a
-             negative j;  active, mined: numbers of triplets.
-    """
-    order = _order(distances + margin * positive, positive)  # r x n
+    """Every triplet."""
+    order = _order(distances + margin * positive, ~positive)  # r x n
     nearer_positives, nearer_negatives = _before(order, positive), _before(order, negative)  # r x n
     positives = positive.sum(axis=1, keepdims=True)  # r x 1
     weights = positive * nearer_negatives - negative * (positives - nearer_positives)  # r x n
     mined = (positives * negative.sum(axis=1, keepdims=True)).sum()
     return weights, (positive * nearer_negatives).sum(), mined
-
-
-def _semihard(distances, positive, negative, margin):
-    """For each (a, p) the nearest negative farther than p, or the farthest negative."""
-    xp = array_module(distances)
-    negatives = negative.sum(axis=1)  # r
-    order = _order(distances, negative)  # r x n
-    nearer = _before(order, negative)  # r x n, negatives as near as j or nearer
-    rows = xp.arange(len(distances))[:, None]  # r x 1
-    # Each row's negatives by distance, followed by its other samples.
-    by_distance = order[rows, xp.argsort(~negative[rows, order], axis=1, kind="stable")]  # r x n
-    allowed = positive & (negatives > 0)[:, None]  # r x n
-    a, p = active_indices(allowed)
-    n = by_distance[a, xp.maximum(xp.minimum(nearer[a, p], negatives[a] - 1), 0)]
-    return _of_list(distances, margin, a, p, n, allowed[a, p])
 
 
 def _hard(distances, positive, negative, margin):
@@ -118,16 +157,81 @@ def _hard(distances, positive, negative, margin):
     (a,) = active_indices(allowed)
     p = xp.where(positive, distances, -np.inf)[a].argmax(axis=1)
     n = xp.where(negative, distances, np.inf)[a].argmin(axis=1)
-    return _of_list(distances, margin, a, p, n, allowed[a])
+    active = allowed[a] & (distances[a, p] - distances[a, n] + margin > 0)
+    times, columns = active.astype(np.float64), distances.shape[1]
+    of_positives, of_negatives = (
+        sum_at(a * columns + other, distances.size, times) for other in (p, n)
+    )
+    weights = (of_positives - of_negatives).reshape(distances.shape)
+    return weights, active.sum(), allowed.sum()
 
 
-MINING = {"all": _all, "semihard": _semihard, "hard": _hard}
+def _semihard(distances, groups, margins):
+    """For each (a, p) the nearest negative farther than p, or the farthest negative.
+
+    The rows are sorted once for all links. In a sorted row the negative is the next one after p.
+    """
+    xp, (rows, columns) = array_module(distances), distances.shape
+    # Between equal distances the higher group comes first: negatives before positives.
+    order = _order(distances, len(margins) + 1 - groups)
+    places = (order + columns * xp.arange(rows)[:, None]).ravel()  # of the sorted entries: r n
+    ordered, groups = distances.ravel()[places], groups.ravel()[places]  # r n, row by row
+    links, lists = [], []
+    for j, margin in enumerate(margins):
+        positive, negative = groups == j, groups == j + 1  # r n
+        before = xp.cumsum(negative, dtype=np.int64)  # r n, negatives up to each entry, of all rows
+        ends = before[columns - 1 :: columns]  # r, up to the end of each row
+        starts = xp.concatenate([xp.zeros(1, np.int64), ends[:-1]])
+        (p,) = active_indices(positive)
+        a = p // columns
+        allowed = positive[p] & (ends[a] > starts[a])
+        if on_host(p):
+            p, a, allowed = p[allowed], a[allowed], allowed[allowed]
+        # Of all negatives, counted over the rows, the one after p is number before[p].
+        n = _numbered(negative, before)[xp.maximum(xp.minimum(before[p], ends[a] - 1), 0)]
+        hinges = xp.maximum(ordered[p] - ordered[n] + margin, 0.0) * allowed
+        active = hinges > 0
+        links.append((hinges.sum(), active.sum(), allowed.sum()))
+        lists.append((p, n, active))
+
+    def weights(factors):
+        of_sorted = xp.zeros(rows * columns)
+        for (p, n, active), factor in zip(lists, factors):
+            times = active * factor
+            of_sorted[p] += times  # every p occurs once
+            of_sorted -= sum_at(n, rows * columns, times)
+        found = xp.empty(rows * columns)
+        found[places] = of_sorted
+        return found.reshape(rows, columns)
+
+    return Mined(links, weights)
 
 
-def _order(key, first):
-    """Each row's entries by `key`, r x n; between equal keys, those of `first` come first."""
+MINING = {"all": _each_link(_all), "semihard": _semihard, "hard": _each_link(_hard)}
+
+
+def _numbered(mask, counts):
+    """Indices of the true entries of a vector, as flatnonzero; counts: its cumulative sum. On a GPU
+    as long as the mask, with other entries at the end."""
+    if on_host(mask):
+        return np.flatnonzero(mask)
+    xp = array_module(mask)
+    size = len(mask)
+    found = xp.zeros(size + 1, np.int64)
+    found[xp.where(mask, counts - 1, size)] = xp.arange(size)
+    return found
+
+
+def _order(key, rank):
+    """Each row's entries by `key`, r x n; between equal keys by `rank`, then by column."""
+    if on_host(key):
+        # Several times as fast as a stable sort, and the same where no two keys are equal.
+        order = np.argsort(key, axis=1)
+        ordered = np.take_along_axis(key, order, axis=1)
+        if not (ordered[:, 1:] == ordered[:, :-1]).any():
+            return order
     xp = array_module(key)
-    order = xp.argsort(~first, axis=1, kind="stable")
+    order = xp.argsort(rank, axis=1, kind="stable")
     rows = xp.arange(len(key))[:, None]
     return order[rows, xp.argsort(key[rows, order], axis=1, kind="stable")]
 
@@ -139,13 +243,3 @@ def _before(order, kind):
     counts = xp.empty(order.shape, np.int64)
     counts[rows, order] = xp.cumsum(kind[rows, order], axis=1, dtype=np.int64)
     return counts
-
-
-def _of_list(distances, margin, a, p, n, allowed):
-    """(weights, active, mined) as of _all, for the triplets (a, p, n) that are allowed."""
-    active = allowed & (distances[a, p] - distances[a, n] + margin > 0)
-    times, columns = active.astype(np.float64), distances.shape[1]
-    of_positives, of_negatives = (
-        sum_at(a * columns + other, distances.size, times) for other in (p, n)
-    )
-    return (of_positives - of_negatives).reshape(distances.shape), active.sum(), allowed.sum()

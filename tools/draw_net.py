@@ -12,7 +12,7 @@ from data_prep.common import prototxt
 from data_prep.common.command import command
 from data_prep.common.errors import UserError
 from data_prep.common.files import write_whole
-from tools.nets import data, tables
+from tools.nets import data, head, tables
 from tools.nets.diagram import diagram
 from tools.pycaffe import caffe_pb2
 
@@ -50,6 +50,15 @@ def _parse(arguments):
 def _net_and_stages(path, variant):
     message = prototxt.read(path, caffe_pb2.SolverParameter(), caffe_pb2.NetParameter())
     if isinstance(message, caffe_pb2.NetParameter):
+        rules = [rule for layer in message.layer for rule in layer.include]
+        known = {stage for rule in rules for stage in rule.stage}
+        has_head = any(layer.name == head.scores(1) for layer in message.layer)
+        missing = [stage for stage in tables.STAGES[variant] if stage not in known]
+        if has_head and missing:
+            raise UserError(
+                f"{path} has no stage {missing[0]}, which {tables.TITLES[variant]} needs: write it "
+                f"with --variant {variant} of tools/make_prototxt.py"
+            )
         return message, tables.STAGES[variant]
     if not message.net:
         raise UserError(f'{path} does not name a net: it needs a line `net: "....prototxt"`')
@@ -92,9 +101,9 @@ def draw(shown):
     from matplotlib.path import Path as Line
 
     backbone, levels = _titles(shown)
-    head = 3 if shown.dropout else 2  # the column that the classifiers read
-    columns = {shown.feature: head}
-    for number, classifier in enumerate(shown.classifiers, head + 1):
+    read = 3 if shown.dropout else 2  # the column that the classifiers read
+    columns = {shown.feature: read}
+    for number, classifier in enumerate(shown.classifiers, read + 1):
         columns[classifier.name] = number
     lanes = _lanes(
         [
@@ -158,13 +167,15 @@ def draw(shown):
         arrow([(column * step, -tall), (column * step, losses + tall)])
         box(column, losses, color, title, detail)
 
+    reads = {(columns[blob], columns[one.name]) for one in shown.classifiers for blob in one.reads}
     for column in range(max(columns.values())):
-        arrow([(column * step + half, 0), ((column + 1) * step - half, 0)])
+        if column < read or (column, column + 1) in reads:
+            arrow([(column * step + half, 0), ((column + 1) * step - half, 0)])
     box(0, 0, "plain", "images", "B, G, R minus mean")
     box(1, 0, "plain", backbone, f"{shown.first} ...")
     box(2, 0, "feature", "feature", shown.feature)
     if shown.dropout:
-        box(head, 0, "plain", "dropout", f"{shown.dropout:g}")
+        box(read, 0, "plain", "dropout", f"{shown.dropout:g}")
     if shown.metric:
         name, weight = shown.metric
         row = tables.LOSSES[name]
@@ -173,16 +184,29 @@ def draw(shown):
     for classifier, level in zip(shown.classifiers, levels):
         column = columns[classifier.name]
         box(column, 0, "classifier", classifier.name, f"{classifier.classes} \u00d7 {level}")
-        loss(column, "loss", "softmax loss", f"label: {level}")
+        if shown.scored:
+            name, weight = shown.scored
+            row = tables.LOSSES[name]
+            reads = f"label: {level}"
+            if tables.ALL_SCORES in row.reads:
+                reads = "of all levels"
+            loss(
+                column, "metric", row.title, reads if weight == 1 else f"\u00d7 {weight:g}, {reads}"
+            )
+        else:
+            loss(column, "loss", "softmax loss", f"label: {level}")
     for (start, end), (lane, leave, arrive) in lanes.items():
         y, x = tall + 0.35 + 0.32 * lane, (start + leave * half / step) * step
         arrive = end * step - half + arrive * half
         arrow([(x, tall), (x, y), (arrive, y), (arrive, tall)], BLUE, 1.5)
-    if lanes:
+    legend = "skipping connections" if any(len(one.reads) > 1 for one in shown.classifiers) else ""
+    if shown.parts:
+        legend = "parts: own, and the finer ones without gradient"
+    if lanes and legend:
         axes.text(
-            head * step + half,
+            read * step + half,
             top - 0.22,
-            "skipping connections",
+            legend,
             fontsize=8,
             color=BLUE,
             ha="left",

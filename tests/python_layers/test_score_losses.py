@@ -190,7 +190,25 @@ def test_bgl_in_a_tree_is_a_softmax_of_summed_scores(tree):
     scores, labels = batch(CASES["bgl"], tree, 5)
     summed = sum(f[:, tree.ancestors[:, j]] for j, f in enumerate(scores)).astype(np.float64)
     expected = np.array([score_references.softmax(f) for f in summed])
-    assert bgl.probabilities(scores, all_graphs(tree)) == pytest.approx(expected, rel=1e-5)
+    found = np.exp(bgl.log_marginals(scores, all_graphs(tree))[0])
+    assert found == pytest.approx(expected, rel=1e-5)
+
+
+def test_a_graph_of_one_edge_per_class_as_a_vector(tree, monkeypatch):
+    """The same loss, gradients and marginals as of the matrix, of all samples and in parts."""
+    scores, labels = batch(CASES["bgl"], tree, 16)
+    vectors = [tree.ancestors[:, level] for level in (1, 2)]
+    for chunk in (bgl.CHUNK, 3 * CLASSES):
+        monkeypatch.setattr(bgl, "CHUNK", chunk)
+        for known in (3, 2, 1):  # label sets with labels
+            one = bgl.forward(scores, labels[:known], vectors)
+            other = bgl.forward(scores, labels[:known], all_graphs(tree))
+            assert one.loss == pytest.approx(other.loss, rel=1e-12)
+            for ours, expected in zip(one.gradients, other.gradients, strict=True):
+                assert ours == pytest.approx(expected, rel=1e-9, abs=1e-15)
+    marginals = bgl.log_marginals(scores, vectors)
+    for ours, expected in zip(marginals, bgl.log_marginals(scores, all_graphs(tree)), strict=True):
+        assert ours == pytest.approx(expected, rel=1e-12)
 
 
 def attribute_table(folder, seed=0):
@@ -317,18 +335,121 @@ def test_caffes_gradient_checker(gradient_check, tmp_path, tree, case):  # noqa:
     assert_passed(subprocess.run(command, capture_output=True, text=True, timeout=300))
 
 
-@pytest.mark.parametrize("case", ["bgl", "conditional"])
-def test_probabilities_without_labels(tmp_path, tree, case):
-    layer = {
-        "bgl": "bgl_loss.BGLProbabilitiesLayer",
-        "conditional": "conditional_softmax_loss.ConditionalProbabilitiesLayer",
-    }[case]
-    scores, labels = batch(CASES[case], tree, 10)
-    net = make_net(tmp_path, layer, {"hierarchy": tree.path}, scores, 0, 0, 1, caffe.TEST)
+MARGINALS = {
+    "bgl": "bgl_loss.BGLMarginalsLayer",
+    "conditional": "conditional_softmax_loss.ConditionalMarginalsLayer",
+}
+
+
+def marginals_net(folder, layer, parameters, scores):
+    """A net whose layer writes the logarithms of the probabilities over its scores."""
+    text = "".join(
+        f'layer {{ name: "scores_{i}" type: "Input" top: "scores_{i}" input_param {{ shape {{ '
+        f"dim: {values.shape[0]} dim: {values.shape[1]} }} }} }}\n"
+        for i, values in enumerate(scores)
+    )
+    blobs = " ".join(f'bottom: "scores_{i}" top: "scores_{i}"' for i in range(len(scores)))
+    module, name = layer.split(".")
+    text += (
+        f'layer {{ name: "marginals" type: "Python" {blobs} python_param {{ '
+        f'module: "python_layers.{module}" layer: "{name}" '
+        f"param_str: {json.dumps(json.dumps(parameters))} }} }}"
+    )
+    (folder / "net.prototxt").write_text(text)
+    return caffe.Net(str(folder / "net.prototxt"), caffe.TEST)
+
+
+def marginals(net, scores):
+    """The probabilities of each level, of the softmax of what the layer writes."""
     for i, values in enumerate(scores):
         net.blobs[f"scores_{i}"].data[...] = values
-    expected = CASES[case].forward(scores, labels, tree).probabilities
-    assert net.forward()["loss"] == pytest.approx(expected, rel=1e-5)
+    net.forward(start="marginals")
+    found = [net.blobs[f"scores_{i}"].data.astype(np.float64) for i in range(len(scores))]
+    assert all(np.isfinite(rows).all() for rows in found)
+    return [np.array([score_references.softmax(row) for row in rows]) for rows in found]
+
+
+@pytest.mark.parametrize("case", MARGINALS)
+def test_marginals_in_place(tmp_path, tree, case, monkeypatch):
+    """p of the reference implementation at every level, also of scores far apart, in parts."""
+    scores, labels = batch(CASES[case], tree, 10)
+    net = marginals_net(tmp_path, MARGINALS[case], {"hierarchy": tree.path}, scores)
+    fine = CASES[case].reference(scores, labels, tree)[1]  # n x C
+    for chunk in (bgl.CHUNK, 3 * CLASSES**2):
+        monkeypatch.setattr(bgl, "CHUNK", chunk)
+        for level, found in enumerate(marginals(net, scores)):
+            expected = fine @ tree.graph(level)  # in a tree: the sum over the fine classes below
+            assert found == pytest.approx(expected, rel=1e-4, abs=1e-9)
+    far = [values * np.float32(300) for values in scores]
+    for level, found in enumerate(marginals(net, far)):
+        assert found.sum(axis=1) == pytest.approx(1)
+        wide = [values.astype(np.float64) for values in far]
+        forward = CASES[case].forward(wide, labels, tree).probabilities
+        assert found == pytest.approx(forward @ tree.graph(level), rel=1e-3, abs=1e-6)
+
+
+def test_marginals_of_a_graph_are_those_of_all_combinations(tmp_path, tree):
+    path, graph = attribute_table(tmp_path)
+    rng = np.random.default_rng(3)
+    scores = [rng.normal(size=(4, n)) for n in (CLASSES, tree.sizes[1], ATTRIBUTES)]
+    graphs = [tree.graph(1), graph]
+    fine, *others = (np.exp(found) for found in bgl.log_marginals(scores, graphs))
+    weights = np.exp(scores[0][:, :, None, None] + scores[1][:, None, :, None])
+    weights = weights * np.exp(scores[2])[:, None, None] * graphs[0][:, :, None] * graph[:, None]
+    weights /= weights.sum(axis=(1, 2, 3), keepdims=True)  # n x C x C_1 x A, of all combinations
+    for found, axes in ((fine, (2, 3)), (others[0], (1, 3)), (others[1], (1, 2))):
+        assert found == pytest.approx(weights.sum(axis=axes))
+    parameters = {"hierarchy": tree.path, "attributes": [path]}
+    net = marginals_net(tmp_path, MARGINALS["bgl"], parameters, scores)
+    for found, expected in zip(marginals(net, scores), [fine, *others], strict=True):
+        assert found == pytest.approx(expected, rel=1e-5)
+
+
+def test_attributes_without_labels(tmp_path, tree):
+    """Their label is summed over: the loss of all combinations, and its gradient."""
+    path, graph = attribute_table(tmp_path)
+    rng = np.random.default_rng(9)
+    scores = [rng.normal(size=(5, n)) for n in (CLASSES, tree.sizes[1], ATTRIBUTES)]
+    fine = rng.integers(CLASSES, size=5)
+    labels, graphs = [fine, tree.ancestors[fine, 1]], [tree.graph(1), graph]
+    terms = bgl.forward(scores, labels, graphs)
+    loss, probabilities = score_references.bgl(scores, labels, graphs)
+    assert terms.loss == pytest.approx(loss)
+    assert terms.probabilities == pytest.approx(probabilities)
+    for level, gradient in enumerate(terms.gradients):
+
+        def of_level(moved, level=level):
+            return bgl.forward([*scores[:level], moved, *scores[level + 1 :]], labels, graphs).loss
+
+        assert gradient == pytest.approx(numeric_gradient(of_level, scores[level], 1e-6), abs=1e-8)
+        assert np.abs(gradient).max() > 1e-3
+    parameters = {"hierarchy": tree.path, "attributes": [path], "attribute_labels": False}
+    net = make_net(tmp_path, "bgl_loss.BGLLossLayer", parameters, scores, 2)
+    assert run(net, scores, labels)[0] == pytest.approx(loss, rel=1e-5)
+    with pytest.raises(ValueError, match="needs scores of m . 1 label sets .* not 4 bottoms"):
+        make_net(tmp_path, "bgl_loss.BGLLossLayer", parameters, scores, 1)
+
+
+@pytest.mark.parametrize("case", ["bgl", "conditional"])
+def test_some_levels(tmp_path, tree, case):
+    """As of a tree that has only these."""
+    chosen = CASES[case]
+    few = tree.only(("level0", "level2"))
+    assert few.sizes == (tree.sizes[0], tree.sizes[2])
+    scores, labels = batch(CASES["bgl"], tree, 15)
+    scores = [scores[0], scores[2]]
+    labels = [labels[0], labels[2]][: 2 if case == "bgl" else 1]
+    if case == "bgl":
+        expected = bgl.forward(scores, labels, [tree.graph(2)]).loss
+    else:
+        expected = score_references.conditional(scores, labels, few.ancestors)[0]
+    parameters = {"hierarchy": tree.path, "levels": ["level0", "level2"]}
+    net = make_net(tmp_path, chosen.layer, parameters, scores, len(labels))
+    assert run(net, scores, labels)[0] == pytest.approx(expected, rel=1e-5)
+    for wrong in (["level2", "level0"], ["level1"], ["level0", "level0"], ["level0", "no"]):
+        parameters["levels"] = wrong
+        with pytest.raises(ValueError, match=f"{', '.join(wrong)} are not levels of .* level0, l"):
+            make_net(tmp_path, chosen.layer, parameters, scores, len(labels))
 
 
 @each_case

@@ -9,15 +9,15 @@ import pytest
 from caffe.proto import caffe_pb2
 from google.protobuf import text_format
 
-from tools.nets import tables
+from tools.nets import files, tables
 from tools.nets.diagram import diagram
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def net(name):
-    path = ROOT / f"prototxt/{name}.prototxt"
-    return text_format.Parse(path.read_text(), caffe_pb2.NetParameter())
+def net(dataset, name, variant):
+    text = files.file_texts(tables.DATASETS[dataset], tables.NETS[name], "nets", (variant,))
+    return text_format.Parse(text[f"{dataset}_{name}_train_val.prototxt"], caffe_pb2.NetParameter())
 
 
 def draw(*options):
@@ -42,21 +42,26 @@ def draw(*options):
 @pytest.mark.parametrize("variant", list(tables.STAGES))
 def test_diagram(name, feature, dropout, variant):
     stages = tables.STAGES[variant]
-    shown = diagram(net(f"{name}_train_val"), stages)
+    shown = diagram(net(*name.split("_"), variant), stages)
     assert (shown.name, shown.feature) == (name, feature)
     assert shown.dropout == pytest.approx(dropout)
     own = tables.NETS[name.removeprefix("cub_")].strengths
     weights = {loss.name: loss.weight for loss in tables.LOSSES.values()}
     weights |= {loss: one.weight for loss, one in own.items() if one.weight is not None}
-    expected = [(loss, pytest.approx(weight)) for loss, weight in weights.items() if loss in stages]
-    assert shown.metric == (expected[0] if expected else None)
+    rows = [tables.LOSSES[stage] for stage in stages if stage in tables.LOSSES]
+    expected = {bool(row.scored): (row.name, pytest.approx(weights[row.name])) for row in rows}
+    assert (shown.metric, shown.scored) == (expected.get(False), expected.get(True))
+    assert shown.parts == ("fgon" in stages)
     heads = ("fc8_fine", "fc9_coarse", "fc10_coarse")[: 3 if "csm" in stages else 1]
     assert tuple(classifier.name for classifier in shown.classifiers) == heads
     assert [classifier.classes for classifier in shown.classifiers] == [200, 40, 13][: len(heads)]
     assert [classifier.level for classifier in shown.classifiers] == [1, 2, 3][: len(heads)]
     for level, classifier in enumerate(shown.classifiers):
         below = (feature, *heads[:level])
-        assert classifier.reads == (below if "skip" in stages else below[-1:])
+        alone = {"flat", "fgon"}.intersection(stages)
+        assert classifier.reads == (
+            below if "skip" in stages else below[:1] if alone else below[-1:]
+        )
 
 
 @pytest.mark.parametrize(

@@ -84,6 +84,26 @@ def test_every_network_agrees(name, tmp_path, monkeypatch):
         assert (rows.max(axis=1) < 0.999).all() and (np.ptp(rows, axis=1) > 0.01).all()
 
 
+@pytest.mark.parametrize("variant", ["bgl", "conditional_softmax", "fgon"])
+def test_variants_that_answer_with_all_levels(variant, tmp_path, monkeypatch):
+    """Every reader agrees on the model's probabilities, and no layer needs the label tree; they are
+    those that predict.py computes with the Python layer."""
+    solver, weights = export_nets.grafted(tmp_path, SMALL, variant)
+    monkeypatch.chdir(tmp_path)
+    done = export.export(solver, "out", weights, photos=export_nets.photographs())
+    assert len(done.agreed) == 3 and not done.unread
+    assert all(0 < one.largest <= agreement.TOLERANCE for one in done.agreed)
+    assert "Python" not in Path("out/deploy.prototxt").read_text()
+    folder, own = model.from_folder("out", "onnx"), model.from_solver(solver, weights)
+    side = folder.preprocessing.crop[0]
+    images = np.random.default_rng(0).normal(0, 50, (3, 3, side, side)).astype(np.float32)
+    found, expected = folder.probabilities(images), own.probabilities(images)
+    assert found.keys() == expected.keys() and len(found) == 2
+    for level, rows in expected.items():
+        assert np.ptp(rows, axis=1).min() > 1e-3
+        np.testing.assert_allclose(found[level], rows, atol=1e-5)
+
+
 def packages(folder, *without):
     """A folder with links to the packages of this Python but Caffe and the repository."""
     folder.mkdir()

@@ -54,7 +54,11 @@ CASES = {
     "cub": Case("cub", "googlenet", (1024, 1, 1), 32, 50, 47, 0.64, 0.63, 0.43, 0.8, 0.5),
     "cars": Case("cars", "squeezenet", (512, 1, 1), 64, 196, 105, 0.92, 0.74, 0.68, 0.5, 1.5),
 }
-VARIANTS = ["sm_glm", "ours", *(f"sm_{n}" for n in ("contrastive", "triplet", "center", "minmax"))]
+VARIANTS = [
+    "sm_glm",
+    "ours",
+    *(f"sm_{n}" for n in ("contrastive", "triplet", "center", "minmax", "gtl")),
+]
 
 
 def net_from_feature(case, variant, folder):

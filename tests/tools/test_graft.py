@@ -89,6 +89,7 @@ def test_every_variant_runs(run):
         1,
         "--train-batch",
         4,
+        *(part for variant in tables.STAGES for part in ("--variant", variant)),
     )
     written(done)
     assert "auxiliary    aux/fc_fine" in done.stdout
@@ -203,7 +204,8 @@ def test_options_reach_the_files(repository, run):
     assert "softmax_fine" in next(layer.bottom for layer in net.layer if layer.name == "fc9_input")
     assert (weights["glm"], weights["minmax"]) == (0.5, 0.125)
     for layer in net.layer:
-        if layer.type == "Python" and layer.name != "center":
+        row = tables.LOSSES.get(layer.name)
+        if row and tables.FEATURE in row.reads and layer.name != "center":
             assert '"scale": 3' in layer.python_param.param_str
     text = Path("nets/trial_tiny_ours_solver.prototxt").read_text()
     assert "0.5 x the large-margin loss" in text
@@ -224,7 +226,7 @@ def test_levels_by_sizes(run):
         layer.inner_product_param.num_output
         for layer in net.layer
         if layer.name in ("fc8_fine", "fc9_coarse")
-    ] == [196, 9, 9]
+    ] == [196, 9, 9, 9]
 
 
 def test_list_features(repository, run):

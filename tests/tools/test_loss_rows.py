@@ -52,7 +52,9 @@ def test_what_a_row_reads(tmp_path, data, monkeypatch, name):
     monkeypatch.setitem(tables.LOSSES, name, loss)
     variant, stages = tables.alone(loss)
     csm = ALL_SCORES in loss.reads
-    assert (variant, stages) == ((f"csm_{name}", ("csm", name)) if csm else (f"sm_{name}", (name,)))
+    variants = {"bgl", "hxe", "soft_label", "conditional_softmax", "sm_gtl"}
+    assert variant in variants and variant.removeprefix("sm_") == name
+    assert stages == (("csm", "flat", name) if csm else (name,))
     path = tiny.solver(
         tmp_path, data, stages, embedding=16, more="test_iter: 1 test_interval: 9 random_seed: 5"
     )

@@ -24,6 +24,9 @@ ROOT = Path(__file__).resolve().parents[2]
 COMMITTED = sorted((ROOT / "prototxt").glob("*.prototxt"))
 
 
+EVERY = [part for variant in tables.STAGES for part in ("--variant", variant)]
+
+
 def make(folder, *options):
     """Run the command in a folder."""
     return subprocess.run(
@@ -82,7 +85,7 @@ def test_every_pair_has_net_deploy_and_a_solver_per_setting_and_variant():
         f"{setting}_{net}_{variant}_solver.prototxt"
         for dataset, net in tables.GRID
         for setting in settings(dataset)
-        for variant in tables.STAGES
+        for variant in tables.COMMITTED
     }
     assert {path.name for path in COMMITTED} == expected
 
@@ -113,7 +116,8 @@ def test_solvers(name):
     assert most / 2 <= batch <= most  # a batch of 2, or 1, wastes a GPU
     tests = -(-images // batch)
     for setting in settings(dataset):
-        for variant, stages in tables.STAGES.items():
+        for variant in tables.COMMITTED:
+            stages = tables.STAGES[variant]
             experiment = f"{setting}_{net}_{variant}"
             path = ROOT / f"prototxt/{experiment}_solver.prototxt"
             values = read(path, caffe_pb2.SolverParameter())
@@ -152,7 +156,7 @@ def test_variants_differ_by_stages_and_snapshots_only(setting):
             message.ClearField(field)
         return message
 
-    assert all(values(variant) == values("sm", "cars") for variant in tables.STAGES)
+    assert all(values(variant) == values("sm", "cars") for variant in tables.COMMITTED)
 
 
 def test_the_readme_names_what_is_there():
@@ -165,6 +169,7 @@ def test_the_readme_names_what_is_there():
         *tables.LOSSES,
         "csm",
         "skip",
+        "flat",
         data.BBOX,
     ):
         assert f"`{word}`" in text, word
@@ -434,7 +439,8 @@ def test_levels(tmp_path, levels, labels, sizes):
     assert [head.inner_product_param.num_output for head in heads if head] == sizes
     assert list(layers["labels"].top) == ["label_1", "label_2", "label_3", "label_4"]
     assert list(layers["glm"].bottom)[1:] == [f"label_{label}" for label in labels]
-    losses = [layer.bottom[1] for layer in net.layer if layer.type == "SoftmaxWithLoss"]
+    shown = [layer for layer in net.layer if layer.type == "SoftmaxWithLoss"]
+    losses = [layer.bottom[1] for layer in shown if layer.loss_weight[0]]
     assert losses == [f"label_{label}" for label in labels]
     others = layers["other_labels"].bottom if "other_labels" in layers else ()
     assert {*others, *(f"label_{label}" for label in labels)} == set(layers["labels"].top)
@@ -443,23 +449,26 @@ def test_levels(tmp_path, levels, labels, sizes):
 def test_diagnostics(built):
     """Second tops without weight, which Caffe prints; none without the option."""
     for options, tops in (((), 1), (("--diagnostics",), 2)):
-        result = make(built, *ONE[:4], "--out", f"tops{tops}", *options)
+        result = make(built, *ONE[:4], "--out", f"tops{tops}", *options, *EVERY)
         assert result.returncode == 0, result.stderr
         net = read(
             built / f"tops{tops}/mine_squeezenet_train_val.prototxt", caffe_pb2.NetParameter()
         )
-        losses = {layer.name: layer for layer in net.layer if layer.type == "Python"}
+        losses = {
+            layer.name: layer for layer in net.layer if layer.type == "Python" and layer.loss_weight
+        }
         assert set(losses) == set(tables.LOSSES)
         for name, layer in losses.items():
-            assert list(layer.top) == [f"{name}_loss", f"{name}_diagnostics"][:tops]
-            assert list(layer.loss_weight)[1:] == [0] * (tops - 1) and layer.loss_weight[0] > 0
+            count = tops if tables.FEATURE in tables.LOSSES[name].reads else 1
+            assert list(layer.top) == [f"{name}_loss", f"{name}_diagnostics"][:count]
+            assert list(layer.loss_weight)[1:] == [0] * (count - 1) and layer.loss_weight[0] > 0
 
 
 @pytest.mark.parametrize("what", ["scores", "probabilities"])
 def test_what_coarse_classifiers_read(tmp_path, what):
     """In every variant, in the comments, and in Caffe: rows that sum to 1, or scores."""
     arguments = ("--dataset", "cub", "--net", "squeezenet", "--out", "nets", "--skip-input", what)
-    result = make(tmp_path, *arguments)
+    result = make(tmp_path, *arguments, *EVERY)
     assert result.returncode == 0, result.stderr
     path = tmp_path / "nets/cub_squeezenet_train_val.prototxt"
     outputs = {
@@ -473,8 +482,9 @@ def test_what_coarse_classifiers_read(tmp_path, what):
             chosen = rules.select(whole, phase, stages)
             layers = {layer.name: layer for layer in chosen.layer}
             found = [layer.name for layer in chosen.layer if layer.type == "Softmax"]
-            assert found == (softmaxes if "csm" in stages else [])
-            for level, name in ((2, "fc9_coarse"), (3, "fc10_coarse")) if "csm" in stages else ():
+            reads_scores = "csm" in stages and not {"flat", "fgon"}.intersection(stages)
+            assert found == (softmaxes if reads_scores else [])
+            for level, name in ((2, "fc9_coarse"), (3, "fc10_coarse")) if reads_scores else ():
                 expected = [outputs[what][level - 2]]
                 bottoms = list(layers[name].bottom)
                 if "skip" in stages:
@@ -499,18 +509,18 @@ def test_what_coarse_classifiers_read(tmp_path, what):
     assert np.array_equal(joined[:fine], net.blobs[outputs[what][0]].data[0])
 
 
+def weight_option(name):
+    return "--lambda" if name == "glm" else f"--{name.replace('_', '-')}-weight"
+
+
 WEIGHTS = {name: 0.25 * number for number, name in enumerate(tables.LOSSES)}
 
 
 @pytest.fixture(scope="module")
 def weighted(built):
     """{loss: (layer, comment above it)}, and the solvers' texts: all weights are given."""
-    options = [
-        part
-        for name, weight in WEIGHTS.items()
-        for part in ("--lambda" if name == "glm" else f"--{name}-weight", weight)
-    ]
-    result = make(built, *ONE[:4], "--out", "weighted", *options, "--metric-scale", 4)
+    options = [part for name, weight in WEIGHTS.items() for part in (weight_option(name), weight)]
+    result = make(built, *ONE[:4], "--out", "weighted", *options, "--metric-scale", 4, *EVERY)
     assert result.returncode == 0, result.stderr
     text = (built / "weighted/mine_squeezenet_train_val.prototxt").read_text()
     layers = {
@@ -532,13 +542,14 @@ def test_weights_and_scale_of_the_metric_losses(weighted, name):
     losses, solvers = weighted
     layer, comment = losses[name]
     assert layer.loss_weight[0] == pytest.approx(WEIGHTS[name])
-    option = "--lambda" if name == "glm" else f"--{name}-weight"
-    assert f"loss_weight: {option}." in comment and "Weight:" not in comment
+    assert f"loss_weight: {weight_option(name)}." in comment and "Weight:" not in comment
     given = json.loads(layer.python_param.param_str)
-    assert given.get("scale") == (None if name == "center" else 4)
-    assert ("features of length 4 inside" in comment) == (name != "center")
+    scaled = tables.FEATURE in tables.LOSSES[name].reads and name != "center"
+    assert given.get("scale") == (4 if scaled else None)
+    assert ("features of length 4 inside" in comment) == scaled
     for variant, stages in tables.STAGES.items():
-        says = f" {WEIGHTS[name]:g} x the {tables.LOSSES[name].called} on pool9"
+        says = f" {WEIGHTS[name]:g} x the {tables.LOSSES[name].called} on "
+        says += tables.LOSSES[name].on("pool9")
         assert (says in solvers[variant]) == (name in stages)
 
 
@@ -685,3 +696,26 @@ def test_folders_that_cannot_be_used(tmp_path, change, says):
     result = make(tmp_path, "--data", "data", "--net", "squeezenet", "--out", "refused")
     assert result.returncode == 1 and says in result.stderr, result.stderr
     assert "Traceback" not in result.stderr
+
+
+@pytest.mark.parametrize(
+    "name, value",
+    [
+        ("gtl", {"mining": "hard"}),
+        ("bgl", {"levels": ["plant", "genus"]}),
+        ("soft_label", {"beta": 4}),
+    ],
+)
+def test_parameters_of_a_loss(built, name, value):
+    """--NAME-json reaches the layer; what the layer does not know is refused in one sentence."""
+    variant = tables.alone(tables.LOSSES[name])[0]
+    option = f"--{name.replace('_', '-')}-json"
+    ours = (*ONE[:4], "--out", f"json_{name}", "--variant", variant, option)
+    result = make(built, *ours, json.dumps(value))
+    assert result.returncode == 0, result.stderr
+    net = read(built / f"json_{name}/mine_squeezenet_train_val.prototxt", caffe_pb2.NetParameter())
+    given = [json.loads(one.python_param.param_str) for one in net.layer if one.name == name]
+    assert given and all(value.items() <= one.items() for one in given)
+    result = make(built, *ours, '{"no": 1}')
+    assert result.returncode == 1 and result.stderr.count("\n") == 1
+    assert f'error: {option}: param_str has an unknown parameter "no"' in result.stderr

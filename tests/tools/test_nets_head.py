@@ -5,11 +5,12 @@ import json
 from pathlib import Path
 
 import caffe
+import numpy as np
 import pytest
 from caffe.proto import caffe_pb2
 from google.protobuf import text_format
 
-from tools.nets import rules, tables
+from tools.nets import files, rules, tables
 
 ROOT = Path(__file__).resolve().parents[2]
 FEATURES = {
@@ -35,6 +36,9 @@ PAPER = {  # the paper's variants
     "sm_center": "center",
     "sm_minmax": "minmax",
 }
+# The paper names them in Section II and in its tables; the last with a classifier of the feature
+# for each level, as its authors have.
+STRUCTURED = {"sm_gtl": "gtl", "bgl": "csm flat bgl"}
 PHASES = {"train": caffe.TRAIN, "test": caffe.TEST}
 # data set, network, stage of the images
 SETTINGS = [
@@ -45,15 +49,22 @@ SETTINGS = [
 
 
 @functools.cache
-def whole(dataset, net):
-    path = ROOT / f"prototxt/{dataset}_{net}_train_val.prototxt"
-    return text_format.Parse(path.read_text(), caffe_pb2.NetParameter())
+def whole(dataset, net, variant):
+    """The committed net, or the one with a further variant."""
+    name = f"{dataset}_{net}_train_val.prototxt"
+    if variant in tables.COMMITTED:
+        text = (ROOT / "prototxt" / name).read_text()
+    else:
+        text = files.file_texts(
+            tables.DATASETS[dataset], tables.NETS[net], "nets", (variant,), name=dataset
+        )[name]
+    return text_format.Parse(text, caffe_pb2.NetParameter())
 
 
 def layers_of(dataset, net, variant, phase, box=""):
     """{name: layer} of one state; every name occurs once."""
     stages = [*tables.STAGES[variant], *([box] if box else [])]
-    chosen = rules.select(whole(dataset, net), PHASES[phase], stages).layer
+    chosen = rules.select(whole(dataset, net, variant), PHASES[phase], stages).layer
     layers = {layer.name: layer for layer in chosen}
     assert len(layers) == len(chosen)
     return layers
@@ -74,7 +85,9 @@ def test_the_grid_is_the_papers():
     }
     assert paper < set(SETTINGS)
     variants = {variant: tuple(stages.split()) for variant, stages in PAPER.items()}
+    variants |= {variant: tuple(stages.split()) for variant, stages in STRUCTURED.items()}
     assert variants.items() <= tables.STAGES.items()
+    assert set(tables.COMMITTED) == set(variants)
 
 
 @pytest.mark.parametrize("phase", PHASES)
@@ -87,6 +100,8 @@ def test_head(setting, variant, phase):
     heads = ["fc8_fine", "fc9_coarse", "fc10_coarse"][:h]
     losses = ["loss_fine", "loss_fc9_coarse", "loss_fc10_coarse"][:h]
     trained = h if "csm" in stages else 1
+    rows = [tables.LOSSES[stage] for stage in stages if stage in tables.LOSSES]
+    marginals = [row for row in rows if row.marginals]
 
     # labels
     assert list(layers["labels"].bottom) == ["label"]
@@ -117,7 +132,9 @@ def test_head(setting, variant, phase):
         unit = net == "bcnn" and j == 0
         assert [p.lr_mult for p in layer.param] == ([1000, 1000] if unit else [10, 20])
         assert [p.decay_mult for p in layer.param] == pytest.approx([0.01 if unit else 1, 0])
-        if j == 0:
+        if "fgon" in stages:
+            assert list(layer.bottom) == [("part_" if j == 0 else "parts_") + losses[j][5:]]
+        elif j == 0 or "flat" in stages:
             assert list(layer.bottom) == [dropped]
         elif "skip" in stages:
             joined = layers[layer.bottom[0]]
@@ -125,13 +142,44 @@ def test_head(setting, variant, phase):
             assert list(joined.bottom) == ["feature_vector" if net in MAPS else dropped] + heads[:j]
         else:
             assert list(layer.bottom) == [heads[j - 1]]
-        loss = layers[losses[j]]
-        assert loss.type == "SoftmaxWithLoss" and list(loss.loss_weight) == [1]
-        assert list(loss.bottom) == [name, f"label_{j + 1}"]
         accuracy = layers.get(losses[j].replace("loss", "accuracy"))
+        if marginals and phase == "train":
+            assert losses[j] not in layers and accuracy is None
+            continue
+        loss = layers[losses[j]]
+        weight = 0 if any(row.scored for row in rows) else 1
+        assert loss.type == "SoftmaxWithLoss" and list(loss.loss_weight) == [weight]
+        assert list(loss.bottom) == [name, f"label_{j + 1}"]
         assert (accuracy is not None) == (phase == "test")
         if accuracy:
             assert accuracy.type == "Accuracy" and list(accuracy.bottom) == list(loss.bottom)
+
+    # parts of the feature: all of it, and no gradient from coarse classifiers into finer parts
+    assert ("parts" in layers) == ("fgon" in stages)
+    if "fgon" in stages:
+        parts, width = layers["parts"], tables.NETS[net].width
+        assert list(parts.bottom) == [dropped] and len(parts.top) == h
+        cuts = [0, *parts.slice_param.slice_point, width]
+        assert len(cuts) == h + 1 and max(np.diff(cuts)) - min(np.diff(cuts)) <= 1
+        for j in range(1, h):
+            joined = layers[heads[j].replace("fc", "parts_fc")]
+            assert list(joined.bottom) == list(parts.top)[j::-1]
+            assert list(joined.propagate_down) == [True] + [False] * j
+
+    # tests read probabilities of the model, in place
+    for row in tables.LOSSES.values():
+        name = f"{row.name}_marginals"
+        assert (name in layers) == (row in marginals and phase == "test")
+        if name in layers:
+            assert list(layers[name].bottom) == list(layers[name].top) == heads
+            folder = f"data/{FOLDERS.get((dataset, net), FOLDERS.get(net, '{}'))}"
+            folder = folder.format("_".join(filter(None, (dataset, box))))
+            given = json.loads(layers[name].python_param.param_str)
+            assert given == {"hierarchy": f"{folder}/hierarchy.tsv"}
+            consumers = [
+                layer.name for layer in layers.values() if heads[0] in layer.bottom
+            ]  # a second one before it would make it another blob in Caffe
+            assert consumers[0] == name
 
     # the large-margin loss
     assert ("glm" in layers) == ("glm" in stages and phase == "train")
@@ -156,6 +204,7 @@ def test_head(setting, variant, phase):
         tables.FEATURE: [feature],
         tables.FINE_SCORES: heads[:1],
         tables.ALL_SCORES: heads,
+        tables.ATTRIBUTES: [],
         tables.FINE_LABEL: ["label_1"],
         tables.ALL_LABELS: list(layers["labels"].top),
     }

@@ -20,6 +20,7 @@ ROOT = Path(__file__).resolve().parents[2]
 BATCH = 4
 ACCURACIES = ["accuracy_fine", "accuracy_fc9_coarse", "accuracy_fc10_coarse"]
 LOSSES = ["loss_fine", "loss_fc9_coarse", "loss_fc10_coarse"]
+EVERY = [part for variant in tables.STAGES for part in ("--variant", variant)]
 AUXILIARY = {"loss1/loss_fine", "loss2/loss_fine"}
 
 
@@ -73,10 +74,17 @@ def folder(tmp_path_factory):
         )
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        make("squeezenet", "--data", "data/cards")
+        make("squeezenet", "--data", "data/cards", *EVERY)
         for net in ("googlenet", "alexnet"):
-            make(net, "--data", "data/cub", batch=2, iterations=50)
+            make(net, "--data", "data/cub", *EVERY, batch=2, iterations=50)
         yield folder
+
+
+def trained_losses(variant, levels):
+    """Names of the losses that training prints."""
+    rows = [tables.LOSSES[stage] for stage in tables.STAGES[variant] if stage in tables.LOSSES]
+    replaced = any(row.marginals for row in rows)
+    return {f"{row.name}_loss" for row in rows} | set(() if replaced else LOSSES[:levels])
 
 
 def load(name, phase, variant):
@@ -87,8 +95,7 @@ def load(name, phase, variant):
 @pytest.mark.parametrize("variant", tables.STAGES)
 def test_only_losses_and_accuracies_are_printed(folder, name, variant):
     levels = 3 if "csm" in tables.STAGES[variant] else 1
-    metric = {f"{stage}_loss" for stage in tables.STAGES[variant] if stage not in ("csm", "skip")}
-    train = set(LOSSES[:levels]) | metric | (AUXILIARY if "googlenet" in name else set())
+    train = trained_losses(variant, levels) | (AUXILIARY if "googlenet" in name else set())
     assert set(load(name, caffe.TRAIN, variant).outputs) == train
     assert set(load(name, caffe.TEST, variant).outputs) == {*LOSSES[:levels], *ACCURACIES[:levels]}
 
@@ -99,7 +106,7 @@ def test_other_depths(folder, sizes):
     depth = len(sizes)
     levels, name = [f"level{i}" for i in range(depth)], f"deep{depth}"
     nets_data.build(folder / "data" / name, name, levels, sizes, 227, BATCH, BATCH)
-    make("squeezenet", "--data", f"data/{name}")
+    make("squeezenet", "--data", f"data/{name}", *EVERY)
     for variant, stages in tables.STAGES.items():
         count = depth if "csm" in stages else 1
         net = load(f"{name}_squeezenet", caffe.TEST, variant)
@@ -135,15 +142,58 @@ def test_two_steps_of_training(folder, variant):
     assert set(values) == {*LOSSES[:levels], *ACCURACIES[:levels]}
     assert np.isfinite([float(value) for value in values.values()]).all()
     printed = set(re.findall(r"Train net output #\d+: (\w+) = ", log))
-    stages = tables.STAGES[variant]
-    losses = {f"{stage}_loss" for stage in stages if stage in tables.LOSSES}
-    assert printed == {*LOSSES[:levels], *losses}
+    assert printed == trained_losses(variant, levels)
     net = load("cards_squeezenet", caffe.TEST, variant)
     net.copy_from(f"snapshots/cards_squeezenet_{variant}/model_iter_2.caffemodel")
     for layer in net.params:
         assert np.isfinite(net.params[layer][0].data).all()
     biases = [net.params[layer][1].data for layer in net.params]  # all of them start at zero
     assert all(np.any(bias) for bias in biases)
+
+
+def test_attributes(folder):
+    """Two steps of BGL with a table of attributes, and its deploy net's probabilities."""
+    rows = ["card\t" + "\t".join(f"attribute {c}" for c in range(5))]
+    for card in range(52):
+        rows.append("\t".join([f"card {card}", *(str(int(card % (c + 2) == 0)) for c in range(5))]))
+    Path("attributes.tsv").write_text("\n".join(rows) + "\n")
+    make_it = ("squeezenet", "--data", "data/cards", "--name", "traits", "--variant", "bgl")
+    with pytest.raises(AssertionError, match="--attributes: attributes.tsv: class 1 .* has no 1"):
+        make(*make_it, "--attributes", "attributes.tsv")
+    lines = [re.sub(r"(\t0){5}$", "\t1\t1\t0\t0\t0", line) for line in rows]
+    Path("attributes.tsv").write_text("\n".join(lines) + "\n")
+    make(*make_it, "--attributes", "attributes.tsv")
+    assert "bgl_loss" in train("nets/traits_squeezenet_bgl_solver.prototxt")
+    net = load("traits_squeezenet", caffe.TEST, "bgl")
+    weights = "snapshots/traits_squeezenet_bgl/model_iter_2.caffemodel"
+    net.copy_from(weights)
+    assert net.params["attributes_1"][0].data.shape == (5, 512)
+    before = load("traits_squeezenet", caffe.TRAIN, "bgl")
+    assert np.any(net.params["attributes_1"][1].data)  # its bias starts at zero: it has learned
+    assert list(before.bottom_names["bgl"])[:4] == [
+        "fc8_fine",
+        "fc9_coarse",
+        "fc10_coarse",
+        "attributes_1",
+    ]
+    net.forward()
+    assert np.exp(net.blobs["fc8_fine"].data).sum(axis=1) == pytest.approx(1, rel=1e-4)
+
+
+@pytest.mark.parametrize("variant", ["bgl", "conditional_softmax", "hxe", "soft_label"])
+def test_a_tree_of_another_data_set(folder, variant):
+    """One sentence, before the first iteration, names the file and the numbers of classes."""
+    deep = "data/other"
+    if not Path(deep).exists():
+        nets_data.build(folder / deep, "other", ("a", "b", "c"), (7, 4, 2), 150, BATCH, BATCH)
+    text = Path("nets/cards_squeezenet_train_val.prototxt").read_text()
+    Path("nets/wrong_train_val.prototxt").write_text(
+        text.replace("data/cards/hierarchy.tsv", f"{deep}/hierarchy.tsv")
+    )
+    with pytest.raises(
+        ValueError, match=f"net has 52 scores for the level a, and {deep}/hierarchy.tsv has 7 cl"
+    ):
+        caffe.Net("nets/wrong_train_val.prototxt", caffe.TRAIN, stages=list(tables.STAGES[variant]))
 
 
 @pytest.mark.parametrize(
@@ -210,7 +260,7 @@ def test_boxes_from_training_to_evaluation(folder):
 def test_some_levels_of_a_tree(folder, options, chosen):
     """The label LMDB has three levels; the net classifies some, and prints nothing of the rest."""
     name = f"levels{len(chosen)}{chosen[-1]}"
-    make("squeezenet", "--data", "data/cards", "--name", name, *options)
+    make("squeezenet", "--data", "data/cards", "--name", name, *options, *EVERY)
     sizes = [tables.DATASETS["cards"].sizes[level] for level in chosen]
     for variant, stages in tables.STAGES.items():
         net = load(f"{name}_squeezenet", caffe.TEST, variant)

@@ -104,6 +104,7 @@ def solver(folder, data, stages, batch=4, sizes=TREE.sizes, *, embedding=0, more
         losses.net_losses(tables.Labels(sizes, f"{data}/hierarchy.tsv"), **losses_of),
         False,
         diagnostics=bool(embedding),
+        width=embedding or 3 * SIDE**2,
     )
     (folder / "tiny_train_val.prototxt").write_text(str(net))
     state = "".join(f'stage: "{stage}" ' for stage in stages)

@@ -1,11 +1,22 @@
-"""Times the metric losses, against the matrix products of any all-pairs loss and other losses."""
+"""Times the losses; those of features against the products of any all-pairs loss, and others'."""
 
 import functools
 import json
 
 import numpy as np
 
-from python_layers import center, contrastive, glm, glm_loss, minmax, triplet
+from python_layers import (
+    bgl,
+    center,
+    contrastive,
+    glm,
+    glm_loss,
+    gtl,
+    hierarchical,
+    minmax,
+    triplet,
+)
+from python_layers.label_tree import LabelTree
 from tools.nets import tables
 
 from . import counterparts
@@ -14,6 +25,7 @@ from .timing import add_runs, alternating_medians, positive
 # samples, dimensions: GoogLeNet's feature; AlexNet's and VGG's; and a bilinear CNN's
 SIZES = [(128, 1024), (128, 4096), (256, 4096), (64, 262144)]
 OF_CLASS, SIBLINGS = 2, 4  # samples of a class; classes of a parent, parents of a grandparent
+TREES, BATCHES = ("cars", "aircraft", "cub"), (32, 128)  # of the losses of scores
 
 
 def losses_of(features, labels, classes):
@@ -38,6 +50,39 @@ def losses_of(features, labels, classes):
             for name, forward in of_fine.items()
         },
         "center": lambda: center.forward(features, [fine], centers),
+        "gtl": lambda: gtl.forward(
+            features,
+            labels,
+            **tables.LOSSES["gtl"].parameters(tables.Labels((classes,) * len(labels), "")),
+        ),
+    }
+
+
+def _tree(sizes):
+    """A LabelTree of these numbers of classes per level, fine to coarse."""
+    columns = [np.arange(sizes[0])]
+    for finer, size in zip(sizes, sizes[1:]):
+        columns.append((np.arange(finer) % size)[columns[-1]])
+    return LabelTree("", tuple(map(str, range(len(sizes)))), np.stack(columns, axis=1))
+
+
+def scored_of(sizes, samples, rng):
+    """{name: function() -> ScoreTerms, with gradients} of every loss of scores, on a tree."""
+    tree = _tree(sizes)
+    scores = [rng.standard_normal((samples, size), np.float32) for size in sizes]
+    fine = rng.integers(sizes[0], size=samples)
+    labels = [column[fine] for column in tree.ancestors.T]
+    graphs = list(tree.ancestors.T[1:])
+    parents, children = tree.parents(), tree.children()
+    targets = hierarchical.soft_targets(tree.distances(), 10)
+    own = scores[:1], labels[:1]
+    return {
+        "bgl": lambda: bgl.forward(scores, labels, graphs),
+        "hxe": lambda: hierarchical.cross_entropy(*own, tree.ancestors, 0.1),
+        "soft_label": lambda: hierarchical.soft_labels(*own, targets),
+        "conditional_softmax": lambda: hierarchical.conditional(
+            scores, labels[:1], tree.ancestors, parents, children
+        ),
     }
 
 
@@ -47,13 +92,15 @@ def _products(features, coefficients):
 
 
 def run(options):
-    """Time the metric losses on random rectified features of a three-level tree, and X X^T and C X.
+    """Time the losses.
 
+    Those of features on random rectified features of a three-level tree, beside X X^T and C X.
     Any loss of all pairs needs the first product for its distances and the second for its gradient;
     both are float32, as Caffe's blobs. `ratio` is forward + backward divided by the two products.
     `others` is forward + backward of the closest loss in pytorch-metric-learning (see
     tools/benchmarks/counterparts.py) with as many threads, and `speed` is `others` divided by ours;
-    both are - without `.venv/bin/pip install -r docker/requirements-compare.txt`.
+    both are - without `.venv/bin/pip install -r docker/requirements-compare.txt`, and for a loss
+    that it lacks. Losses of scores have the numbers of classes of a data set.
     """
     rng = np.random.default_rng(0)
     absent = counterparts.missing()
@@ -89,7 +136,7 @@ def run(options):
                 functools.partial(forward().gradient, features),
                 functools.partial(_products, features, coefficients),
             ]
-            functions += [others[name]] if others else []
+            functions += [others[name]] if name in others else []
             ahead, back, products, *other = (
                 1e3 * seconds for seconds in alternating_medians(functions, options.runs)
             )
@@ -100,6 +147,15 @@ def run(options):
                 f"{back:8.2f} {ours / products:6.2f} {beside}",
                 flush=True,
             )
+    print(f"{'samples':>8} {'classes':>10}  {'loss':19} {'with gradient':>13}")
+    for dataset in TREES:
+        sizes = tables.DATASETS[dataset].sizes
+        for samples in BATCHES:
+            functions = scored_of(sizes, samples, rng)
+            seconds = alternating_medians(functions.values(), options.runs)
+            for name, one in zip(functions, seconds):
+                classes = "-".join(map(str, sizes))
+                print(f"{samples:8} {classes:>10}  {name:19} {1e3 * one:13.2f}", flush=True)
 
 
 def add_options(parser):

@@ -13,6 +13,7 @@ from data_prep.common.errors import UserError
 from data_prep.images import ImageError
 from tools import pycaffe, results, solver_net
 from tools.nets import text as net_text
+from tools.nets.stock import replaced
 from tools.onnx_export import build
 from tools.recognition import examples as sheets, labels, photographs, preprocessing, trained
 from tools.recognition.engines import CaffeEngine
@@ -121,14 +122,21 @@ def export(
 
 
 def _write_caffe(folder, net, experiment):
-    """Write the deploy file, and the weights of its layers alone."""
+    """Write the deploy file, and the weights of its layers alone.
+
+    A Python layer that reads the label tree would need this repository: stock layers replace it.
+    """
+    try:
+        stock = replaced(net.net)
+    except ValueError as error:
+        raise UserError(f"net {net.file}: {error}") from None
     header = [
         f"{experiment}, trained, for Caffe and OpenCV 4 (OpenCV 5 reads {ONNX} instead).",
         f"In: {net.preprocessing.words}",
         "Out: probabilities of the classes per level, in the order of labels.json.",
         "Made by tools/export.py",
     ]
-    files.write_whole(folder / NET, net_text.net_text(net.net, header, {}))
+    files.write_whole(folder / NET, net_text.net_text(stock.net, header, {}))
     loaded = solver_net.load_net(net.net, net.file, net.weights, "name those of its training")
     loaded.save(str(folder / WEIGHTS))
     model = pycaffe.caffe_pb2.NetParameter.FromString((folder / WEIGHTS).read_bytes())
@@ -136,6 +144,10 @@ def _write_caffe(folder, net, experiment):
     for layer in model.layer:
         if layer.blobs:
             own.layer.add(name=layer.name, type=layer.type).blobs.extend(layer.blobs)
+    for name, arrays in stock.weights.items():
+        constant = own.layer.add(name=name, type="InnerProduct")
+        for array in arrays:
+            constant.blobs.add(data=array.ravel()).shape.dim.extend(array.shape)
     files.write_whole(folder / WEIGHTS, own.SerializeToString(deterministic=True))
 
 

@@ -38,6 +38,11 @@ class Setting:
         """Channels, height and width of the net's input."""
         return self.channels, self.crop, self.crop
 
+    @property
+    def hierarchy(self):
+        """Path of the label tree."""
+        return f"{self.folder}/hierarchy.tsv"
+
     def named(self, name):
         """The name, of a data set or run, with that of the setting: cub, cub_bbox."""
         return "_".join((name, *self.stages))

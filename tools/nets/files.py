@@ -33,21 +33,26 @@ def _pixels(transform):
     return words
 
 
-def _stage_lines(dataset, net, losses, skip_input):
+def _stage_lines(dataset, net, losses, skip_input, divided):
     """What each stage adds to the network, a line or two each."""
     lines = {
         "none": ["the network with a new fine classifier, fc8_fine: SM"],
         head.CSM: [f"+ coarse classifiers on the {skip_input} of the finer ones: CSM"],
         head.SKIP: ["+ which also read the feature: SC-CSM (only with csm)"],
+        head.FLAT: ["+ which read the feature alone (only with csm)"],
     }
+    if divided:
+        lines[head.FGON] = [
+            "+ which read parts of the feature: each its own and, sending no gradient, the finer",
+            f"ones (only with csm): {tables.TITLES['fgon']}",
+        ]
     for name, loss in losses.items():
         row = loss.row
         titles = [tables.TITLES[key] for key, stages in tables.STAGES.items() if name in stages]
-        instead = ", instead of the softmax loss" if row.scored else ""
-        lines[name] = [
-            f"+ the {row.called} ({row.source}) on {row.on(net.feature)}{instead}: "
-            f"{', '.join(titles)}"
-        ]
+        called = f"the {row.called} ({row.source}) on {row.on(net.feature)}"
+        lines[name] = [f"+ {called}: {', '.join(titles)}"]
+        if row.scored:
+            lines[name] = [f"{called}", f"instead of softmax losses: {', '.join(titles)}"]
     for setting in dataset.settings(net)[1:]:
         for stage in setting.stages:
             lines[stage] = [
@@ -62,7 +67,7 @@ def _stage_lines(dataset, net, losses, skip_input):
     ]
 
 
-def _net_header(dataset, net, folder, name, made_by, losses, skip_input):
+def _net_header(dataset, net, folder, name, made_by, losses, skip_input, divided):
     whole = dataset.settings(net)[0]
     levels = ", ".join(
         f"{head.label(number)} {level} ({classes})"
@@ -76,11 +81,11 @@ def _net_header(dataset, net, folder, name, made_by, losses, skip_input):
         f"LMDBs:  {whole.command}",
         f"Train:  caffe train -solver {solver_file}{net.start}",
         "A solver's stages choose the variant:",
-        *_stage_lines(dataset, net, losses, skip_input),
+        *_stage_lines(dataset, net, losses, skip_input, divided),
     ]
 
 
-def _net_notes(dataset, net, crop, losses):
+def _net_notes(dataset, net, crop, losses, attributes):
     images = [
         f"Images: random {crop} x {crop} crops in training, the center in tests;",
         f"{_pixels(net.transform)}.",
@@ -101,12 +106,27 @@ def _net_notes(dataset, net, crop, losses):
         "label": ["Same keys, order and batch size as the images, so that the two stay in step."],
         **dropped,
         "fc8_fine": ["New layers from here on: they start random, and learn at 10 times the rate."],
+        head.PARTS: ["A part of the feature for each level; Chang et al. 2021."],
         "feature_vector": ["C x 1 x 1 becomes C, which Concat can join with scores."],
         **{
             f"loss_{head.tag(level)}": [f"Level {level} of {len(dataset.levels)}: {name}."]
             for level, name in enumerate(dataset.levels, 1)
         },
         **{name: list(loss.note) for name, loss in losses.items()},
+        **{
+            head.attributes(number): [
+                f"Attributes of the classes: {path}. No image is labeled with one: the loss sums "
+                "over those of its class."
+            ]
+            for number, (path, _) in enumerate(attributes, 1)
+        },
+        **{
+            f"{name}_marginals": [
+                "In place: the logarithms of the probabilities of each level's classes, in tests."
+            ]
+            for name, loss in losses.items()
+            if loss.row.marginals
+        },
         "other_labels": ["Levels that this net doesn't classify; Caffe would print their values."],
         "unused_labels": ["Caffe would print the values of a label that nothing reads."],
         **net.notes,
@@ -129,7 +149,7 @@ def file_texts(
     dataset,
     net,
     folder,
-    variants=tuple(tables.STAGES),
+    variants=tables.COMMITTED,
     *,
     chosen=None,
     name=None,
@@ -144,11 +164,13 @@ def file_texts(
     diagnostics=False,
     skip_input=head.SCORES,
     frozen=False,
+    attributes=(),
     made_by=MADE_BY,
 ):
     """{file name: text} of a data.Dataset with a tables.Net: net, solvers, deploy file of OURS.
 
-    The net reads the data set in every setting.
+    The net reads the data set in every setting. It has the stages of the committed variants, and
+    those of the variants asked for.
 
     folder    of the files, relative to where `caffe train` will run
     chosen    stages of the setting of the solvers, () or (data.BBOX,); default: of all settings
@@ -159,6 +181,8 @@ def file_texts(
     diagnostics    whether the metric losses print theirs
     skip_input     what coarse classifiers read of the finer ones, head.SCORES or PROBABILITIES
     frozen    whether only the head learns
+    attributes     (path, number of attributes) of each table of attributes for the losses that
+                   read them, see python_layers/label_tree.py: read_graph
     made_by   the command that makes the files, for their first lines
     """
     settings, name = dataset.settings(net), name or dataset.name
@@ -166,8 +190,18 @@ def file_texts(
     run = solver.run_of(
         dataset, net, batch=batch, max_iter=max_iter, base_lr=base_lr, tests=tests, seed=seed
     )
-    labels = tables.Labels(dataset.sizes, f"{settings[0].folder}/hierarchy.tsv")
-    losses = net_losses(labels, strengths=net.strengths, weights=weights, scale=scale, given=given)
+    some = dataset.levels if len(dataset.levels) < len(dataset.tree) else None
+    labels = tables.Labels(dataset.sizes, settings[0].hierarchy, some)
+    stages = {stage for known in (*variants, *tables.COMMITTED) for stage in tables.STAGES[known]}
+    divided = head.FGON in stages
+    given = {**(given or {})}
+    for row in tables.LOSSES.values():
+        if attributes and tables.ATTRIBUTES in row.reads:
+            paths = [path for path, _ in attributes]
+            more = dict(attributes=paths, attribute_labels=False)
+            given[row.name] = {**given.get(row.name, {}), **more}
+    found = net_losses(labels, strengths=net.strengths, weights=weights, scale=scale, given=given)
+    losses = {loss: one for loss, one in found.items() if loss in stages}
     proto = train_val(
         pair,
         dataset,
@@ -176,14 +210,16 @@ def file_texts(
         losses,
         diagnostics=diagnostics,
         skip_input=skip_input,
+        divided=divided,
         frozen=frozen,
+        tables_of=[count for _, count in attributes],
     )
     trained = deploy.deploy(proto, tables.STAGES["ours"], len(dataset.sizes), shape)
     return {
         f"{pair}_train_val.prototxt": text.net_text(
             proto,
-            _net_header(dataset, net, folder, name, made_by, losses, skip_input),
-            _net_notes(dataset, net, crop, losses),
+            _net_header(dataset, net, folder, name, made_by, losses, skip_input, divided),
+            _net_notes(dataset, net, crop, losses, attributes),
         ),
         **{
             f"{setting.named(name)}_{net.name}_{variant}_solver.prototxt": solver.solver_text(

@@ -1,5 +1,6 @@
 """Turns another author's network into a tables.Net, for which the usual files can be written."""
 
+import math
 from dataclasses import dataclass
 
 from tools.pycaffe import TEST, caffe_pb2
@@ -16,6 +17,11 @@ class GraftedNet(tables.Net):
     """A tables.Net whose layers are those of a cut.Backbone."""
 
     backbone: object = None
+
+    @property
+    def width(self):
+        """Values of the feature."""
+        return math.prod(self.backbone.shape)
 
     def layers(self, classes, crop):
         """[LayerParameter] of the backbone; auxiliary classifiers get `classes` outputs."""
@@ -94,6 +100,7 @@ def _reserved():
         True,
         diagnostics=True,
         skip_input=head.PROBABILITIES,
+        width=MOST_LEVELS,
     )
     layers = [
         *proto.layer,

@@ -5,8 +5,13 @@ Blobs, for a batch of B and h levels of C(1) .. C(h) classes, fine to coarse:
     label_1 .. label_h                 B x 1 x 1 x 1, one level each
     fc8_fine, fc9_coarse, fc10_coarse  B x C(j), class scores before softmax
     loss_*, accuracy_*, <name>_loss    one number each
-Stages: csm (coarse classifiers), skip (they also read the feature), and one for each loss of
-tables.LOSSES, with its name.
+Stages: csm (coarse classifiers, on the finer scores), skip (they also read the feature), flat (they
+read the feature alone), fgon (each classifier reads its part of the feature), and one for each loss
+of tables.LOSSES, with its name.
+
+In tests and deploy nets a softmax of fc8_fine, fc9_coarse ... gives the probabilities at every
+stage: where they are not those of the classifier alone (tables.Loss.marginals) a layer replaces the
+scores, in place, by the logarithms of the model's probabilities.
 """
 
 import json
@@ -14,9 +19,10 @@ import json
 from tools.pycaffe import TEST, TRAIN
 
 from .backbones import NEW, constant
-from .tables import ALL_LABELS, ALL_SCORES, FEATURE, FINE_LABEL, FINE_SCORES
+from .tables import ALL_LABELS, ALL_SCORES, ATTRIBUTES, FEATURE, FINE_LABEL, FINE_SCORES
 
-CSM, SKIP = "csm", "skip"
+PARTS = "parts"  # the layer that divides the feature, with stage fgon
+CSM, SKIP, FLAT, FGON = "csm", "skip", "flat", "fgon"
 SCORES, PROBABILITIES = "scores", "probabilities"  # what coarse classifiers read of finer ones
 
 
@@ -38,6 +44,21 @@ def probabilities(level):
 def tag(level):
     """Name of a level in losses, accuracies and probabilities: fine, fc9_coarse, fc10_coarse."""
     return "fine" if level == 1 else scores(level)
+
+
+def attributes(number):
+    """Name of the classifier of a table of attributes, 1 = first."""
+    return f"attributes_{number}"
+
+
+def part(level):
+    """Name of a level's part of the feature with stage fgon."""
+    return f"part_{tag(level)}"
+
+
+def parts(level):
+    """Name of what a coarse classifier reads with stage fgon: its part and all finer ones."""
+    return f"parts_{tag(level)}"
 
 
 def label(number):
@@ -64,12 +85,12 @@ def add_slice(net, levels, used=()):
         net.layer.add(name="other_labels", type="Silence", bottom=unused)
 
 
-def _add_classifier(net, level, bottom, classes, filler, param, include=()):
+def _add_classifier(net, name, bottom, classes, filler, param, include=()):
     net.layer.add(
-        name=scores(level),
+        name=name,
         type="InnerProduct",
         bottom=[bottom],
-        top=[scores(level)],
+        top=[name],
         param=param,
         include=include,
         inner_product_param=dict(num_output=classes, weight_filler=filler, bias_filler=constant(0)),
@@ -77,13 +98,23 @@ def _add_classifier(net, level, bottom, classes, filler, param, include=()):
 
 
 def _add_softmax_loss(net, level, target, rule, instead):
-    """A level's softmax loss and accuracy. rule: of the classifier. instead: stages of losses of
-    its scores, beside which it has no weight and only shows its value."""
+    """A level's softmax loss and accuracy. rule: of the classifier. instead: tables.Losses of its
+    scores, beside which it has no weight and only shows its value; that of marginals in tests only,
+    where they are computed."""
     bottoms = [scores(level), target]
     loss, accuracy = f"loss_{tag(level)}", f"accuracy_{tag(level)}"
+    stages = [row.name for row in instead]
+    shown = [
+        {
+            **(dict(phase=TEST) if row.marginals else {}),
+            **rule,
+            "stage": [*rule.get("stage", ()), row.name],
+        }
+        for row in instead
+    ]
     for weight, rules in (
-        (1, [{**rule, **(dict(not_stage=instead) if instead else {})}]),
-        (0, [{**rule, "stage": [*rule.get("stage", ()), stage]} for stage in instead]),
+        (1, [{**rule, **(dict(not_stage=stages) if stages else {})}]),
+        (0, shown),
     ):
         if rules:
             net.layer.add(
@@ -103,26 +134,86 @@ def _add_softmax_loss(net, level, target, rule, instead):
     )
 
 
-def _add_python_loss(net, loss, bottoms, diagnostics):
-    """The Python layer of a losses.NetLoss, in training, at the stage of its name."""
+def _add_python(net, loss, layer, rule, hierarchies, **fields):
+    """A Python layer of a losses.NetLoss at the stage of its name, once for each path of its tree.
+
+    layer: class of the module. rule: further conditions. hierarchies: as of add_head.
+    """
+    versions = [(dict(stage=[]), loss.parameters)]
+    if hierarchies and "hierarchy" in loss.parameters:
+        versions = [(where, {**loss.parameters, "hierarchy": path}) for where, path in hierarchies]
+    for where, parameters in versions:
+        net.layer.add(
+            type="Python",
+            include=[{**rule, **where, "stage": [loss.row.name, *where.get("stage", ())]}],
+            python_param=dict(
+                module=f"python_layers.{loss.row.name}_loss",
+                layer=layer,
+                param_str=json.dumps(parameters),
+            ),
+            **fields,
+        )
+
+
+def _add_python_loss(net, loss, bottoms, diagnostics, hierarchies):
+    """The loss of a losses.NetLoss, in training."""
     row = loss.row
     tops, weights = [f"{row.name}_loss"], [loss.weight]
     if diagnostics and FEATURE in row.reads:
         tops, weights = tops + [f"{row.name}_diagnostics"], weights + [0]
-    net.layer.add(
+    _add_python(
+        net,
+        loss,
+        row.layer,
+        dict(phase=TRAIN),
+        hierarchies,
         name=row.name,
-        type="Python",
         top=tops,
         loss_weight=weights,
         bottom=bottoms,
         param=row.param,
-        include=[dict(phase=TRAIN, stage=[row.name])],
-        python_param=dict(
-            module=f"python_layers.{row.name}_loss",
-            layer=row.layer,
-            param_str=json.dumps(loss.parameters),
-        ),
     )
+
+
+def _add_marginals(net, loss, levels, also, hierarchies):
+    """The layer that turns the scores of a losses.NetLoss into logarithms of probabilities.
+
+    also: further scores that it reads.
+    """
+    blobs = [scores(level) for level in levels]
+    _add_python(
+        net,
+        loss,
+        loss.row.marginals,
+        dict(phase=TEST),
+        hierarchies,
+        name=f"{loss.row.name}_marginals",
+        bottom=[*blobs, *also],
+        top=blobs,
+    )
+
+
+def _add_parts(net, dropped, width, levels):
+    """The feature's parts, one of each level, of equal size but for rounding, and what the coarse
+    classifiers read of them: their own, and the finer ones, to which they send no gradient."""
+    ends = [width * level // len(levels) for level in levels]
+    net.layer.add(
+        name=PARTS,
+        type="Slice",
+        bottom=[dropped],
+        top=[part(level) for level in levels],
+        include=[dict(stage=[CSM, FGON])],
+        slice_param=dict(axis=1, slice_point=ends[:-1]),
+    )
+    for level in levels[1:]:
+        net.layer.add(
+            name=parts(level),
+            type="Concat",
+            bottom=[part(number) for number in range(level, 0, -1)],
+            top=[parts(level)],
+            propagate_down=[number == level for number in range(level, 0, -1)],
+            include=[dict(stage=[CSM, FGON])],
+        )
 
 
 def add_head(
@@ -138,6 +229,9 @@ def add_head(
     fine_param=NEW,
     diagnostics=False,
     skip_input=SCORES,
+    width=None,
+    hierarchies=(),
+    tables_of=(),
 ):
     """Append the classifiers, losses and accuracies of all variants to a NetParameter.
 
@@ -151,16 +245,23 @@ def add_head(
     fine_param        ParamSpecs of the fine classifier; coarse ones have NEW
     diagnostics       give the metric losses their second top, which Caffe prints
     skip_input        what coarse classifiers read of the finer ones, SCORES or PROBABILITIES
+    width             values of the feature; None: without the stage fgon
+    hierarchies       (fields of a NetStateRule, path of hierarchy.tsv) of each setting of the data
+                      set (default: as in `losses`, in all)
+    tables_of         number of attributes of each table that the losses are given
     """
     levels = range(1, len(sizes) + 1)
     targets = [label(number) for number in labels or levels]
     rows = [loss.row for loss in losses.values()]
-    all_replaced = [row.name for row in rows if ALL_SCORES in row.reads]
-    fine_replaced = [row.name for row in rows if row.scored]
-    alone, skipping = dict(stage=[CSM], not_stage=[SKIP]), dict(stage=[CSM, SKIP])
+    divided = width is not None and len(sizes) > 1  # has the stage fgon
+    alone = dict(stage=[CSM], not_stage=[SKIP, FLAT, *([FGON] if divided else [])])
+    skipping, flat, of_parts = (dict(stage=[CSM, stage]) for stage in (SKIP, FLAT, FGON))
 
-    _add_classifier(net, 1, dropped, sizes[0], filler, fine_param)
-    _add_softmax_loss(net, 1, targets[0], {}, fine_replaced)
+    if divided:
+        _add_parts(net, dropped, width, levels)
+        _add_classifier(net, scores(1), part(1), sizes[0], filler, fine_param, [of_parts])
+    whole = [dict(not_stage=[FGON])] if divided else ()
+    _add_classifier(net, scores(1), dropped, sizes[0], filler, fine_param, whole)
     joined = dropped
     if flatten and len(sizes) > 1:
         joined = "feature_vector"
@@ -175,7 +276,7 @@ def add_head(
                 type="Softmax",
                 bottom=[scores(level - 1)],
                 top=[probabilities(level - 1)],
-                include=[dict(stage=[CSM])],
+                include=[dict(stage=[CSM], not_stage=[FLAT, *([FGON] if divided else [])])],
             )
         net.layer.add(
             name=inputs(level),
@@ -184,25 +285,49 @@ def add_head(
             include=[skipping],
             bottom=[joined] + [finer_output(finer) for finer in range(1, level)],
         )
-        _add_classifier(net, level, finer_output(level - 1), sizes[level - 1], filler, NEW, [alone])
-        _add_classifier(net, level, inputs(level), sizes[level - 1], filler, NEW, [skipping])
-        _add_softmax_loss(net, level, targets[level - 1], dict(stage=[CSM]), all_replaced)
+        for bottom, rule in (
+            (finer_output(level - 1), alone),
+            (inputs(level), skipping),
+            (dropped, flat),
+            *([(parts(level), of_parts)] if divided else []),
+        ):
+            _add_classifier(net, scores(level), bottom, sizes[level - 1], filler, NEW, [rule])
+    of_tables = [attributes(number) for number in range(1, len(tables_of) + 1)]
+    reading = [dict(stage=[row.name]) for row in rows if ATTRIBUTES in row.reads]
+    for name, count in zip(of_tables, tables_of):
+        _add_classifier(net, name, dropped, count, filler, NEW, reading)
+
+    for loss in losses.values():
+        if loss.row.marginals:
+            also = of_tables if ATTRIBUTES in loss.row.reads else []
+            _add_marginals(net, loss, levels, also, hierarchies)
+    for level in levels:
+        rule = dict(stage=[CSM]) if level > 1 else {}
+        instead = [row for row in rows if row.scored and (level == 1 or ALL_SCORES in row.reads)]
+        _add_softmax_loss(net, level, targets[level - 1], rule, instead)
 
     blobs = {
         FEATURE: [feature],
         FINE_SCORES: [scores(1)],
         ALL_SCORES: [scores(level) for level in levels],
+        ATTRIBUTES: of_tables,
         FINE_LABEL: targets[:1],
         ALL_LABELS: targets,
     }
     for loss in losses.values():
         bottoms = [blob for kind in loss.row.reads for blob in blobs[kind]]
-        _add_python_loss(net, loss, bottoms, diagnostics)
+        _add_python_loss(net, loss, bottoms, diagnostics, hierarchies)
     if len(sizes) > 1:
         reading = [CSM, *(row.name for row in rows if ALL_LABELS in row.reads)]
+        # In training such a loss takes the place of all that reads the coarse labels.
+        alone = [row.name for row in rows if row.marginals and ALL_LABELS not in row.reads]
         net.layer.add(
             name="unused_labels",
             type="Silence",
             bottom=targets[1:],
-            include=[dict(phase=TRAIN, not_stage=reading), dict(phase=TEST, not_stage=[CSM])],
+            include=[
+                dict(phase=TRAIN, not_stage=reading),
+                *(dict(phase=TRAIN, stage=[CSM, stage]) for stage in alone),
+                dict(phase=TEST, not_stage=[CSM]),
+            ],
         )

@@ -1,5 +1,6 @@
 """Command-line options about nets, and their values."""
 
+import importlib
 import json
 import re
 import shlex
@@ -10,12 +11,14 @@ from data_prep.common.arguments import within
 from data_prep.common.errors import UserError
 from data_prep.common.text import parse_json
 from data_prep.records import SPLITS
-from python_layers import glm_loss, parameters
+from python_layers import glm_loss, label_tree, parameters
 
 from . import head, solver
 from .data import BBOX
 from .losses import SCALE_OPTION, WEIGHT_OPTIONS
 from .tables import (
+    ATTRIBUTES,
+    COMMITTED,
     DATASETS,
     GLM,
     GLM_SCALE,
@@ -27,7 +30,13 @@ from .tables import (
     glm_parameters,
 )
 
-GLM_OPTION = "--glm-json"
+
+def json_option(name):
+    """The option for a loss's parameters."""
+    return f"--{name.replace('_', '-')}-json"
+
+
+GLM_OPTION = json_option(GLM)
 LARGEST_WEIGHT = 1e6  # of a loss
 
 
@@ -114,7 +123,8 @@ def add_run_options(group):
         "--variant",
         choices=list(STAGES),
         action="append",
-        help="write this solver; may be repeated (default: all)",
+        help="write this solver; may be repeated (default: those of prototxt/: "
+        f"{', '.join(COMMITTED)})",
     )
     group.add_argument(
         "--name",
@@ -180,17 +190,28 @@ def add_run_options(group):
         help="what coarse classifiers, with and without skipping connections, read of the finer "
         "ones: scores, or probabilities after a softmax (default: the preset's)",
     )
-    group.add_argument(
-        GLM_OPTION,
-        metavar="JSON",
-        default="",
-        help="""parameters of the large-margin loss, e.g. '{"margins": [1, 0.5]}'""",
-    )
+    for name, loss in LOSSES.items():
+        group.add_argument(
+            json_option(name),
+            metavar="JSON",
+            default="",
+            help=f"parameters of the {loss.called}: python_layers/{name}_loss.py"
+            + (""", e.g. '{"margins": [1, 0.5]}'""" if name == GLM else ""),
+        )
     group.add_argument(
         "--freeze",
         action="store_true",
         help="only the new layers learn; the network keeps its weights, and metric losses have no "
         "effect. The first of the two steps of Lin et al. 2015: without it, train from the result",
+    )
+    group.add_argument(
+        "--attributes",
+        type=Path,
+        action="append",
+        default=[],
+        metavar="TSV",
+        help="table classes x attributes of 0 and 1 for the variant bgl: a header, and per fine "
+        "class, in the order of hierarchy.tsv, its name and its values; may be repeated",
     )
     group.add_argument(
         "--diagnostics",
@@ -214,7 +235,7 @@ def command_line():
 
 def run_values(options, dataset):
     """These options as keyword arguments of files.file_texts; UserError for wrong values."""
-    variants, preset = options.variant or tuple(STAGES), PRESETS[options.preset]
+    variants, preset = options.variant or COMMITTED, PRESETS[options.preset]
     weights = {
         name: weight
         for name, option in WEIGHT_OPTIONS.items()
@@ -222,8 +243,12 @@ def run_values(options, dataset):
     }
     for name in weights:
         _check_used(WEIGHT_OPTIONS[name], name, variants)
-    if options.glm_json.strip():
-        _check_used(GLM_OPTION, GLM, variants)
+    given = {}
+    for name in LOSSES:
+        text = getattr(options, f"{name}_json")
+        if text.strip():
+            _check_used(json_option(name), name, variants)
+            given[name] = _values(name, text)
     return dict(
         variants=variants,
         name=file_name(dataset.name if options.name is None else options.name, "--name"),
@@ -238,11 +263,42 @@ def run_values(options, dataset):
         weights=weights,
         scale=options.metric_scale,
         skip_input=options.skip_input or preset.skip_input,
+        attributes=_attributes(options.attributes, variants, dataset),
         given={
-            GLM: _glm_values(options.glm_json, preset.glm, options.metric_scale, len(dataset.sizes))
+            **given,
+            GLM: _glm_values(
+                options.glm_json, preset.glm, options.metric_scale, len(dataset.sizes)
+            ),
         },
         made_by=command_line(),
     )
+
+
+def _attributes(paths, variants, dataset):
+    """((path, number of attributes), ...) of --attributes; UserError for what can't be used."""
+    found = []
+    for path in paths:
+        for name, row in LOSSES.items():
+            if ATTRIBUTES in row.reads:
+                _check_used("--attributes", name, variants)
+        try:
+            graph = label_tree.read_graph(path.as_posix(), dataset.sizes[0])
+        except ValueError as error:
+            raise UserError(f"--attributes: {error}") from None
+        found.append((path.as_posix(), graph.shape[1]))
+    return tuple(found)
+
+
+def _values(name, text):
+    """Parameters of a loss in a user's JSON text. UserError where the layer would refuse them."""
+    option, row = json_option(name), LOSSES[name]
+    values = parse_json(text, option)
+    module = importlib.import_module(f"python_layers.{name}_loss")
+    try:
+        parameters.parse(text, getattr(module, row.layer).PARAMETERS, option)
+    except ValueError as error:
+        raise UserError(str(error)) from None
+    return values
 
 
 def _check_used(option, name, variants):

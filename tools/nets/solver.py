@@ -115,7 +115,14 @@ def _stage_notes(dataset, net, variant, losses, read, solver_of):
             f"({dataset.sizes[0]} x {dataset.levels[0]}).",
             "The other variants' solvers differ from this one by their stages only.",
         ]
-    if len(coarse) == 1:
+    stages = STAGES[variant]
+    if head.FLAT in stages or head.FGON in stages:
+        losses_of = [losses[stage].row for stage in stages if stage in losses]
+        replaced = any(row.scored for row in losses_of)
+        csm = [f"coarse classifiers {', '.join(coarse)}"]
+        csm[0] += "" if replaced else ", each with its own softmax loss"
+        skip = []
+    elif len(coarse) == 1:
         csm = [
             f"a coarse classifier {coarse[0]} that reads fc8_fine's {read}, with its",
             "own softmax loss: Eq. (1)",
@@ -132,16 +139,25 @@ def _stage_notes(dataset, net, variant, losses, read, solver_of):
         ]
     notes = {
         name: [
-            f"{loss.weight:g} x the {loss.row.called} on {loss.row.on(net.feature)}, in training: "
+            f"{loss.weight:g} x the {loss.row.called} on {loss.row.on(net.feature)}"
+            f"{', instead of softmax losses' if loss.row.scored else ''}, in training: "
             f"{loss.row.source}"
         ]
         for name, loss in losses.items()
     }
-    notes |= dict(csm=csm, skip=skip)
-    width = max(5, *map(len, STAGES[variant]))
+    notes |= {
+        head.CSM: csm,
+        head.SKIP: skip,
+        head.FLAT: [f"they read the feature {net.feature} alone"],
+        head.FGON: [
+            f"each classifier reads a part of the feature {net.feature}; coarse ones the finer",
+            "parts, too, to which they send no gradient: Chang et al. 2021",
+        ],
+    }
+    width = max(5, *map(len, stages))
     return [f"What {TITLES[variant]} adds to SM ({solver_of('sm')}):"] + [
         f"  {'' if number else stage:{width}s} {line}"
-        for stage in STAGES[variant]
+        for stage in stages
         for number, line in enumerate(notes[stage])
     ]
 

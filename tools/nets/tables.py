@@ -62,25 +62,38 @@ DATASETS = {
 
 # What a loss can read: the feature, class scores, labels; of the fine level or of all classified.
 FEATURE = "feature"
-FINE_SCORES, ALL_SCORES = "fine scores", "all scores"
+FINE_SCORES, ALL_SCORES = "fine scores", "scores of all levels"
 FINE_LABEL, ALL_LABELS = "fine label", "all labels"
+ATTRIBUTES = "scores of attributes"  # of the tables that a user gives; none without
 
 
 @dataclass(frozen=True)
 class Labels:
-    """The labels of a net. sizes: classes of each classified level, fine to coarse. hierarchy: path
-    of the data set's hierarchy.tsv."""
+    """The labels of a net.
+
+    sizes      classes of each classified level, fine to coarse
+    hierarchy  path of the data set's hierarchy.tsv
+    some       names of the classified levels; None: all levels of the tree are
+    """
 
     sizes: tuple
     hierarchy: str
+    some: tuple | None = None
+
+    @property
+    def tree(self):
+        """Parameters of a layer that reads the tree for the scores of all classified levels."""
+        return dict(hierarchy=self.hierarchy) | (
+            {} if self.some is None else dict(levels=list(self.some))
+        )
 
 
 @dataclass(frozen=True)
 class Loss:
     """A loss that a stage adds to the classifiers' softmax losses.
 
-    The stage has its name; its variant is sm_<name>, or csm_<name> if it reads ALL_SCORES. A loss
-    of scores takes the place of the softmax losses on them.
+    The stage has its name. The variant of a loss of the feature is sm_<name>. A loss of scores
+    takes the place of the softmax losses on them, and its variant has its name.
     """
 
     name: str
@@ -95,6 +108,8 @@ class Loss:
     weight_note: tuple = ()  # comment lines about the weight
     weight_option: str | None = None  # of make_prototxt and graft; None: --<name>-weight
     param: tuple = ()  # ParamSpecs of the layer's own blobs
+    marginals: str | None = None  # class beside the layer; None: a softmax of the scores gives p
+    committed: bool = False  # whether prototxt/ has its solvers: the paper's comparisons
 
     @property
     def scored(self):
@@ -173,6 +188,7 @@ LOSSES = {
             parameters=lambda labels: glm_parameters(len(labels.sizes)),
             note=_glm_note,
             weight_option="--lambda",
+            committed=True,
         ),
         Loss(
             "contrastive",
@@ -188,6 +204,7 @@ LOSSES = {
                 "much as the others.",
             ),
             weight_note=WHY_WEIGHTS,
+            committed=True,
         ),
         Loss(
             "triplet",
@@ -202,6 +219,7 @@ LOSSES = {
                 "Margin, mining: FaceNet's (Schroff et al. 2015), for features of length 1."
             ),
             weight_note=WHY_WEIGHTS,
+            committed=True,
         ),
         Loss(
             "center",
@@ -222,6 +240,7 @@ LOSSES = {
                 "needs a lower weight, or shrinks to zero, where the centers start.",
             ),
             param=(dict(lr_mult=0, decay_mult=0),),
+            committed=True,
         ),
         Loss(
             "minmax",
@@ -234,19 +253,93 @@ LOSSES = {
             parameters=lambda labels: dict(k1=5, k2=10, normalize=True),
             note=_note("normalize bounds a loss that is otherwise unbounded below."),
             weight_note=WHY_WEIGHTS,
+            committed=True,
+        ),
+        Loss(
+            "gtl",
+            title="SM-GTL",
+            called="generalized triplet loss",
+            source="Zhang et al. 2016",
+            layer="GTLLossLayer",
+            reads=(FEATURE, ALL_LABELS),
+            weight=10.0,
+            parameters=lambda labels: dict(
+                margins=[round(0.2 * left, 3) for left in range(len(labels.sizes), 0, -1)],
+                mining="semihard",
+                normalize=True,
+            ),
+            note=_note(
+                "margins: fall from the fine level up; their differences are FaceNet's margin.",
+                "The authors' objective lambda_s softmax + (1 - lambda_s) E is this one with",
+                "loss_weight (1 - lambda_s) / lambda_s at the base_lr times lambda_s.",
+            ),
+            weight_note=(
+                "Weight: at the start it sends 0.4 to 0.85 of the classifier's gradient.",
+            ),
+            committed=True,
+        ),
+        Loss(
+            "bgl",
+            title="BGL",
+            called="bipartite-graph label loss",
+            source="Zhou & Lin 2016",
+            layer="BGLLossLayer",
+            reads=(ALL_SCORES, ATTRIBUTES, ALL_LABELS),
+            weight=1.0,
+            parameters=lambda labels: labels.tree,
+            note=_note("One model of the classes of all levels, instead of a softmax of each."),
+            marginals="BGLMarginalsLayer",
+            committed=True,
+        ),
+        Loss(
+            "hxe",
+            title="HXE",
+            called="hierarchical cross-entropy",
+            source="Bertinetto et al. 2020",
+            layer="HXELossLayer",
+            reads=(FINE_SCORES, FINE_LABEL),
+            weight=1.0,
+            parameters=lambda labels: dict(hierarchy=labels.hierarchy, alpha=0.1),
+            note=_note("alpha: of the authors' 0.1 to 0.6 the nearest to the cross-entropy, 0."),
+        ),
+        Loss(
+            "soft_label",
+            title="Soft labels",
+            called="cross-entropy with soft labels",
+            source="Bertinetto et al. 2020",
+            layer="SoftLabelLossLayer",
+            reads=(FINE_SCORES, FINE_LABEL),
+            weight=1.0,
+            parameters=lambda labels: dict(hierarchy=labels.hierarchy, beta=10.0),
+            note=_note("beta: of the authors' 4 to 30; the larger, the harder the labels."),
+        ),
+        Loss(
+            "conditional_softmax",
+            title="Conditional softmax",
+            called="conditional softmax",
+            source="Redmon & Farhadi 2017",
+            layer="ConditionalSoftmaxLossLayer",
+            reads=(ALL_SCORES, FINE_LABEL),
+            weight=1.0,
+            parameters=lambda labels: labels.tree,
+            note=_note("A softmax among the children of each node; the product along the path."),
+            marginals="ConditionalMarginalsLayer",
         ),
     ]
 }
 
 
 def alone(loss):
-    """(name, stages) of the variant that adds a Loss to the fewest classifiers that it can read."""
-    if ALL_SCORES in loss.reads:
-        return f"csm_{loss.name}", ("csm", loss.name)
-    return f"sm_{loss.name}", (loss.name,)
+    """(name, stages) of the variant that adds a Loss to the fewest classifiers that it can read.
+
+    Models of all scores at once have a classifier of the feature for each level, as their authors'.
+    """
+    if FEATURE in loss.reads:
+        return f"sm_{loss.name}", (loss.name,)
+    return loss.name, (("csm", "flat") if ALL_SCORES in loss.reads else ()) + (loss.name,)
 
 
-# The paper's six variants and the losses that it compares GLM with, as stages of one net.
+# The paper's six variants, the losses that it compares GLM with, and others, as stages of one net.
 STAGES = {
     "sm": (),
     "sm_glm": (GLM,),
@@ -267,6 +360,15 @@ for _loss in LOSSES.values():
     _variant, _stages = alone(_loss)
     STAGES[_variant] = _stages
     TITLES[_variant] = _loss.title
+STAGES["fgon"] = ("csm", "fgon")
+TITLES["fgon"] = "FGoN"
+
+# Variants with solvers in prototxt/: the paper's own, and those of its tables and Section II.
+COMMITTED = tuple(
+    variant
+    for variant, stages in STAGES.items()
+    if variant != "fgon" and all(LOSSES[stage].committed for stage in stages if stage in LOSSES)
+)
 
 
 @dataclass(frozen=True)
@@ -357,9 +459,11 @@ class Net:
 
 @dataclass(frozen=True, kw_only=True)
 class ZooNet(Net):
-    """A network of the model zoo. backbone: function(NetSpec, fine classes) of backbones.py."""
+    """A network of the model zoo. backbone: function(NetSpec, fine classes) of backbones.py. width:
+    values of its feature."""
 
     backbone: object
+    width: int
 
     def layers(self, classes, crop):
         spec = NetSpec()
@@ -444,6 +548,7 @@ NETS = {
             backbones.gaussian(0.01),
             0.0005,
             backbone=backbones.alexnet,
+            width=4096,
             origin="BVLC AlexNet's solver",
             policy=_step("as BVLC AlexNet's solver"),
             schedule=Schedule(batch=128, epochs=100),
@@ -460,6 +565,7 @@ NETS = {
             backbones.XAVIER,
             0.0002,
             backbone=backbones.googlenet,
+            width=1024,
             origin="BVLC GoogLeNet's quick solver",
             policy=_poly(0.5, "as BVLC GoogLeNet's quick solver: down to 0 at max_iter"),
             schedule=Schedule(
@@ -484,6 +590,7 @@ NETS = {
             backbones.gaussian(0.01),
             0.0005,
             backbone=backbones.vgg16,
+            width=4096,
             origin="Simonyan & Zisserman 2015, 3.1",
             policy=_step("tenths, as Simonyan & Zisserman 2015, 3.1"),
             schedule=Schedule(batch=32, epochs=60),
@@ -500,6 +607,7 @@ NETS = {
             backbones.gaussian(0.0001),  # Gao et al. 2016
             0.0005,
             backbone=backbones.bcnn,
+            width=512**2,
             origin="VGG-16's (Simonyan & Zisserman 2015, 3.1)",
             policy=_step("Gao et al. 2016 lower the classifier's rate in steps"),
             schedule=Schedule(
@@ -526,6 +634,7 @@ NETS = {
             backbones.gaussian(0.01),
             0.0005,
             backbone=backbones.vgg19,
+            width=4096,
             origin="Simonyan & Zisserman 2015, 3.1",
             policy=_step("tenths, as Simonyan & Zisserman 2015, 3.1"),
             schedule=Schedule(batch=32, epochs=60),
@@ -542,6 +651,7 @@ NETS = {
             backbones.gaussian(0.0001),  # Gao et al. 2016
             0.0005,
             backbone=backbones.bcnn2,
+            width=512**2,
             origin="VGG-16's (Simonyan & Zisserman 2015, 3.1)",
             policy=_step("Gao et al. 2016 lower the classifier's rate in steps"),
             schedule=Schedule(
@@ -566,6 +676,7 @@ NETS = {
             backbones.gaussian(0.01),
             0.0002,
             backbone=backbones.squeezenet,
+            width=512,
             origin="SqueezeNet's solver",
             policy=_poly(1.0, "as SqueezeNet's solver: linearly to 0"),
             schedule=Schedule(
@@ -600,6 +711,7 @@ NETS = {
             backbones.XAVIER,
             0.0005,
             backbone=backbones.embedding,
+            width=1024,
             origin="AlexNet's, whose fc7 the embedding stands for",
             policy=_step("as BVLC AlexNet's solver"),
             schedule=Schedule(

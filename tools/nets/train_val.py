@@ -40,12 +40,23 @@ def _rule(settings, chosen):
 
 
 def train_val(
-    name, dataset, net, run, losses, *, diagnostics=False, skip_input=head.SCORES, frozen=False
+    name,
+    dataset,
+    net,
+    run,
+    losses,
+    *,
+    diagnostics=False,
+    skip_input=head.SCORES,
+    frozen=False,
+    divided=True,
+    tables_of=(),
 ):
     """NetParameter of a data.Dataset in every setting with a tables.Net, for all variants.
 
     name: of the net. run: solver.Run. losses: {name: losses.NetLoss}. diagnostics: whether the
     metric losses print theirs. skip_input: as head.add_head. frozen: whether only the head learns.
+    divided: whether it has the stage fgon. tables_of: as head.add_head.
     """
     settings = dataset.settings(net)
     proto = caffe_pb2.NetParameter(name=name)
@@ -73,5 +84,8 @@ def train_val(
         fine_param=net.fine_param,
         diagnostics=diagnostics,
         skip_input=skip_input,
+        width=net.width if divided else None,
+        tables_of=tables_of,
+        hierarchies=[(_rule(settings, setting), setting.hierarchy) for setting in settings],
     )
     return proto

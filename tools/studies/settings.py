@@ -6,7 +6,7 @@ import json
 
 from data_prep.common.errors import UserError
 from tools.nets import losses, tables
-from tools.nets.options import add_net_options, add_run_options
+from tools.nets.options import add_net_options, add_run_options, json_option
 
 GLM_JSON = "glm-json"
 GLM_PREFIX = "glm."  # glm.k, glm.margins ...: parameters of the large-margin loss, for --glm-json
@@ -21,7 +21,8 @@ _STAGES = {
         name for name, loss in tables.LOSSES.items() if "normalize" in loss.parameters(_LABELS)
     },
     "skip-input": {"csm"},
-    GLM_JSON: {tables.GLM},
+    **{json_option(name)[2:]: {name} for name in tables.LOSSES},
+    "attributes": {name for name, loss in tables.LOSSES.items() if tables.ATTRIBUTES in loss.reads},
 }
 
 
