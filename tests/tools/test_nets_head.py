@@ -213,7 +213,9 @@ def test_head(setting, variant, phase):
         if name in layers:
             loss = layers[name]
             assert list(loss.bottom) == [blob for kind in row.reads for blob in blobs[kind]]
-            assert loss.loss_weight[0] == pytest.approx(row.weight)
+            own = tables.NETS[net].strengths.get(name)
+            weight = row.weight if own is None or own.weight is None else own.weight
+            assert loss.loss_weight[0] == pytest.approx(weight)
             assert (loss.python_param.module, loss.python_param.layer) == (
                 f"python_layers.{name}_loss",
                 row.layer,
