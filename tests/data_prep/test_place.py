@@ -209,13 +209,13 @@ def test_put_in_place_when_the_notes_are_gone(photos, tmp_path, monkeypatch):
     out = tmp_path / "birds"
     assert build(photos, out).returncode == 0
     other = command(photos, out, "--size", 32)
-    publish = builder._publish
+    publish = builder.publish
 
     def disturbed(place):
         notes_inside(out)
         publish(place)
 
-    monkeypatch.setattr(builder, "_publish", disturbed)
+    monkeypatch.setattr(builder, "publish", disturbed)
     with pytest.raises(UserError, match="it holds birds/notes.txt"):
         build_lmdb.main(other)
     monkeypatch.undo()
