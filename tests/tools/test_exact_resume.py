@@ -122,14 +122,18 @@ def iteration_of(path):
 
 
 def reports(text, first):
-    """What a log reports from an iteration on, without its times."""
+    """What a log reports from an iteration on, without its times.
+
+    And without the solver's own `loss`: Caffe updates it by differences (Solver::
+    UpdateSmoothedLoss), so that its last digit depends on where a run began.
+    """
     lines, iteration = [], 0
     for line in text.splitlines():
         line = line.partition("] ")[2]
         words = line.split()
         if words[:1] == ["Iteration"]:
             iteration = int(words[1].rstrip(","))
-            line = re.sub(r" \(.* iters\)", "", line)
+            line = re.sub(r" \(.* iters\)|, loss = .*", "", line)
         elif words[1:3] != ["net", "output"]:
             continue
         if iteration >= first:

@@ -13,8 +13,8 @@ from browser import browser  # noqa: F401 (a fixture)
 from commands import assert_error, run
 
 from data_prep.label_tree import Hierarchy
-from tools import evaluated, features, flows, results, scores
-from tools.reports import charts, confusions, curves, neighborhood, tree
+from tools import evaluated, features, flow_table, results, scores
+from tools.reports import charts, confusions, neighborhood, tree
 
 TRUE = [0, 1, 2, 2, 3, 4, 5, 5, 0, 1, 4, 0, 2]
 LIT = [0, 1, 3, 2, 3, 4, 5, 5, 2, 1, 0, 0, 3]
@@ -219,8 +219,7 @@ def test_results_of_earlier_versions(folder):
 
 
 def test_flows_are_read_as_they_are_written():
-    assert flows.tsv([]) == "\t".join(curves.FLOWS) + "\n"
-    assert FLOWS.startswith(flows.tsv([]))
+    assert FLOWS.startswith(flow_table.text([]))
 
 
 def test_chosen_queries(folder):

@@ -28,6 +28,8 @@ from tools.parallel import rank, transports
 
 BATCH = 6  # of one process; the ranks' are BATCH / 2
 ITERATIONS = 12
+# So low that the trainings here do not magnify differences of rounding.
+WEIGHTS = dict(contrastive=0.05, triplet=0.1, center=0.003, minmax=0.01)
 GLM = dict(margins=[0.5] * 3, normalize=True, memory=12)
 
 
@@ -86,7 +88,9 @@ def write_solver(folder, data, stages, batch, iter_size=1, iterations=ITERATIONS
         inner_product_param=dict(num_output=16, weight_filler=filler),
     )
     net.layer.add(name="relu", type="ReLU", bottom=["feature"], top=["feature"])
-    metric = losses.net_losses(tables.Labels(tiny.TREE.sizes, ""), given={"glm": GLM})
+    metric = losses.net_losses(
+        tables.Labels(tiny.TREE.sizes, ""), weights=WEIGHTS, given={"glm": GLM}
+    )
     head.add_head(net, "feature", "feature", tiny.TREE.sizes, filler, metric, False)
     (folder / "net.prototxt").write_text(str(net))
     solver = caffe_pb2.SolverParameter(

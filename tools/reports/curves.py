@@ -3,12 +3,9 @@
 import numpy as np
 
 from data_prep.common.errors import UserError
-from data_prep.common.text import read_table
-from tools import caffe_log, curves
+from tools import caffe_log, curves, flow_table
 
 from .charts import COLORS, DASHES, chart
-
-FLOWS = ["iteration", "loss", "weight", "value", "gradient", "share", "all", "deviation"]
 
 
 def of_logs(logs, names):
@@ -60,18 +57,15 @@ def _lines(log, panel, color):
 
 def read_flows(path):
     """{loss: (iterations, gradient norms)} of a table of tools/flows.py; raises UserError."""
-    header, rows = read_table(path, "the gradient flows")
-    if header != FLOWS:
+    if not flow_table.is_table(path):
         raise UserError(f"{path} is not a table that tools/flows.py --tsv writes")
-    found = {}
-    try:
-        for row in rows:
-            iterations, norms = found.setdefault(row[1], ([], []))
-            iterations.append(int(row[0]))
-            norms.append(float(row[4]))
-    except ValueError as error:
-        raise UserError(f"{path} is damaged: {error}") from None
-    return found
+    norms = {
+        name.removeprefix(flow_table.NORM): values
+        for (_, name), values in flow_table.read(path).series.items()
+        if name.startswith(flow_table.NORM)
+    }
+    norms.pop(flow_table.ALL, None)
+    return norms
 
 
 def of_flows(flows, name):
