@@ -97,7 +97,7 @@ as_stranger() {
   inside --read-only --tmpfs /tmp --user "$owner" \
     -v "$mounts/photos:/photos" -v "$mounts/mine:$workdir/prototxt/mine" \
     -v "$mounts/data:$workdir/data" -v "$mounts/snapshots:$workdir/snapshots" \
-    -v "$mounts/results:$workdir/results" "$@"
+    -v "$mounts/results:$workdir/results" -v "$mounts/models:$workdir/models" "$@"
 }
 
 ordinary_user() {
@@ -157,7 +157,7 @@ healthy() {
 # a user's own photographs: data, nets, training, evaluation, on mounted folders, by a strange user
 trains() {
   rm -rf "$mounts"
-  mkdir -p "$mounts"/{photos,mine,data,snapshots,results}
+  mkdir -p "$mounts"/{photos,mine,data,snapshots,results,models}
   [ "$(id -u)" -ne 0 ] || chown -R "$owner" "$mounts"
   as_stranger "$image" tests/docker/draw_photos.py /photos
   as_stranger "$image" data_prep/build_lmdb.py folder --root /photos --out data/mine
@@ -169,6 +169,33 @@ trains() {
   as_stranger "$image" tools/evaluate.py --solver $solver --out results/mine.json
   grep -q '"top1"' "$mounts/results/mine.json"
   [ -z "$(find "$mounts" -not -user "${owner%:*}")" ]
+}
+
+# the model that `trains` left: exported, and behind an address
+answers() {
+  as_stranger "$image" tools/export.py --solver prototxt/mine/mine_squeezenet_ours_solver.prototxt \
+    --out models/mine
+  local photo container status=0
+  photo=$(find "$mounts/photos" -type f | sort | head -n 1)
+  as_stranger "$image" tools/predict.py --model models/mine "/photos${photo#"$mounts/photos"}"
+  container=$(as_stranger -d "$image" tools/serve.py --model models/mine --host 0.0.0.0)
+  # no network: asked from inside
+  docker exec -i "$container" python - "/photos${photo#"$mounts/photos"}" <<'END' || status=$?
+import json, sys, time, urllib.request
+address = "http://127.0.0.1:8000"
+for _ in range(600):
+    try:
+        urllib.request.urlopen(f"{address}/health")
+        break
+    except OSError:
+        time.sleep(0.1)
+with open(sys.argv[1], "rb") as photo:
+    answer = urllib.request.urlopen(f"{address}/predict", data=photo.read())
+print([level["predicted"] for level in json.load(answer)["levels"]])
+END
+  docker logs "$container"
+  docker rm -f "$container" >/dev/null
+  return $status
 }
 
 # The CUDA image on a machine without a GPU; `trains` has already tested the wrapper
@@ -219,6 +246,7 @@ test_image() {  # KIND
   check "docker/versions.txt lists what is inside" versions_listed
   check "tools/check_env.py finds it healthy" healthy
   check "trains and evaluates: any user, mounted folders, no network, read-only" trains
+  check "exports, predicts and serves the model" answers
   if [ "$1" = cpu ]; then
     check "the tests pass" tests_pass
   else

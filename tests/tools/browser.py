@@ -4,6 +4,7 @@ import base64
 import json
 import os
 import shutil
+import signal
 import subprocess
 import tempfile
 import time
@@ -39,6 +40,7 @@ class Browser:
             pass_fds=(to_browser[0], from_browser[1]),
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
+            start_new_session=True,  # a group of its own, which close() ends
         )
         os.close(to_browser[0])
         os.close(from_browser[1])
@@ -51,8 +53,17 @@ class Browser:
             self._call(f"{domain}.enable")
 
     def close(self):
-        self._process.kill()
-        self._process.wait()
+        """End Chromium, so that none of its processes writes to its folder any more."""
+        self._session = None
+        try:
+            self._call("Browser.close")
+            self._process.wait(SECONDS)
+        finally:
+            try:
+                os.killpg(self._process.pid, signal.SIGKILL)
+            except ProcessLookupError:
+                pass  # all have ended
+            self._process.wait()
         self._out.close()
         os.close(self._in)
 
@@ -130,5 +141,7 @@ class Browser:
 def browser():
     with tempfile.TemporaryDirectory() as folder:
         one = Browser(folder)
-        yield one
-        one.close()
+        try:
+            yield one
+        finally:
+            one.close()
