@@ -136,7 +136,7 @@ versions_listed() {
   inside "$image" cat docker/versions.txt >"$work/versions"
   local package version
   while IFS='=' read -r package _ version; do
-    grep -qxF "python	$package	$version" "$work/versions"
+    grep -qixF "python	$package	$version" "$work/versions"  # case says nothing in names of packages
   done < <(sed -n 's/^\([A-Za-z0-9_.-]*==[0-9.]*\).*/\1/p' "$here/requirements.txt")
   grep -q "^debian	libc6	" "$work/versions"
   grep -qE "^caffe	source	[0-9a-f]{64}$" "$work/versions"
@@ -190,7 +190,8 @@ for _ in range(600):
     except OSError:
         time.sleep(0.1)
 with open(sys.argv[1], "rb") as photo:
-    answer = urllib.request.urlopen(f"{address}/predict", data=photo.read())
+    sent = urllib.request.Request(f"{address}/predict", photo.read(), {"Content-Type": "image/jpeg"})
+answer = urllib.request.urlopen(sent)
 print([level["predicted"] for level in json.load(answer)["levels"]])
 END
   docker logs "$container"
