@@ -60,7 +60,7 @@ def run(options):
     the net alone on as many batches of images that are in memory already.
 
     Weights are random, which does not affect the time. The number of threads of the net is that of
-    OPENBLAS_NUM_THREADS, by default all processors.
+    OMP_NUM_THREADS, by default all processors.
     """
     with tempfile.TemporaryDirectory() as folder:
         folder = Path(folder)
