@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from data_prep.common import files
 from data_prep.common.errors import UserError
 from data_prep.common.text import read_json
 from data_prep.manifest import KINDS, checksummed
@@ -60,16 +61,7 @@ class Place:
         return place
 
     def _check_target(self):
-        if self.path.is_symlink():
-            raise UserError(f"{self} is a link that leads to itself: choose another --out")
-        if not self.path.is_dir():
-            raise UserError(f"{self} is not a folder: choose another --out")
-        if os.path.ismount(self.path):
-            raise UserError(
-                f"{self} is a mount point, which can't be replaced: name a folder inside it"
-            )
-        if Path(os.path.realpath(".")).is_relative_to(self.path):
-            raise UserError(f"{self} is the current folder and would be replaced: leave it first")
+        files.check_replaceable(self.path, self.given)
         if any(self.path.iterdir()) and (reason := foreign_in_data_set(self.path)):
             raise UserError(
                 f"{self} exists and is not a built data set: {reason}; choose another --out"

@@ -37,6 +37,7 @@ from tools import features, results, scoring, snapshots, solver_net, summary
 from tools.metrics.collect import Collector
 from tools.metrics.intervals import Bootstrap
 from tools.metrics.retrieval import retrieval
+from tools.recognition.preprocessing import CROPS
 
 MOST = 1024  # largest batch; Caffe aborts if a batch does not fit into memory
 
@@ -150,7 +151,7 @@ def parse():
     parser.add_argument(
         "--crops",
         type=int,
-        choices=scoring.CROPS,
+        choices=CROPS,
         default=1,
         help="crops of each image, whose probabilities are averaged: 1, the center; 5, and the "
         "corners; 10, and their mirror images (default: %(default)s)",

@@ -12,9 +12,7 @@ from data_prep.common import progress, prototxt
 from data_prep.common.errors import UserError
 from tools import caffe_errors, scores, solver_net
 from tools.nets import rules
-
-CROPS = (1, 5, 10)
-SMALLEST = np.finfo(np.float64).tiny  # probabilities below have this logarithm
+from tools.recognition.decode import SMALLEST
 
 
 @dataclass(frozen=True)
@@ -33,7 +31,7 @@ class Batch:
 
 
 def check_crops(solver, scored, train_val, crops):
-    """Raises UserError if a net can't be scored on that many crops, a number of CROPS."""
+    """Raises UserError if a net can't be scored on that many crops, of preprocessing.CROPS."""
     from tools.pycaffe import caffe
 
     if crops == 1:

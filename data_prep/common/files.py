@@ -91,3 +91,20 @@ def existing(path, what):
     if not path.is_file():
         raise UserError(f"{what} {path} not found (current folder: {Path.cwd()})")
     return path
+
+
+def check_replaceable(folder, shown):
+    """Raises UserError unless `folder` is one that a command can replace, whatever it holds.
+
+    folder: Path with links resolved, which exists. shown: the name that the user gave.
+    """
+    if folder.is_symlink():
+        raise UserError(f"{shown} is a link that leads to itself: choose another --out")
+    if not folder.is_dir():
+        raise UserError(f"{shown} is not a folder: choose another --out")
+    if os.path.ismount(folder):
+        raise UserError(
+            f"{shown} is a mount point, which can't be replaced: name a folder inside it"
+        )
+    if Path(os.path.realpath(".")).is_relative_to(folder):
+        raise UserError(f"{shown} is the current folder and would be replaced: leave it first")

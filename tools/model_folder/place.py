@@ -110,16 +110,7 @@ class Place:
     def _check_target(self):
         if not os.path.lexists(self.path):
             return
-        if self.path.is_symlink():
-            raise UserError(f"{self} is a link that leads to itself: choose another --out")
-        if not self.path.is_dir():
-            raise UserError(f"{self} is not a folder: choose another --out")
-        if os.path.ismount(self.path):
-            raise UserError(
-                f"{self} is a mount point, which can't be replaced: name a folder inside it"
-            )
-        if Path(os.path.realpath(".")).is_relative_to(self.path):
-            raise UserError(f"{self} is the current folder and would be replaced: leave it first")
+        files.check_replaceable(self.path, self.given)
         if any(self.path.iterdir()) and (reason := foreign(self.path)):
             raise UserError(
                 f"{self} exists and is not what tools/export.py wrote: {reason}; "
