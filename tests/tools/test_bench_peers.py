@@ -169,6 +169,8 @@ def test_an_engine_with_more_threads_is_found(solver, tmp_path, threads):
     "work, expected, found, error",
     [
         ("train", [2, 4], [2, 4.2], 0.05),
+        ("train", [4, 0], [4, 0.4], 0.1),
+        ("train", [0, 0], [0, 0.4], float("inf")),
         ("infer", [3, 4], [3, 4.5], 0.1),
         ("train", [2, 4], [2], float("inf")),
         ("infer", [2, 4], [2, float("nan")], float("inf")),

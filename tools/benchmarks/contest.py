@@ -100,14 +100,15 @@ def _busy():
 
 
 def difference(work, expected, found):
-    """Relative difference of two engines' values: of the losses, the largest; of the scores, by
-    length. Infinite where they are not as many, or not finite."""
+    """Difference of two engines' values, relative to ours: of the losses, the largest beside the
+    largest loss (a single image is learned in one step, and its next loss is 0); of the scores, by
+    length. Infinite where they are not as many, not finite, or all ours are 0."""
     expected, found = np.array(expected, float), np.array(found, float)
     if expected.shape != found.shape or not np.isfinite([expected, found]).all():
         return float("inf")
-    if work == "train":
-        return float(np.max(np.abs(found - expected) / np.abs(expected)))
-    return float(np.linalg.norm(found - expected) / np.linalg.norm(expected))
+    order = np.inf if work == "train" else 2
+    length = np.linalg.norm(expected, order)
+    return float(np.linalg.norm(found - expected, order) / length) if length else float("inf")
 
 
 def check_equal(work, expected, found):
