@@ -93,7 +93,13 @@ def reasons(state):
 
 
 def dry_run(state, gpus):
-    """Print the commands of every known cell that has not ended. gpus: numbers, for each."""
+    """Print the commands of every known cell that has not ended or is evaluated again.
+
+    gpus: numbers, for each.
+    """
+    for known in state.again():
+        print(f"\n# {known.cell.text}: again, for {', '.join(known.lacks)}")
+        print(shlex.join(cells.evaluate_command(known.place, known.final, gpus)))
     for known in state.wanted():
         if known.record:
             continue
@@ -121,7 +127,10 @@ def run(args, study):
     state, machine = open_state(study), Machine.this()
     study.results.mkdir(parents=True, exist_ok=True)
     events = event_files.EventFiles(args.tensorboard) if args.tensorboard else None
-    for line in status.cost(state, machine, len(slots), slots[0].name):
+    for line in (
+        *status.measures(state),
+        *status.cost(state, machine, len(slots), slots[0].name),
+    ):
         print(line, flush=True)
     with lock.held(cells.WORK / f"{study.name}.study.lock") as held:
         outcome = runner.Runner(
@@ -170,7 +179,7 @@ def show_status(args, study):
         print(f"{status.word(known):12} {known.cell.text}{status.more(known)}")
     ended = sum(known.record is not None for known in found)
     print(f"{ended} of {state.count()} cells have ended")
-    for line in status.cost(state, Machine.this(), args.jobs):
+    for line in (*status.measures(state), *status.cost(state, Machine.this(), args.jobs)):
         print(line)
 
 

@@ -65,6 +65,13 @@ def read(folder, text, name="mine"):
         ("seeds = [1, 2]", 'seeds = [1]\nselect = "test"', 'select is not "val"'),
         ("seeds = [1, 2]", 'seeds = [1]\nselect = "val"\nvalidation = 9', "needs a learning rate"),
         ("seeds = [1, 2]", 'seeds = [1]\nsplit = "val"', "validation images are needed"),
+        ("[grid]", '[grid]\n"recall@2" = [1]', "'recall@2' is not an option"),
+        (
+            "seeds =",
+            'measures = ["recall@2"]\nseeds =',
+            "has no 'recall@2': did you mean 'recall@1'",
+        ),
+        ("seeds =", 'measures = ["ece", "ece"]\nseeds =', "measures has a value twice"),
         ("seeds = [1, 2]", 'seeds = ["a"]', "seeds[0] is not a whole number"),
         ("[grid]", '[[exclude]]\nnet = "vgg16"\n[grid]', "[[exclude]]: net has no 'vgg16'"),
         ("[grid]", '[[override]]\nnet = "squeezenet"\n[grid]', "neither options nor sweep"),
@@ -152,6 +159,7 @@ def test_identity_changes_with_what_decides_the_result(tmp_path):
     assert first.isdisjoint(keys(TEXT, dict(data="c", weights="b")))
     assert first.isdisjoint(keys(TEXT, dict(data="a", weights="c")))
     assert len(first & keys(TEXT.replace("[1, 2]", "[2, 3]"), same)) == 1
+    assert first == keys(TEXT.replace("seeds", 'measures = ["severity"]\nseeds'), same)
     # A value that leaves the grid touches its own cells only.
     assert first == keys(TEXT.replace("[0.4, 0.8]", "[0.4]"), same)
 
@@ -225,7 +233,7 @@ def test_convergence(accuracy, rises):
 # --- Tables
 
 
-def record(known, right, code=None, p=0.5):
+def record(known, right, code=None, p=0.5, measured=None):
     """A finished record of a progress.Known; right: {level: (own, from_fine)}, bool arrays."""
     cell = known.cell
     levels = tuple(
@@ -258,7 +266,7 @@ def record(known, right, code=None, p=0.5):
         batch=4,
         seconds=12.5,
         images_per_second=9.5,
-        scores=records.Scores(cell.split, images, "k", levels, 1.0),
+        scores=records.Scores(cell.split, images, "k", levels, 1.0, measured),
         curve=records.Curve(cell.split, (10, 20), (0.1, 0.2), 0.01, p),
     )
 
@@ -342,6 +350,38 @@ def test_table_says_what_is_missing_diverged_or_of_other_code(tmp_path):
     line = table.make(progress.State(state.study)).lines[0]
     assert list(table_text.notes(line)) == ["1 of 2 diverged", "code changed since"]
     assert line.values["species", "own"].spread is None
+
+
+def test_measures(tmp_path):
+    """Mean and spread over seeds without marks; records of versions without them are blank."""
+    text = TEXT.replace("seeds", 'measures = ["severity", "recall@1"]\nseeds')
+    state = progress.State(read(tmp_path, text.replace("[0.4, 0.8]", "[0.4]")))
+    right = {"species": (np.arange(8) < 4, None)}
+    values = [{"severity": 1.5, "recall@1": 0.5, "ece": 0.2}, {"severity": None, "recall@1": 0.6}]
+    for known, measured in zip(state.wanted(), [*values, {"severity": 2.0}, None], strict=True):
+        records.write(known.place.record, record(known, right, measured=measured))
+    state = progress.State(state.study)
+    sm, ours = table.make(state).lines
+    assert sm.measured["severity"] == table.Value(1.5, None, 1)
+    assert sm.measured["recall@1"].mean == pytest.approx(55)
+    assert sm.measured["recall@1"].spread == pytest.approx(np.std([50, 60], ddof=1))
+    assert (sm.lacking, ours.lacking) == ((), ("severity", "recall@1"))
+    assert [known.lacks for known in state.wanted()] == [
+        (), (), ("recall@1",), ("severity", "recall@1"),
+    ]  # fmt: skip
+    assert not state.again()  # no weights here
+    made = table.make(state)
+    text = table_text.markdown(made)
+    assert "| severity ↓ | recall@1 ↑ |" in text and "| 1.500 | 55.0 ± 7.1 |" in text
+    assert "| 2.000 |  | evaluated without severity, recall@1 |" in text
+    rows = [line.split(",") for line in table_text.csv_text(made).splitlines()]
+    assert {len(row) for row in rows[:4]} == {len(rows[0])}
+    found = {(row[2], row[5]): row for row in rows if row[5] in state.study.measures}
+    assert found["sm", "recall@1"][6:9] == ["55.000000", "7.071068", "2"]
+    assert found["sm", "severity"][9:12] == ["", "", "lower"]
+    assert ("ours", "recall@1") not in found
+    latex = table_text.latex(made)
+    assert r"severity $\downarrow$ & recall@1 $\uparrow$" in latex and r"55.0 $\pm$ 7.1" in latex
 
 
 def test_published_figures():

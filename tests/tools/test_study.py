@@ -15,6 +15,7 @@ from commands import ROOT
 
 from tools.nets import tables
 from tools.parallel import parents
+from tools.studies.measures import MEASURES
 
 CARDS = tables.DATASETS["cards"]
 SMOKE = ROOT / "tools/studies/smoke.toml"
@@ -112,6 +113,41 @@ def test_a_second_run_does_nothing_and_says_what_changed(folder, undisturbed):
         path.write_text(text.replace(json.loads(text)["code"], "0" * 64))
         assert study(folder, "status", "smoke.toml").stdout.count("code changed since") == 1
     finally:
+        path.write_text(text)
+
+
+def test_a_record_without_measures_is_evaluated_again(folder, undisturbed):
+    """From its final weights, without a training; where they are gone, it is said."""
+    before = records(folder)
+    stripped = [path for path in (folder / "results/smoke").glob("*.json")
+                if json.loads(path.read_text())["role"] == "final"]  # fmt: skip
+    assert all(set(before[path.name]["scores"]["measures"]) == set(MEASURES) for path in stripped)
+    texts = {path: path.read_text() for path in stripped}
+    for path in stripped:
+        record = json.loads(path.read_text())
+        del record["scores"]["measures"]["recall@1"]
+        path.write_text(json.dumps(record))
+    key = json.loads(stripped[0].read_text())["key"][:8]
+    (weights,) = (folder / "snapshots").glob(f"smoke.{key}_*/*.caffemodel")
+    other = weights.rename(weights.with_suffix(".away"))
+    said = study(folder, "status", "smoke.toml").stdout
+    assert said.count("; evaluated without recall@1") == 4, said
+    assert "evaluated without recall@1: 4 cells; `run` evaluates 3 again" in said
+    assert "1 can't be: their final weights or data are not here" in said
+    dry = study(folder, "run", "smoke.toml", "--dry-run").stdout
+    assert dry.count("tools/evaluate.py") == 3 and "caffe train" not in dry
+    logs = {path: path.read_bytes() for path in folder.glob("snapshots/smoke.*/train.log")}
+    weights.write_bytes(b"of another training")
+    done = study(folder, "run", "smoke.toml", "--jobs", "2")
+    assert done.returncode == 1 and "holds other weights than those of" in done.stderr
+    assert records(folder) == before | {stripped[0].name: records(folder)[stripped[0].name]}
+    assert "evaluated without recall@1" in (folder / "results/smoke/table.md").read_text()
+    other.rename(weights)
+    done = study(folder, "run", "smoke.toml")
+    assert done.returncode == 0 and records(folder) == before, done.stderr
+    assert logs == {path: path.read_bytes() for path in logs}
+    assert "evaluated without" not in (folder / "results/smoke/table.md").read_text()
+    for path, text in texts.items():
         path.write_text(text)
 
 

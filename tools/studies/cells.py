@@ -262,6 +262,10 @@ class Files:
     def net(self):
         return self.work / f"{self.name}_{self.cell.row.net.name}_train_val.prototxt"
 
+    def weights(self, iterations):
+        """The final weights."""
+        return self.work / f"model_iter_{iterations}.caffemodel"
+
     @property
     def log(self):
         return self.work / "train.log"

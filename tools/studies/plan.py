@@ -13,7 +13,7 @@ from data_prep.common.typed import from_json
 from tools.nets import tables
 from tools.nets.data import BBOX
 from tools.nets.options import file_name
-from tools.studies import settings
+from tools.studies import measures, settings
 
 VAL, TEST = "val", "test"
 BASE_LR = "base-lr"
@@ -76,6 +76,7 @@ class Study:
     overrides   later ones win
     excluded    ({of MATCHED or option: values}, ...)
     table       number of the paper's table that it repeats, for the published figures; ""
+    measures    names of measures.MEASURES that the table shows
     """
 
     name: str
@@ -96,6 +97,7 @@ class Study:
     overrides: tuple
     excluded: tuple
     table: str
+    measures: tuple
 
 
 @dataclass(frozen=True)
@@ -130,6 +132,7 @@ class _Text:
     split: str = TEST
     ranks: int = 1
     table: str = ""
+    measures: tuple[str, ...] = ()
     options: dict | None = None
     grid: dict | None = None
     sweep: dict | None = None
@@ -187,10 +190,14 @@ def _study(text, path):
     _demand(text.title.strip(), "title is empty")
     for name in ("data", "nets", "variants", "seeds"):
         _demand(getattr(text, name), f"{name} is empty")
-    for name, known in (("variants", tables.STAGES), ("nets", tables.NETS)):
+    for name, known in (
+        ("variants", tables.STAGES),
+        ("nets", tables.NETS),
+        ("measures", measures.MEASURES),
+    ):
         for one in getattr(text, name):
             _demand(one in known, f"{name} has no {one!r}{settings.nearest(one, known)}")
-    for name in ("variants", "seeds", "select_seeds"):
+    for name in ("variants", "seeds", "select_seeds", "measures"):
         values = getattr(text, name) or ()
         _demand(len(set(values)) == len(values), f"{name} has a value twice")
     _demand(all(0 <= seed < 2**31 for seed in text.seeds), "a seed is not from 0 to 2147483647")
@@ -238,6 +245,7 @@ def _study(text, path):
         overrides=overrides,
         excluded=excluded,
         table=text.table,
+        measures=text.measures,
     )
 
 

@@ -28,6 +28,23 @@ class Known:
     record: records.Record | None
     missing: str | None = None
 
+    @property
+    def lacks(self):
+        """The study's measures without which the record was evaluated; only the table's cells."""
+        if self.record is None or self.cell.role != cells.FINAL:
+            return ()
+        return self.record.lacks(self.cell.study.measures)
+
+    @property
+    def final(self):
+        """Path of its final weights; only where there is a record."""
+        return self.place.weights(self.record.iterations)
+
+    @property
+    def again(self):
+        """Whether it lacks measures, and can be evaluated again: its weights are still there."""
+        return bool(self.lacks) and not self.missing and self.final.is_file()
+
 
 class State:
     """The cells of a study and their records.
@@ -64,6 +81,14 @@ class State:
                 return Known(cell, place, None, missing)
             self._ended[place.record] = found
         return Known(cell, place, self._ended[place.record], missing)
+
+    def renew(self, known):
+        """Read the record of a Known once more: it was evaluated again."""
+        del self._ended[known.place.record]
+
+    def again(self):
+        """[Known] of the cells that can be evaluated again, for measures that they lack."""
+        return [known for known in self.wanted() if known.again]
 
     def _described(self, cell):
         """The newest record with a cell's description, or None."""

@@ -48,13 +48,19 @@ class Level:
 
 @dataclass(frozen=True)
 class Scores:
-    """What was scored. keys_sha256: of the images' keys, in order."""
+    """What was scored.
+
+    keys_sha256  of the images' keys, in order
+    measures     {name in measures.MEASURES: value, or None where it is not defined}; those that the
+                 version which made the record did not know are missing
+    """
 
     split: str
     images: int
     keys_sha256: str
     levels: tuple[Level, ...]
     seconds: float
+    measures: dict[str, float | None] | None = None
 
 
 @dataclass(frozen=True)
@@ -115,6 +121,11 @@ class Record:
         """What tells the cells of a study apart, but for the content of data and weights."""
         options = self.options.items()
         return description(self.data, self.net, self.variant, self.role, self.seed, options)
+
+    def lacks(self, names):
+        """The measures among `names` without which a finished cell was evaluated, in order."""
+        known = (self.scores and self.scores.measures) or {}
+        return tuple(name for name in names if self.scores and name not in known)
 
     def __post_init__(self):
         if self.format != FORMAT:

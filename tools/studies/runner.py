@@ -81,6 +81,7 @@ class Runner:
         self._free, self._jobs = list(slots), len(slots)
         self._shown, self._tensorboard = shown, tensorboard
         self._active, self._outcome = [], Outcome()
+        self._again = state.again()
         self._signals, self._synced = 0, 0.0
         self._costs = progress.Costs(state.wanted(), here.text, slots[0].name, len(slots))
         self._bar = None
@@ -88,7 +89,7 @@ class Runner:
     def run(self):
         """Outcome, when every cell has ended or failed, or after a signal."""
         old = {one: signal.signal(one, self._stop) for one in (signal.SIGINT, signal.SIGTERM)}
-        done = sum(one.record is not None for one in self._state.wanted())
+        done = sum(one.record is not None for one in self._state.wanted()) - len(self._again)
         try:
             with bars.bar(self._state.study.name, "cells", self._state.count(), done) as self._bar:
                 self._loop()
@@ -112,7 +113,9 @@ class Runner:
         self._outcome.interrupted = bool(self._signals)
 
     def _next(self):
-        """The first cell that is neither ended, running nor failed."""
+        """A cell to evaluate again, or the first that is neither ended, running nor failed."""
+        if self._again:
+            return self._again.pop(0)
         busy = {active.known.place.key for active in self._active}
         for known in self._state.wanted():
             if known.record is None and not known.missing and known.place.key not in busy:
@@ -122,14 +125,17 @@ class Runner:
 
     def _begin(self, known):
         device = self._free.pop(0)
-        steps = work.steps(
-            known.place,
-            self._state.identity(known.cell)[0],
-            code_version.current(),
-            device,
-            self._machine,
-            self._keep,
-        )
+        if known.record:
+            steps = work.evaluate_again(known.place, known.record, device)
+        else:
+            steps = work.steps(
+                known.place,
+                self._state.identity(known.cell)[0],
+                code_version.current(),
+                device,
+                self._machine,
+                self._keep,
+            )
         active = _Active(known, steps, device, time.monotonic())
         self._active.append(active)
         self._advance(active, None)
@@ -204,7 +210,10 @@ class Runner:
 
     def _report(self, active, record):
         """Say how a cell ended, and the time left."""
-        self._costs.add(self._state.known(active.known.cell))
+        if active.known.record:
+            self._state.renew(active.known)
+        else:
+            self._costs.add(self._state.known(active.known.cell))
         self._bar.update()
         if record.status == records.DIVERGED:
             found = f"diverged at {record.diverged}"

@@ -18,6 +18,8 @@ def more(known):
     if record is None:
         return _begun(known) if word(known) == "begun" else ""
     changed = "" if record.code == code_version.current() else "; code changed since"
+    if known.lacks:
+        changed += f"; evaluated without {', '.join(known.lacks)}"
     if record.status == records.DIVERGED:
         return f": {record.diverged}{changed}"
     fine = record.scores.levels[0].own.top1
@@ -32,6 +34,20 @@ def _begun(known):
     newest = next((one for one in snapshots.of_solver(solver) if not one.problem()), None)
     at = newest.iteration if newest else 0
     return f": resumes at iteration {at} of {solver.max_iter}"
+
+
+def measures(state):
+    """A line on the measures that ended cells lack, if there are any."""
+    lacking, again = [known for known in state.wanted() if known.lacks], state.again()
+    if not lacking:
+        return
+    names = [name for name in state.study.measures if any(name in one.lacks for one in lacking)]
+    lost = len(lacking) - len(again)
+    yield (
+        f"evaluated without {', '.join(names)}: {len(lacking)} cells"
+        + (f"; `run` evaluates {len(again)} again, from their final weights" if again else "")
+        + (f"; {lost} can't be: their final weights or data are not here" if lost else "")
+    )
 
 
 def cost(state, machine, jobs, device="CPU"):

@@ -5,14 +5,22 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tools.studies import cells, code_version, convergence, published, records, significance
+from tools.studies import (
+    cells,
+    code_version,
+    convergence,
+    measures,
+    published,
+    records,
+    significance,
+)
 
 OWN, FROM_FINE = "own", "from_fine"
 
 
 @dataclass(frozen=True)
 class Value:
-    """Top-1 of one row in one column, in percent. spread: None for one seed."""
+    """Of one row in one column: top-1 in percent, or a measure. spread: None for one seed."""
 
     mean: float
     spread: float | None
@@ -27,6 +35,8 @@ class Line:
 
     chosen   ((option, value), ...) that were selected
     values   {column: Value}; columns are (level, OWN or FROM_FINE)
+    measured {name of measures.MEASURES: Value}, of the study's
+    lacking  the study's measures without which one of its trainings was evaluated
     finished, diverged, wanted  numbers of its trainings, one per seed
     rising, watched             of trainings whose curve still rises, and whose curve can tell
     paper    published.Figure or None
@@ -37,6 +47,8 @@ class Line:
     row: cells.Row
     chosen: tuple
     values: dict
+    measured: dict
+    lacking: tuple
     finished: int
     diverged: int
     wanted: int
@@ -153,19 +165,37 @@ def _verdict(group, column):
 
 def _value(finals, column, best, above_first):
     found = [100 * answer.top1 for one in finals if (answer := _answer(one, column))]
+    return _mean(found, best, above_first)
+
+
+def _mean(found, best=False, above_first=False):
+    """Value of the figures of a row's seeds; None without any."""
     if not found:
         return None
     spread = statistics.stdev(found) if len(found) > 1 else None
     return Value(statistics.fmean(found), spread, len(found), best, above_first)
 
 
+def _measured(finals, names):
+    """{name: Value} of the measures that are known; shares in percent."""
+    found = {}
+    for name in names:
+        scale = 100 if measures.MEASURES[name].percent else 1
+        values = [(one.scores and one.scores.measures or {}).get(name) for one in finals]
+        found[name] = _mean([scale * value for value in values if value is not None])
+    return {name: value for name, value in found.items() if value}
+
+
 def _line(state, row, options, finals, watched, values, figures):
     curves = [one.curve for one in watched if one.curve and one.curve.p is not None]
+    names = state.study.measures
     place = (state.study.table, row.data.name, row.net.name, row.variant)
     return Line(
         row,
         tuple((name, value) for name, value in options or () if name in cells.swept(state.study)),
         values,
+        measured=_measured(finals, names),
+        lacking=tuple(name for name in names if any(one.lacks([name]) for one in finals)),
         finished=sum(one.status == records.FINISHED for one in finals),
         diverged=sum(one.status == records.DIVERGED for one in finals),
         wanted=len(state.study.seeds),

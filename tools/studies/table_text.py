@@ -5,9 +5,11 @@ import io
 
 from data_prep.common import text_table
 from tools.nets import tables
-from tools.studies import cells, convergence, settings, significance
+from tools.studies import cells, convergence, measures, settings, significance
+from tools.studies.measures import MEASURES
 from tools.studies.table import FROM_FINE, OWN
 
+ARROWS = {measures.HIGHER: "↑", measures.LOWER: "↓"}
 MARK = "*"  # better than the first row of the same data set and network
 
 
@@ -29,6 +31,8 @@ def notes(line):
         yield f"{name} at the end of its sweep"
     if line.changed:
         yield "code changed since"
+    if line.lacking:
+        yield f"evaluated without {', '.join(line.lacking)}"
 
 
 def explanations(table):
@@ -41,6 +45,11 @@ def explanations(table):
             f"Bold: better than every other row of its data set and network; {MARK}: better than "
             f"the first of them. {significance.STATED[0].upper()}{significance.STATED[1:]}."
         )
+    for name in study.measures:
+        one = MEASURES[name]
+        yield f"{name} ({ARROWS[one.better]} {one.better} is better): {one.meaning}."
+    if study.measures:
+        yield f"No test is made of {_listed(study.measures)}: none of their figures is marked."
     if study.select:
         yield (
             f"{', '.join(sorted(cells.swept(study)))}: the value with the best fine top-1 on the "
@@ -57,6 +66,10 @@ def explanations(table):
         yield f"Paper: {certainty}; {source}."
 
 
+def _listed(words):
+    return " and ".join([part for part in (", ".join(words[:-1]), words[-1]) if part])
+
+
 def _trained_on(study):
     """What the final trainings of a study with a selection read, in words."""
     alone = [one.name for one in study.data if one.validation == one.whole]
@@ -70,6 +83,7 @@ def _head(table):
     words = {OWN: "", FROM_FINE: " from fine"}
     head = ["data", "net", "variant", *_option_names(table)]
     head += [f"{level}{words[kind]}" for level, kind in table.columns]
+    head += [f"{name} {ARROWS[MEASURES[name].better]}" for name in table.study.measures]
     return head + (["paper"] if any(line.paper for line in table.lines) else []) + ["remarks"]
 
 
@@ -88,21 +102,24 @@ def _cells(table, line, bold):
     for column in table.columns:
         value = line.values.get(column)
         yield "" if value is None else bold(value)
+    for name in table.study.measures:
+        value = line.measured.get(name)
+        yield "" if value is None else bold(value, 1 if MEASURES[name].percent else 3)
     if any(one.paper for one in table.lines):
         yield "" if line.paper is None else f"{line.paper.top1:.1f}"
     yield "; ".join(notes(line))
 
 
-def _number(value, plus_minus):
-    text = f"{value.mean:.1f}"
-    return text if value.spread is None else f"{text}{plus_minus}{value.spread:.1f}"
+def _number(value, plus_minus, digits):
+    text = f"{value.mean:.{digits}f}"
+    return text if value.spread is None else f"{text}{plus_minus}{value.spread:.{digits}f}"
 
 
 def markdown(table):
     """Text of a Markdown table with its explanations."""
 
-    def bold(value):
-        text = _number(value, " ± ")
+    def bold(value, digits=1):
+        text = _number(value, " ± ", digits)
         return (f"**{text}**" if value.best else text) + (r"\*" if value.above_first else "")
 
     rows = [_head(table), *(list(_cells(table, line, bold)) for line in table.lines)]
@@ -118,13 +135,14 @@ def markdown(table):
 def latex(table):
     """Text of a LaTeX table (package booktabs)."""
 
-    def bold(value):
-        text = f"{value.mean:.1f}" + ("" if value.spread is None else rf" $\pm$ {value.spread:.1f}")
+    def bold(value, digits=1):
+        text = _number(value, r" $\pm$ ", digits)
         text = rf"\textbf{{{text}}}" if value.best else text
         return text + ("$^{*}$" if value.above_first else "")
 
     head = _head(table)
-    first, numbers = 3 + len(_option_names(table)), len(table.columns)
+    first = 3 + len(_option_names(table))
+    numbers = len(table.columns) + len(table.study.measures)
     lines = [
         r"\begin{table}",
         rf"\caption{{{_escaped(table.study.title)}}}",
@@ -146,17 +164,22 @@ def latex(table):
 
 def _escaped(text):
     special = {"\\": r"\textbackslash{}", "±": r"$\pm$", "<": "$<$", "~": r"\~{}", "^": r"\^{}"}
+    special |= {"↑": r"$\uparrow$", "↓": r"$\downarrow$"}
     return "".join(special.get(c, "\\" + c if c in "&%$#_{}" else c) for c in text)
 
 
 def csv_text(table):
-    """Text of a CSV file: a line per row and column, with unrounded numbers."""
+    """Text of a CSV file: a line per row and column, with unrounded numbers.
+
+    The name of a measure stands in the column `prediction`.
+    """
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     names = _option_names(table)
     writer.writerow(
         ["data", "net", "variant", *names, "level", "prediction", "mean", "sd", "seeds", "best"]
-        + ["above_first", "paper", "paper_certainty", "diverged", "not_converged", "remarks"]
+        + ["above_first", "better", "paper", "paper_certainty", "diverged", "not_converged"]
+        + ["remarks"]
     )
     fine = table.columns[0] if table.columns else None
     for line in table.lines:
@@ -165,14 +188,21 @@ def csv_text(table):
         begin += [options.get(name, "") for name in names]
         end = [line.diverged, line.rising, "; ".join(notes(line))]
         if not line.values:
-            writer.writerow([*begin, *[""] * 9, *end])
+            writer.writerow([*begin, *[""] * 10, *end])
         for column, value in line.values.items():
             spread = "" if value.spread is None else f"{value.spread:.4f}"
             paper = line.paper if column == fine else None
             writer.writerow(
                 [*begin, *column, f"{value.mean:.4f}", spread, value.seeds, int(value.best)]
-                + [int(value.above_first)]
+                + [int(value.above_first), measures.HIGHER]
                 + (["", ""] if paper is None else [paper.top1, paper.certainty])
+                + end
+            )
+        for name, value in line.measured.items():
+            spread = "" if value.spread is None else f"{value.spread:.6f}"
+            writer.writerow(
+                [*begin, "", name, f"{value.mean:.6f}", spread, value.seeds, "", ""]
+                + [MEASURES[name].better, "", ""]
                 + end
             )
     return out.getvalue()

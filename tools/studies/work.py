@@ -7,7 +7,7 @@ import datetime
 import json
 import re
 import shlex
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +17,7 @@ from data_prep.common.errors import UserError
 from data_prep.common.text import parse_json, read_text
 from data_prep.common.typed import from_json, to_json
 from tools import caffe_log, live, results, snapshots, solver_net
-from tools.studies import cells, convergence, records
+from tools.studies import cells, convergence, measures, records
 
 # Of an ended cell's snapshots; "model": the final weights, but for trainings that served a choice.
 KEEP = ("all", "model", "none")
@@ -99,10 +99,8 @@ def steps(place, identity, code, device, machine, keep="model"):
             raise Failed(f"the training stopped before its end: {last_words(place.log)}")
     scores = None
     if not diverged:
-        words = cells.evaluate_command(place, final, device.gpus)
-        commands.append(words)
-        yield from _run("evaluate.py", words, place.work / "evaluate.log")
-        scores = _scores(place)
+        commands.append(cells.evaluate_command(place, final, device.gpus))
+        scores = yield from _evaluate(place, final, device)
     follower = live.Follower(place.log)
     follower.look()
     batch = _batch(solver, place.cell.study.ranks)
@@ -144,6 +142,27 @@ def steps(place, identity, code, device, machine, keep="model"):
     if keep == "none" or (keep == "model" and cell.role == cells.SELECT):
         final.unlink(missing_ok=True)
     return record
+
+
+def evaluate_again(place, record, device):
+    """Generator of the Steps, as `steps`, that score a finished cell's final weights again.
+
+    Returns the Record with the new scores: measures that it lacked. Raises Failed.
+    """
+    final = place.weights(record.iterations)
+    if files.sha256(final) != record.model_sha256:
+        raise Failed(f"{final} holds other weights than those of {place.record}: move it away")
+    scores = yield from _evaluate(place, final, device)
+    record = replace(record, scores=scores)
+    records.write(place.record, record)
+    return record
+
+
+def _evaluate(place, model, device):
+    """Yields the Step that scores weights; returns records.Scores."""
+    words = cells.evaluate_command(place, model, device.gpus)
+    yield from _run("evaluate.py", words, place.work / "evaluate.log")
+    return _scores(place)
 
 
 def _run(what, words, output):
@@ -235,6 +254,7 @@ def _scores(place):
         cells.digest(np.asarray(predictions.keys).tolist()),
         tuple(levels),
         result.seconds,
+        measures.measured(result),
     )
 
 
