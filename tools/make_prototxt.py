@@ -7,15 +7,13 @@ from pathlib import Path
 
 from data_prep.common.command import command
 from data_prep.common.errors import UserError
-from tools.nets import tables
-from tools.nets.datasets import built_dataset, restrict
+from tools.nets import single, tables
 from tools.nets.files import file_texts, write
 from tools.nets.options import (
     add_data_options,
     add_net_options,
     add_run_options,
     check_boxes,
-    run_values,
 )
 
 PROTOTXT = Path("prototxt")
@@ -68,16 +66,7 @@ def _texts(options):
                 tables.DATASETS[dataset], tables.NETS[net], str(PROTOTXT)
             ).items()
         }
-    net = tables.NETS[options.net]
-    dataset = (
-        built_dataset(options.data, net, options.test_split)
-        if options.data
-        else tables.DATASETS[options.dataset]
-    )
-    if options.levels is not None:
-        dataset = restrict(dataset, options.levels)
-    made = file_texts(dataset, net, options.out.as_posix(), **run_values(options, dataset))
-    return {options.out / file: text for file, text in made.items()}
+    return {options.out / file: text for file, text in single.texts(options).items()}
 
 
 def _differing(wanted):

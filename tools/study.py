@@ -176,7 +176,7 @@ def show_status(args, study):
     state = open_state(study)
     found = state.wanted()
     for known in found:
-        print(f"{status.word(known):12} {known.cell.text}{status.more(known)}")
+        print(f"{status.word(known):12} {known.cell.text}{status.more(state, known)}")
     ended = sum(known.record is not None for known in found)
     print(f"{ended} of {state.count()} cells have ended")
     for line in (*status.measures(state), *status.cost(state, Machine.this(), args.jobs)):

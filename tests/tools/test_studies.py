@@ -1,15 +1,24 @@
 """The library of tools/study.py: study files, statistics, convergence, tables."""
 
+import dataclasses
+import os
+import subprocess
+import sys
+
+import nets_data
 import numpy as np
 import pytest
+from commands import ROOT
 from scipy import stats
 
 from data_prep.common.errors import UserError
 from tools import scores
+from tools.nets import tables
 from tools.studies import (
     cells,
     code_version,
     convergence,
+    generated,
     plan,
     plot,
     progress,
@@ -88,8 +97,6 @@ def test_a_wrong_study_is_refused_in_a_sentence(tmp_path, old, new, says):
 
 
 def test_ready_studies_are_read():
-    from commands import ROOT
-
     found = sorted((ROOT / "tools/studies").glob("*.toml"))
     assert len(found) >= 8
     for path in found:
@@ -98,8 +105,6 @@ def test_ready_studies_are_read():
 
 
 def test_the_example_of_the_readme(tmp_path):
-    from commands import ROOT
-
     text = (ROOT / "tools/studies/README.md").read_text()
     study = read(tmp_path, text.split("```toml\n")[1].split("```")[0])
     rows = [(row.data.name, row.variant, dict(row.shown)) for row in cells.rows(study)]
@@ -170,6 +175,91 @@ def test_code_version_ignores_words():
     assert one != code_version.meaning("def f(x): return -x\n")
 
 
+BOTH = TEXT.replace("[grid]\nlambda = [0.4, 0.8]\n", "").replace("[1, 2]", "[1]")
+CHANGES = {
+    "a comment": (lambda patch: patch.setitem(tables.TITLES, "sm", "Another"), []),
+    "a loss": (
+        lambda patch: patch.setitem(
+            tables.LOSSES, "glm", dataclasses.replace(tables.LOSSES["glm"], weight=0.7)
+        ),
+        ["ours"],
+    ),
+    "a further loss in the net": (
+        lambda patch: patch.setattr(tables, "COMMITTED", (*tables.COMMITTED, "hxe")), []
+    ),
+    "a solver": (
+        lambda patch: patch.setitem(
+            tables.NETS,
+            "squeezenet",
+            dataclasses.replace(tables.NETS["squeezenet"], weight_decay=0.5),
+        ),
+        ["sm", "ours"],
+    ),
+    "a Python layer": (
+        lambda patch: patch.setattr(code_version, "current", lambda: "x"), ["sm", "ours"],
+    ),
+    "options refused": (
+        lambda patch: patch.setattr(generated, "_parser", settings.Parser), ["sm", "ours"]
+    ),
+}  # fmt: skip
+
+
+@pytest.fixture
+def at_hand(tmp_path, monkeypatch):
+    """A study of the current folder, whose data set is there, with records of today's code."""
+    nets_data.build(tmp_path / "data/mine", "mine", ("species", "family"), [6, 3], 232)
+    monkeypatch.chdir(tmp_path)
+    study = read(tmp_path, BOTH)
+    for known in progress.State(study, cells.Digests()).wanted():
+        assert known.missing is None
+        made = generated.today(known.place)
+        right = {"species": (np.ones(4, bool), None)}
+        records.write(known.place.record, record(known, right, made=made))
+    return study
+
+
+def changed(study):
+    """Variants whose record is of other code."""
+    state = progress.State(study, cells.Digests())
+    return [known.cell.row.variant for known in state.wanted() if state.changed(known)]
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_other_code_is_what_computes_something_else(at_hand, monkeypatch, change):
+    assert changed(at_hand) == []
+    apply, variants = CHANGES[change]
+    apply(monkeypatch)
+    assert changed(at_hand) == variants
+
+
+def test_what_a_cell_computes_depends_on_no_folder_and_no_hash(tmp_path, at_hand, monkeypatch):
+    (tmp_path / "data/mine").rename(tmp_path / "data/moved")
+    assert changed(read(tmp_path, BOTH.replace("data/mine", "data/moved"))) == []
+    state = progress.State(read(tmp_path, BOTH.replace("data/mine", "data/moved")))
+    known = state.wanted()[1]  # key and names differ: no digests
+    assert known.cell.row.variant == "ours"
+    here = generated.today(known.place)
+    text = (
+        "from tools.studies import cells, generated, plan, progress; from pathlib import Path\n"
+        "state = progress.State(plan.read('mine.toml', Path()), cells.Digests())\n"
+        "print(generated.today(state.wanted()[1].place))"
+    )
+    for seed in "12":
+        environment = os.environ | {"PYTHONHASHSEED": seed, "PYTHONPATH": str(ROOT)}
+        done = subprocess.run(
+            [sys.executable, "-c", text], env=environment, capture_output=True, text=True
+        )
+        assert done.stdout.strip() == here, done.stderr
+
+
+def test_records_of_format_1_are_compared_by_all_sources(at_hand):
+    state = progress.State(at_hand, cells.Digests())
+    for known, code in zip(state.wanted(), (code_version.current_of_all(), "other"), strict=True):
+        old = dataclasses.replace(known.record, format=1, code=code, generated="of bytes")
+        records.write(known.place.record, old)
+    assert changed(at_hand) == ["ours"]
+
+
 # --- Statistics
 
 
@@ -233,7 +323,7 @@ def test_convergence(accuracy, rises):
 # --- Tables
 
 
-def record(known, right, code=None, p=0.5, measured=None):
+def record(known, right, code=None, p=0.5, measured=None, made=""):
     """A finished record of a progress.Known; right: {level: (own, from_fine)}, bool arrays."""
     cell = known.cell
     levels = tuple(
@@ -245,7 +335,7 @@ def record(known, right, code=None, p=0.5, measured=None):
         format=records.FORMAT,
         key=known.place.key,
         code=code or code_version.current(),
-        generated="",
+        generated=made,
         status=records.FINISHED,
         study=cell.study.name,
         data=cell.row.data.name,

@@ -107,6 +107,7 @@ def test_a_second_run_does_nothing_and_says_what_changed(folder, undisturbed):
     done = study(folder, "run", "smoke.toml")
     assert done.returncode == 0, done.stderr
     assert before == {path: path.stat().st_mtime_ns for path in before}
+    assert "code changed since" not in study(folder, "status", "smoke.toml").stdout
     (path, *_) = before
     text = path.read_text()
     try:

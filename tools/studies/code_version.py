@@ -1,4 +1,8 @@
-"""A digest of the code that decides what a training computes: generators and Python layers."""
+"""Digests of the code that decides what a training computes.
+
+The Python layers decide it, and the generators of nets and solvers do so by what they write: of
+that, a record has a digest of its own (generated.py).
+"""
 
 import ast
 import functools
@@ -6,14 +10,25 @@ import hashlib
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-SOURCES = ("tools/nets/*.py", "python_layers/*.py", "tools/make_prototxt.py")
+LAYERS = ("python_layers/*.py",)
+ALL = ("tools/nets/*.py", *LAYERS, "tools/make_prototxt.py")  # of records of format 1
+
+
+def current():
+    """Hexadecimal digest of today's Python layers."""
+    return _of(LAYERS)
+
+
+def current_of_all():
+    """The same of the generators, too, with which records of format 1 are compared."""
+    return _of(ALL)
 
 
 @functools.cache
-def current():
-    """Hexadecimal digest of today's code; comments, docstrings and layout do not change it."""
+def _of(patterns):
+    """Hexadecimal digest of sources; comments, docstrings and layout do not change it."""
     found = hashlib.sha256()
-    for pattern in SOURCES:
+    for pattern in patterns:
         for path in sorted(ROOT.glob(pattern)):
             found.update(f"{path.relative_to(ROOT)}\n".encode())
             found.update(meaning(path.read_text(encoding="utf-8")).encode())

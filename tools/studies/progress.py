@@ -9,7 +9,7 @@ from data_prep.common.text import read_table
 from tools.nets import solver, tables
 from tools.nets.data import BBOX
 from tools.nets.datasets import built_dataset
-from tools.studies import cells, records, selection
+from tools.studies import cells, code_version, generated, records, selection
 
 FORWARD = 1 / 3  # of the time of a training step
 COSTS = Path(__file__).resolve().parent / "costs.tsv"
@@ -57,6 +57,7 @@ class State:
         self.study, self._digests = study, digests
         self.rows = cells.rows(study)
         self._ended = {}  # {path: record}: once written, a record stays
+        self._changed = {}  # {path: bool}, of `changed`
         self._others = None  # records by description, of cells whose data is missing
 
     def identity(self, cell):
@@ -81,6 +82,23 @@ class State:
                 return Known(cell, place, None, missing)
             self._ended[place.record] = found
         return Known(cell, place, self._ended[place.record], missing)
+
+    def changed(self, known):
+        """Whether today's code would compute something else than what a record is of.
+
+        Without the cell's data set or weights, only the Python layers are compared. Records of
+        format 1 are compared by all sources of the generators and the layers.
+        """
+        if known.place.record not in self._changed:
+            record, at_hand = known.record, self._digests and not known.missing
+            if record.format == 1:
+                found = record.code != code_version.current_of_all()
+            elif record.code != code_version.current():
+                found = True
+            else:
+                found = bool(at_hand) and record.generated != _generated_today(known.place)
+            self._changed[known.place.record] = found
+        return self._changed[known.place.record]
 
     def renew(self, known):
         """Read the record of a Known once more: it was evaluated again."""
@@ -151,6 +169,14 @@ class State:
     def count(self):
         """Cells of the whole study, as far as they are known to be needed."""
         return len(self.wanted()) + len(self.later())
+
+
+def _generated_today(place):
+    """generated.today, or None where today's code refuses the cell's options."""
+    try:
+        return generated.today(place)
+    except UserError:
+        return None
 
 
 # --- Cost

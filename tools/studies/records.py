@@ -14,7 +14,8 @@ from data_prep.common.errors import UserError
 from data_prep.common.text import read_json
 from data_prep.common.typed import from_json, to_json
 
-FORMAT = 1
+FORMAT = 2  # 1: `code` is of the generators, too, and `generated` of the files' bytes
+FORMATS = (1, FORMAT)
 FINISHED, DIVERGED = "finished", "diverged"
 
 
@@ -82,7 +83,7 @@ class Curve:
 class Record:
     """All that is known about a cell that ended.
 
-    key, code, generated   cells.key, code_version.current, SHA-256 of the net and the solver
+    key, code, generated   cells.key, code_version.current, generated.of_files
     seconds                of the training, also of parts that were repeated after an interruption
     images_per_second      median over the training
     """
@@ -128,8 +129,8 @@ class Record:
         return tuple(name for name in names if self.scores and name not in known)
 
     def __post_init__(self):
-        if self.format != FORMAT:
-            raise ValueError(f"format {self.format} is not {FORMAT}")
+        if self.format not in FORMATS:
+            raise ValueError(f"format {self.format} is not {' or '.join(map(str, FORMATS))}")
         if self.status not in (FINISHED, DIVERGED) or (self.status == FINISHED) != bool(
             self.scores
         ):

@@ -66,7 +66,7 @@ def words(options):
     return found
 
 
-class _Parser(argparse.ArgumentParser):
+class Parser(argparse.ArgumentParser):
     """Raises UserError instead of ending the process."""
 
     def error(self, message):
@@ -75,7 +75,7 @@ class _Parser(argparse.ArgumentParser):
 
 def check(options, where):
     """argparse's namespace of {option: value}; UserError, beginning with `where`, if not valid."""
-    parser = _Parser(add_help=False, allow_abbrev=False)
+    parser = Parser(add_help=False, allow_abbrev=False)
     add_net_options(parser)
     add_run_options(parser)
     known = [action.option_strings[0][2:] for action in parser._actions]

@@ -1,7 +1,7 @@
 """The state of a study in words: its cells, and what the missing ones cost."""
 
 from tools import live, snapshots, solver_net
-from tools.studies import code_version, progress, records, work
+from tools.studies import progress, records, work
 
 
 def word(known):
@@ -12,12 +12,12 @@ def word(known):
     return known.record.status
 
 
-def more(known):
-    """What there is to say about it, after its name."""
+def more(state, known):
+    """What there is to say about a progress.Known of a State, after its name."""
     record = known.record
     if record is None:
         return _begun(known) if word(known) == "begun" else ""
-    changed = "" if record.code == code_version.current() else "; code changed since"
+    changed = "; code changed since" if state.changed(known) else ""
     if known.lacks:
         changed += f"; evaluated without {', '.join(known.lacks)}"
     if record.status == records.DIVERGED:

@@ -7,7 +7,6 @@ import numpy as np
 
 from tools.studies import (
     cells,
-    code_version,
     convergence,
     measures,
     published,
@@ -203,7 +202,7 @@ def _line(state, row, options, finals, watched, values, figures):
         watched=len(curves),
         paper=None if row.shown else figures.get(place),
         ends=_ends(row, options, cells.swept(state.study)),
-        changed=any(one.code != code_version.current() for one in finals),
+        changed=any(state.changed(one) for one in state.finals(row) if one.record),
     )
 
 

@@ -17,7 +17,7 @@ from data_prep.common.errors import UserError
 from data_prep.common.text import parse_json, read_text
 from data_prep.common.typed import from_json, to_json
 from tools import caffe_log, live, results, snapshots, solver_net
-from tools.studies import cells, convergence, measures, records
+from tools.studies import cells, convergence, generated, measures, records
 
 # Of an ended cell's snapshots; "model": the final weights, but for trainings that served a choice.
 KEEP = ("all", "model", "none")
@@ -75,14 +75,12 @@ def steps(place, identity, code, device, machine, keep="model"):
     Raises Failed.
     """
     before = begun(place.work)
-    if before is None or before.code != code or before.key != place.key:
+    if not _current(before, place, code):
         _forget(place, before)
         place.work.mkdir(parents=True, exist_ok=True)
         yield from _run("make_prototxt.py", cells.make_command(place), place.work / "make.log")
-        generated = _generated(place)
-        content = to_json(_Begun(place.key, code, generated))
+        content = to_json(_Begun(place.key, code, generated.of_files(place)))
         files.write_whole(place.work / BEGUN, json.dumps(content) + "\n")
-    generated = begun(place.work).generated
     solver = solver_net.read_solver(place.solver)
     final = Path(f"{solver.snapshot_prefix}_iter_{solver.max_iter}{snapshots.MODEL}")
     commands = [cells.make_command(place), cells.train_command(place, device.gpus)]
@@ -109,7 +107,7 @@ def steps(place, identity, code, device, machine, keep="model"):
         format=records.FORMAT,
         key=place.key,
         code=code,
-        generated=generated,
+        generated=begun(place.work).generated,
         status=records.DIVERGED if diverged else records.FINISHED,
         study=cell.study.name,
         data=cell.row.data.name,
@@ -198,9 +196,14 @@ def _clean(solver, final):
             snapshot.model.unlink(missing_ok=True)
 
 
-def _generated(place):
-    """SHA-256 of the net and the solver."""
-    return cells.digest([files.sha256(place.net), files.sha256(place.solver)])
+def _current(before, place, code):
+    """Whether a work folder was begun with what today's code would generate and compute."""
+    if before is None or (before.key, before.code) != (place.key, code):
+        return False
+    try:
+        return before.generated == generated.today(place)
+    except UserError:
+        return False
 
 
 def _batch(solver, ranks):

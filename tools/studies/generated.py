@@ -1,0 +1,76 @@
+"""What the net and the solver of a cell make Caffe compute, as one digest.
+
+Comments, layers of other variants, names of files and folders, and what only decides how often
+Caffe prints or saves do not change it.
+"""
+
+import functools
+import hashlib
+import json
+import re
+
+from google.protobuf import text_format
+
+from data_prep.common.errors import UserError
+from data_prep.common.text import read_text
+from tools.nets import options, rules, single
+from tools.pycaffe import caffe, caffe_pb2
+from tools.studies import cells, settings
+
+NOT_COMPUTED = ("net", "snapshot_prefix", "snapshot", "display", "average_loss")  # by a solver
+NETS = 256  # kept in memory: the cells of a row share theirs but for names
+
+
+def of_files(place):
+    """Hexadecimal digest of the files that a cells.Files names; raises UserError."""
+    return _digest(read_text(place.net, "the net"), read_text(place.solver, "the solver"), place)
+
+
+def today(place):
+    """The same of what tools/make_prototxt.py would write today; UserError if it would refuse."""
+    texts = single.texts(_parser().parse_args(cells.make_command(place)[1:]))
+    return _digest(texts[place.net.name], texts[place.solver.name], place)
+
+
+@functools.cache
+def _parser():
+    parser = settings.Parser(add_help=False, allow_abbrev=False)
+    for add in (options.add_data_options, options.add_net_options, options.add_run_options):
+        add(parser)
+    return parser
+
+
+def _digest(net, solver, place):
+    solver = _parsed(solver, caffe_pb2.SolverParameter())
+    test = solver.test_state[0] if solver.test_state else caffe_pb2.NetState()
+    nets = [
+        _layers(_without_names(net), phase, tuple(state.stage))
+        for phase, state in ((caffe.TRAIN, solver.train_state), (caffe.TEST, test))
+    ]
+    for field in NOT_COMPUTED:
+        solver.ClearField(field)
+    text = json.dumps([str(solver), *nets])
+    # Paths of the data set, also those inside of a layer's parameters. Its content is in the key.
+    text = re.sub(rf"""(?<=["']){re.escape(place.cell.place.folder)}/""", "DATA/", text)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _without_names(net):
+    """The text without comments between layers and without the net's name."""
+    return "\n".join(line for line in net.splitlines() if not line.startswith(("#", "name:")))
+
+
+@functools.lru_cache(NETS)
+def _layers(net, phase, stages):
+    """Text of the layers that a state keeps."""
+    found = rules.select(_parsed(net, caffe_pb2.NetParameter()), phase, stages)
+    for layer in found.layer:
+        del layer.include[:], layer.exclude[:]
+    return str(found)
+
+
+def _parsed(text, message):
+    try:
+        return text_format.Parse(text, message)
+    except text_format.ParseError as error:
+        raise UserError(f"a generated prototxt can't be read: {error}") from None
