@@ -12,6 +12,7 @@ from data_prep.order import ORDERS
 class BuildOptions:
     """Options that decide what a data set contains.
 
+    shuffled_parents  seed with which label_tree.shuffled made the tree; None: it is the real one
     reader  the reader's own; in the manifest they stand beside the others
     """
 
@@ -25,6 +26,7 @@ class BuildOptions:
     seed: int = 0
     batches: Plan | None = None  # of order "hierarchical"
     validation: int | None = None
+    shuffled_parents: int | None = None
     reader: dict = field(default_factory=dict, metadata=typed.REST)
 
     def __post_init__(self):

@@ -6,6 +6,7 @@ tables of `data_prep/hierarchies/` the ids are left out and given by order of ap
 that start with `#` are remarks.
 """
 
+import hashlib
 import re
 from collections import Counter
 from pathlib import Path
@@ -176,6 +177,32 @@ def find_problems(levels, rows):
         if count > 1:
             problems.append(f"{levels[0]} {name} ({number}) has {count} rows")
     return problems
+
+
+def shuffled(hierarchy, seed, classes=None):
+    """The Hierarchy in which some fine classes trade their places in the tree, by a seed.
+
+    classes: ids of those fine classes, such as the ones that have images; default: all. Every
+    parent keeps its number of children, of those classes and of the others, on every level. The
+    names of the coarse classes get the seed: their members are random. The draw is a hash of the
+    seed and the names of the fine classes, the same on every machine and version. Raises UserError
+    for a tree of one level.
+    """
+    if len(hierarchy.levels) == 1:
+        raise UserError(f"a tree of one level, {hierarchy.levels[0]}, has no parents to shuffle")
+    chosen = range(hierarchy.sizes[0]) if classes is None else sorted(set(classes))
+
+    def drawn(i):
+        return hashlib.sha256(f"{seed} {hierarchy.names[0][i]}".encode()).digest()
+
+    labels = hierarchy.labels.copy()
+    labels[list(chosen), 1:] = hierarchy.labels[sorted(chosen, key=drawn), 1:]
+    coarse = [
+        [f"{name} (shuffled, seed {seed})" for name in level] for level in hierarchy.names[1:]
+    ]
+    found = Hierarchy(hierarchy.levels, labels, [hierarchy.names[0], *coarse])
+    found.check()
+    return found
 
 
 def report(hierarchy):

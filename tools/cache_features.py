@@ -8,6 +8,9 @@ pass over the images has the n-th crop of each, in another order. Validation and
 that of the center. The result is a data set: tools/make_prototxt.py --data FOLDER --net embedding
 writes nets that learn an embedding, classifiers and losses on it.
 
+--shuffle-parents makes a control for what a label tree adds: the same features and fine classes,
+below random parents of the same numbers of children. Only fine figures compare with the others.
+
 An interrupted run resumes with the same command, to the same result.
 
 Examples, from the repository's root:
@@ -16,6 +19,8 @@ Examples, from the repository's root:
         --weights weights/bvlc_googlenet.caffemodel --out data/mine_googlenet
     tools/cache_features.py --reorder data/mine_googlenet --order hierarchical \\
         --out data/mine_googlenet_ordered
+    tools/cache_features.py --reorder data/mine_googlenet --shuffle-parents 1 \\
+        --out data/mine_googlenet_shuffled
 """
 
 import argparse
@@ -34,7 +39,7 @@ from data_prep.common.command import command
 from data_prep.common.errors import UserError
 from data_prep.feature_rows import RowFile
 from data_prep.feature_set import Image
-from data_prep.label_tree import Hierarchy
+from data_prep.label_tree import Hierarchy, shuffled
 from data_prep.manifest import Features, Level, Wanted
 from data_prep.place import Place
 from data_prep.records import read_listing
@@ -59,7 +64,15 @@ def parse():
         "--reorder",
         type=Path,
         metavar="FOLDER",
-        help="write the features of this folder, which this command made, in another order",
+        help="write the features of this folder, which this command made, in another order or with "
+        "another tree",
+    )
+    parser.add_argument(
+        "--shuffle-parents",
+        type=within(int, -(10**9), 10**9),
+        metavar="SEED",
+        help="with --reorder, let the fine classes that have images trade their places in the tree "
+        "at random",
     )
     parser.add_argument("--weights", type=Path, help="caffemodel of the net (with --solver)")
     parser.add_argument("--blob", help="blob to keep (default: the feature)")
@@ -96,6 +109,8 @@ def parse():
         parser.error("--solver needs --weights")
     if args.reorder and (args.weights or args.blob or args.crops):
         parser.error("--reorder takes the features as they are: no --weights, --blob or --crops")
+    if args.shuffle_parents is not None and not args.reorder:
+        parser.error("--shuffle-parents needs --reorder")
     given = [option for option, *_ in BATCHES if getattr(args, option) is not None]
     if given and args.order != "hierarchical":
         parser.error(f"--{given[0]} needs --order hierarchical")
@@ -245,11 +260,20 @@ def reordered(args):
             Image(image, label, tuple(crops), tuple(crops.values()))
             for (image, label), crops in found.items()
         ]
+    options = with_order(manifest.options, args, len(manifest.features.crops))
+    if args.shuffle_parents is not None:
+        if options.shuffled_parents is not None:
+            raise UserError(f"{args.reorder} has shuffled parents: give the folder with the tree")
+        there = sorted({image.label for found in splits.values() for image in found})
+        real, hierarchy = hierarchy, shuffled(hierarchy, args.shuffle_parents, there)
+        kept = (real.labels[there, 1] == hierarchy.labels[there, 1]).sum()
+        print(f"{kept} of {len(there)} {real.levels[0]} keep their {real.levels[1]}")
+        options = replace(options, shuffled_parents=args.shuffle_parents)
     base = {name: getattr(manifest, name) for name in Wanted.__dataclass_fields__}
     wanted = replace(
         Wanted(**base),
         name=args.out.name,
-        options=with_order(manifest.options, args, len(manifest.features.crops)),
+        options=options,
     )
     return wanted, splits, hierarchy, lambda state: np.stack(values)
 
@@ -270,6 +294,8 @@ def main():
     counts = ", ".join(f"{entry.images} {split}" for split, entry in manifest.splits.items())
     print(f"{args.out}: {counts} features of {manifest.channels} values, mean length {length:.3g}")
     print(order.line(manifest.splits["train"].order))
+    if manifest.options.shuffled_parents is not None:
+        print(f"its parents are shuffled, by the seed {manifest.options.shuffled_parents}")
     print(f"wrote {args.out}; check it with data_prep/verify_lmdb.py {args.out}")
 
 

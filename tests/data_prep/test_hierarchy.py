@@ -10,7 +10,7 @@ from archive import refused, run
 
 from data_prep import hierarchy
 from data_prep.common.errors import UserError
-from data_prep.label_tree import TABLES, Hierarchy, find_problems, read_rows
+from data_prep.label_tree import TABLES, Hierarchy, find_problems, read_rows, shuffled
 
 SHARED = real_data.FOLDER / "hierarchies/cub.tsv"
 
@@ -108,6 +108,38 @@ def test_report_counts_empty_sp(tmp_path):
         "    p (b 0)  [2]",
         "        1 (a 0)",
     ]
+
+
+@pytest.mark.parametrize("name", ["cub", "cars", "aircraft"])
+def test_shuffled_parents_keep_the_shape_of_the_tree(name):
+    real = Hierarchy.read(TABLES / f"{name}.tsv")
+    made = shuffled(real, 1)
+    assert made.names[0] == real.names[0] and made.sizes == real.sizes
+    for level in range(1, len(real.levels)):
+        edges = [np.unique(tree.labels[:, level - 1 : level + 1], axis=0) for tree in (made, real)]
+        counts = [np.bincount(edge[:, 1]) for edge in edges]
+        assert counts[0].tolist() == counts[1].tolist()
+        assert made.group_sizes(level).tolist() == real.group_sizes(level).tolist()
+        if level > 1:  # above the leaves, the tree is the same
+            assert edges[0].tolist() == edges[1].tolist()
+    # As many fine classes keep their parent as by chance.
+    kept = np.mean(made.labels[:, 1] == real.labels[:, 1])
+    chance = np.sum((real.group_sizes(1) / len(real.labels)) ** 2)
+    assert abs(kept - chance) < 4 * np.sqrt(chance / len(real.labels))
+    assert made.text() == shuffled(real, 1).text() != shuffled(real, 2).text()
+    some = range(0, len(real.labels), 3)  # those that have images, say
+    part = shuffled(real, 1, some)
+    rest = np.setdiff1d(np.arange(len(real.labels)), some)
+    assert np.array_equal(part.labels[rest], real.labels[rest])
+    for level in range(1, len(real.levels)):
+        here = [np.bincount(tree.labels[some, level]).tolist() for tree in (part, real)]
+        assert here[0] == here[1]
+
+
+def test_a_single_level_has_no_parents_to_shuffle():
+    flat = Hierarchy(("kind",), [[0], [1]], [["a", "b"]])
+    with pytest.raises(UserError, match="one level, kind, has no parents"):
+        shuffled(flat, 1)
 
 
 def test_not_there(tmp_path):

@@ -16,6 +16,7 @@ from commands import ROOT, assert_error, run
 
 from data_prep import lmdb_io, manifest
 from data_prep.feature_rows import RowFile
+from data_prep.label_tree import Hierarchy
 from tools.nets import head
 
 SIDE, CROP, CHANNELS = 20, 12, 5
@@ -248,6 +249,47 @@ def test_reordered(made, cached, tmp_path):
         assert sorted(labels.count(label) for label in set(labels)) == [3, 3, 3, 3]
     assert manifest.read(out).splits["train"].order["batch"] == 12
     assert run_path("data_prep/verify_lmdb.py", out).returncode == 0
+
+
+def test_shuffled_parents(made, cached, tmp_path):
+    """The same features and fine labels; the tree of the same shape, with other members."""
+    out = tmp_path / "control"
+    words = ("--reorder", cached[0], "--shuffle-parents", 2, "--out", out)
+    done = run("cache_features", *words)
+    assert done.returncode == 0 and "parents are shuffled, by the seed 2" in done.stdout, (
+        done.stderr
+    )
+    done = run_path("data_prep/verify_lmdb.py", out)
+    assert done.returncode == 0, done.stdout + done.stderr
+    facts, source = manifest.read(out), manifest.read(cached[0])
+    assert (facts.options.shuffled_parents, source.options.shuffled_parents) == (2, None)
+    before, tree = (Hierarchy.read(folder / "hierarchy.tsv") for folder in (cached[0], out))
+    assert tree.names[0] == before.names[0] and tree.levels == before.levels
+    assert tree.names[1] == tuple(f"{name} (shuffled, seed 2)" for name in before.names[1])
+    assert tree.group_sizes(1).tolist() == before.group_sizes(1).tolist()
+    assert tree.labels.tolist() != before.labels.tolist()
+    for split in ("train", "val", "test"):
+        # Names, fine labels and features, in the same order; all labels are of the new tree.
+        assert facts.splits[split].sha256["images"] == source.splits[split].sha256["images"]
+        assert facts.splits[split].sha256["labels"] != source.splits[split].sha256["labels"]
+        for (_, value), (_, label, _) in zip(
+            lmdb_io.items(out / f"{split}_labels"), records(out, split), strict=True
+        ):
+            assert list(lmdb_io.parse_datum(value).float_data) == tree.labels[label].tolist()
+    again = tmp_path / "again" / "control"
+    again.parent.mkdir()
+    assert run("cache_features", *words[:-1], again).returncode == 0
+    assert {path.name: path.read_bytes() for path in out.iterdir() if path.is_file()} == {
+        path.name: path.read_bytes() for path in again.iterdir() if path.is_file()
+    }
+    # What is made of it stays a control, and says so; a shuffle of a shuffle is refused.
+    ordered = tmp_path / "ordered"
+    assert run("cache_features", "--reorder", out, "--seed", 1, "--out", ordered).returncode == 0
+    assert manifest.read(ordered).options.shuffled_parents == 2
+    words = ("--reorder", out, "--shuffle-parents", 3, "--out", tmp_path / "o")
+    assert_error(run("cache_features", *words), "has shuffled parents: give the folder with")
+    done = cache(made, tmp_path / "o", "--shuffle-parents", 3)
+    assert done.returncode == 2 and "--shuffle-parents needs --reorder" in done.stderr
 
 
 def test_training_on_features(cached, tmp_path):
