@@ -67,7 +67,11 @@ def read(folder, text, name="mine"):
         ("max-iter", "max-it", "'max-it' is not an option that a study can set"),
         ("max-iter = 30", "max-iter = 0", "argument --max-iter: invalid number above 0 value"),
         ("max-iter = 30", "seed = 3", "'seed' is not an option that a study can set"),
-        ("max-iter = 30", "lambda = 1.0", "lambda is in two of [options], [grid] and [sweep]"),
+        (
+            "max-iter = 30",
+            "lambda = 1.0",
+            "lambda is in two of [options], [grid], [vary] and [sweep]",
+        ),
         ("lambda = [0.4, 0.8]", "lambda = 0.4", "lambda is not a list of values to try"),
         ("lambda = [0.4, 0.8]", "lambda = [1.0, 1.0]", "lambda has a value twice"),
         ("[grid]", "[sweep]", '[sweep] needs select = "val"'),
@@ -108,7 +112,11 @@ def test_the_example_of_the_readme(tmp_path):
     text = (ROOT / "tools/studies/README.md").read_text()
     study = read(tmp_path, text.split("```toml\n")[1].split("```")[0])
     rows = [(row.data.name, row.variant, dict(row.shown)) for row in cells.rows(study)]
-    both = [dict([("lambda", x), ("glm.k", k)]) for x in (0.4, 0.8) for k in (1, 3)][:3]
+    both = [
+        {"lambda": x, "glm.k": k, **more}
+        for x, k in ((0.4, 1), (0.4, 3), (0.8, 1))
+        for more in ({}, {"glm.within_gradient": "exact"})
+    ]
     assert rows == [
         (data, variant, shown)
         for data in ("cub", "mine")
@@ -426,6 +434,35 @@ def test_cells_and_plot(filled):
     grid = {one.label: one.points for one in lambdas}
     assert set(grid["OURS"]) == {0.4, 0.8} and set(grid["SM"]) == {None}
     assert plot.figure(filled).get_axes()
+
+
+def test_values_are_varied_one_at_a_time(tmp_path):
+    varied = '[vary]\nglm.k = [3, 5]\nskip-input = ["probabilities"]\n'
+    one = read(tmp_path, TEXT.partition("[grid]")[0] + varied)
+    shown = [(row.variant, dict(row.shown)) for row in cells.rows(one)]
+    assert shown == [
+        ("sm", {}),
+        ("ours", {}),
+        ("ours", {"glm.k": 3}),
+        ("ours", {"glm.k": 5}),
+        ("ours", {"skip-input": "probabilities"}),
+    ]
+    both = [dict(row.shown) for row in cells.rows(read(tmp_path, TEXT + varied))]
+    assert {"lambda": 0.4} in both and {"lambda": 0.8, "glm.k": 5} in both
+    assert len(both) == 1 + 2 * 4
+
+    state = progress.State(one)
+    for number, known in enumerate(state.wanted()):
+        right = {"species": (np.arange(4) < number % 5, None)}
+        records.write(known.place.record, record(known, right))
+    panels = plot.panels(progress.State(one))
+    numbers = {
+        one.label: one.points for one in panels["glm.k", "mine", "squeezenet", "species", "test"]
+    }
+    assert set(numbers["OURS"]) == {None, 3, 5} and set(numbers["SM"]) == {None}
+    texts = panels["skip-input", "mine", "squeezenet", "species", "test"]
+    assert {point for one in texts for point in one.points} == {None, "probabilities"}
+    assert plot.figure(progress.State(one)).get_axes()
 
 
 def test_table_says_what_is_missing_diverged_or_of_other_code(tmp_path):

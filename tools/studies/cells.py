@@ -21,7 +21,7 @@ WORK = Path("snapshots")  # make_prototxt's folder of snapshots
 class Row:
     """A row of the table: what is compared.
 
-    shown       ((option of the grid, value), ...)
+    shown       ((option of grid or vary, value), ...)
     candidates  options of the trainings among which one is selected, each ((option, value), ...);
                 a single one where nothing is selected
     """
@@ -83,7 +83,7 @@ class Cell:
     @property
     def chosen(self):
         """((option, value), ...) of the grid and the sweep."""
-        varied = set(self.study.grid) | swept(self.study)
+        varied = set(self.study.grid) | set(self.study.vary) | swept(self.study)
         return tuple((name, value) for name, value in self.options if name in varied)
 
 
@@ -110,7 +110,7 @@ def rows(study):
             if _matches(override.match, names):
                 fixed |= override.options
                 sweep |= override.sweep
-        for shown in _product(study.grid, variant):
+        for shown in _shown(study, variant):
             candidates = []
             for swept_options in _product(sweep, variant):
                 options = _applying({**fixed, **shown, **swept_options}, variant)
@@ -132,6 +132,15 @@ def rows(study):
         if number not in used:
             raise UserError(f"study {study.path}: no training matches the [[exclude]] of {one}")
     return found
+
+
+def _shown(study, variant):
+    """Options {name: value} of each row of a variant: those of the grid, then each of `vary`."""
+    grid = _product(study.grid, variant)
+    varied = [
+        {name: value} for name, values in _applying(study.vary, variant).items() for value in values
+    ]
+    return [{**one, **more} for one in grid for more in ({}, *varied)]
 
 
 def _product(lists, variant):

@@ -3,6 +3,7 @@
 README.md beside this file lists the keys.
 """
 
+import collections
 import tomllib
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -71,7 +72,8 @@ class Study:
     split       on which cells are scored
     ranks       processes of tools/train_parallel.py per training; 1: `caffe train`
     options     {option: value} of every cell
-    grid        {option: values}: a row of the table for each
+    grid        {option: values}: a row of the table for each combination
+    vary        {option: values}: a row for each value alone, and one without any
     sweep       {option: values}: one is chosen for each row
     overrides   later ones win
     excluded    ({of MATCHED or option: values}, ...)
@@ -93,6 +95,7 @@ class Study:
     ranks: int
     options: dict
     grid: dict
+    vary: dict
     sweep: dict
     overrides: tuple
     excluded: tuple
@@ -135,6 +138,7 @@ class _Text:
     measures: tuple[str, ...] = ()
     options: dict | None = None
     grid: dict | None = None
+    vary: dict | None = None
     sweep: dict | None = None
     override: tuple[dict, ...] = ()
     exclude: tuple[dict, ...] = ()
@@ -205,15 +209,19 @@ def _study(text, path):
     _demand(text.split in (VAL, TEST), f'split is neither "{TEST}" nor "{VAL}"')
     _demand(not (text.select and text.split == VAL), "with select, cells are scored on test images")
     _demand(1 <= text.ranks <= 64, "ranks is not from 1 to 64")
-    options, grid, sweep = (
-        settings.flat(one or {}) for one in (text.options, text.grid, text.sweep)
+    options, grid, vary, sweep = (
+        settings.flat(one or {}) for one in (text.options, text.grid, text.vary, text.sweep)
     )
     overrides = tuple(_override(entry, text) for entry in text.override)
     excluded = tuple(_match(settings.flat(entry), text, "[[exclude]]") for entry in text.exclude)
-    for name, values in (*grid.items(), *sweep.items()):
+    for name, values in (*grid.items(), *vary.items(), *sweep.items()):
         _check_list(name, values)
-    twice = (set(grid) & set(sweep)) | (set(options) & (set(grid) | set(sweep)))
-    _demand(not twice, f"{min(twice, default='')} is in two of [options], [grid] and [sweep]")
+    counts = collections.Counter((*options, *grid, *vary, *sweep))
+    twice = [name for name, count in counts.items() if count > 1]
+    _demand(
+        not twice,
+        f"{min(twice, default='')} is in two of [options], [grid], [vary] and [sweep]",
+    )
     swept = set(sweep).union(*(one.sweep for one in overrides))
     if text.select:
         _demand(
@@ -241,6 +249,7 @@ def _study(text, path):
         ranks=text.ranks,
         options=options,
         grid=grid,
+        vary=vary,
         sweep=sweep,
         overrides=overrides,
         excluded=excluded,

@@ -1,7 +1,7 @@
-"""Draws accuracy against the numeric options that a study varies."""
+"""Draws accuracy against the options that a study varies."""
 
+import json
 import statistics
-import types
 from dataclasses import dataclass
 
 from data_prep.common.errors import UserError
@@ -17,7 +17,8 @@ LOGARITHMIC = (plan.BASE_LR,)  # options whose values are tried in factors
 class Series:
     """One curve: accuracies in percent, one list over seeds per value of an option.
 
-    points: {value: [accuracy]}; {None: [accuracy]} for a row without the option: a level line.
+    points: {value: [accuracy]}, a value that is no number as its text; {None: [accuracy]} for a row
+    without the option: a level line.
     """
 
     label: str
@@ -37,13 +38,26 @@ def panels(state):
                 drawn = [one for one in known.cell.chosen if one[0] in cells.swept(state.study)]
                 _add(found, known, drawn, known.cell.chosen)
         for known in state.finals(row):
-            drawn = row.shown or [(name, None) for name in state.study.grid]
-            _add(found, known, drawn, row.shown)
+            _add(found, known, [*row.shown, *_without(state.study, row)], row.shown)
     return {
         place: [Series(label, points) for label, points in curves.items()]
         for place, curves in found.items()
         if any(len(points) > 1 for points in curves.values())
     }
+
+
+def _without(study, row):
+    """[(option, None)] of the varied options that a row leaves at their defaults: level lines."""
+    if any(name in study.vary for name, _ in row.shown):
+        return []
+    return [(name, None) for name in (*study.vary, *(() if row.shown else study.grid))]
+
+
+def _point(value):
+    """A value as it is drawn: a number, None, or the text of anything else."""
+    if value is None or (isinstance(value, (int, float)) and not isinstance(value, bool)):
+        return value
+    return value if isinstance(value, str) else json.dumps(value)
 
 
 def _add(found, known, drawn, named):
@@ -55,15 +69,13 @@ def _add(found, known, drawn, named):
     if record is None or record.status == records.DIVERGED:
         return
     for name, value in drawn:
-        if isinstance(value, bool) or not isinstance(value, (int, float, types.NoneType)):
-            continue
         others = [f"{one}={text}" for one, text in named if one != name]
         label = " ".join([tables.TITLES[row.variant].partition(" (")[0], *others])
         for level in record.scores.levels:
             answer = level.own or level.from_fine
             place = (name, row.data.name, row.net.name, level.level, record.scores.split)
             points = found.setdefault(place, {}).setdefault(label, {})
-            points.setdefault(value, []).append(100 * answer.top1)
+            points.setdefault(_point(value), []).append(100 * answer.top1)
 
 
 def figure(state):
@@ -73,8 +85,8 @@ def figure(state):
     shown = panels(state)
     if not shown:
         raise UserError(
-            f"study {state.study.path}: no option has results for two numbers; a plot shows "
-            "accuracy against the numbers in [grid] or [sweep]"
+            f"study {state.study.path}: no option has results for two values; a plot shows "
+            "accuracy against the values in [grid], [vary] and [sweep]"
         )
     columns = min(COLUMNS, len(shown))
     rows = -(-len(shown) // columns)
@@ -97,21 +109,27 @@ def figure(state):
 
 
 def _draw(axis, series, color):
-    """A curve with the standard deviations over seeds, or a level line."""
-    if set(series.points) == {None}:
-        mean = statistics.fmean(series.points[None])
-        axis.axhline(mean, color=color, linestyle="--", linewidth=1, label=series.label)
+    """A curve with the standard deviations over seeds, and a level line for the row without."""
+    level = series.points.get(None)
+    if level:
+        label = f"{series.label}, default" if len(series.points) > 1 else series.label
+        axis.axhline(statistics.fmean(level), color=color, linestyle="--", linewidth=1, label=label)
+    x = [value for value in series.points if value is not None]
+    if not x:
         return
-    x = sorted(value for value in series.points if value is not None)
+    categories = any(isinstance(value, str) for value in x)
+    if not categories:
+        x.sort()
     y = [series.points[value] for value in x]
     axis.errorbar(
-        x,
+        [str(value) for value in x] if categories else x,
         [statistics.fmean(one) for one in y],
         yerr=[statistics.stdev(one) if len(one) > 1 else 0 for one in y],
         color=color,
         marker="o",
         markersize=3,
         capsize=2,
-        linewidth=1.2,
+        linewidth=0 if categories else 1.2,
+        elinewidth=1.2,
         label=series.label,
     )
