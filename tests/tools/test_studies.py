@@ -183,6 +183,33 @@ def test_code_version_ignores_words():
     assert one != code_version.meaning("def f(x): return -x\n")
 
 
+def test_code_version_of_a_module_covers_what_it_imports(tmp_path, monkeypatch):
+    def digest(**sources):
+        for name, text in sources.items():
+            (tmp_path / "python_layers" / f"{name}.py").write_text(text)
+        code_version.of_modules.cache_clear()
+        return code_version.of_modules(("python_layers.loss",))
+
+    (tmp_path / "python_layers").mkdir()
+    monkeypatch.setattr(code_version, "ROOT", tmp_path)
+    first = digest(
+        loss='"""A."""\nfrom python_layers import maths\n',
+        maths="def f():\n    import python_layers.deep\n",
+        deep="A = 1\n",
+        other="A = 1\n",
+    )
+    assert digest(loss='"""B."""\nfrom python_layers import maths  # b\n', other="A = 2") == first
+    assert digest(deep="A = 2\n") != first
+    assert digest(deep="A = 1\n") == first
+    assert digest(maths="import python_layers.other\nfrom .deep import A\n") != first
+    code_version.of_modules.cache_clear()
+
+
+def _change_layers(patch):
+    patch.setattr(code_version, "of_modules", code_version.of_modules.__wrapped__)
+    patch.setattr(code_version, "_imported", lambda tree: ["python_layers.new"])
+
+
 BOTH = TEXT.replace("[grid]\nlambda = [0.4, 0.8]\n", "").replace("[1, 2]", "[1]")
 CHANGES = {
     "a comment": (lambda patch: patch.setitem(tables.TITLES, "sm", "Another"), []),
@@ -203,9 +230,7 @@ CHANGES = {
         ),
         ["sm", "ours"],
     ),
-    "a Python layer": (
-        lambda patch: patch.setattr(code_version, "current", lambda: "x"), ["sm", "ours"],
-    ),
+    "a Python layer": (_change_layers, ["ours"]),
     "options refused": (
         lambda patch: patch.setattr(generated, "_parser", settings.Parser), ["sm", "ours"]
     ),
@@ -250,19 +275,19 @@ def test_what_a_cell_computes_depends_on_no_folder_and_no_hash(tmp_path, at_hand
     text = (
         "from tools.studies import cells, generated, plan, progress; from pathlib import Path\n"
         "state = progress.State(plan.read('mine.toml', Path()), cells.Digests())\n"
-        "print(generated.today(state.wanted()[1].place))"
+        "print(generated.today(state.wanted()[1].place).digest)"
     )
     for seed in "12":
         environment = os.environ | {"PYTHONHASHSEED": seed, "PYTHONPATH": str(ROOT)}
         done = subprocess.run(
             [sys.executable, "-c", text], env=environment, capture_output=True, text=True
         )
-        assert done.stdout.strip() == here, done.stderr
+        assert done.stdout.strip() == here.digest, done.stderr
 
 
 def test_records_of_format_1_are_compared_by_all_sources(at_hand):
     state = progress.State(at_hand, cells.Digests())
-    for known, code in zip(state.wanted(), (code_version.current_of_all(), "other"), strict=True):
+    for known, code in zip(state.wanted(), (code_version.of_all(), "other"), strict=True):
         old = dataclasses.replace(known.record, format=1, code=code, generated="of bytes")
         records.write(known.place.record, old)
     assert changed(at_hand) == ["ours"]
@@ -331,7 +356,7 @@ def test_convergence(accuracy, rises):
 # --- Tables
 
 
-def record(known, right, code=None, p=0.5, measured=None, made=""):
+def record(known, right, code=None, p=0.5, measured=None, made=None):
     """A finished record of a progress.Known; right: {level: (own, from_fine)}, bool arrays."""
     cell = known.cell
     levels = tuple(
@@ -342,8 +367,9 @@ def record(known, right, code=None, p=0.5, measured=None, made=""):
     return records.Record(
         format=records.FORMAT,
         key=known.place.key,
-        code=code or code_version.current(),
-        generated=made,
+        code=code or code_version.of_modules(made.layers if made else ()),
+        generated=made.digest if made else "",
+        layers=made.layers if made else (),
         status=records.FINISHED,
         study=cell.study.name,
         data=cell.row.data.name,

@@ -1,7 +1,7 @@
 """Digests of the code that decides what a training computes.
 
-The Python layers decide it, and the generators of nets and solvers do so by what they write: of
-that, a record has a digest of its own (generated.py).
+The Python layers of its net decide it, with the modules that they import. The generators of nets
+and solvers do so by what they write: of that, a record has a digest of its own (generated.py).
 """
 
 import ast
@@ -10,28 +10,54 @@ import hashlib
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-LAYERS = ("python_layers/*.py",)
-ALL = ("tools/nets/*.py", *LAYERS, "tools/make_prototxt.py")  # of records of format 1
-
-
-def current():
-    """Hexadecimal digest of today's Python layers."""
-    return _of(LAYERS)
-
-
-def current_of_all():
-    """The same of the generators, too, with which records of format 1 are compared."""
-    return _of(ALL)
+LAYERS = "python_layers"
+ALL = ("tools/nets/*.py", f"{LAYERS}/*.py", "tools/make_prototxt.py")  # of records of format 1
 
 
 @functools.cache
-def _of(patterns):
-    """Hexadecimal digest of sources; comments, docstrings and layout do not change it."""
+def of_modules(names):
+    """Hexadecimal digest of modules of python_layers and of all that they import from there.
+
+    names: a tuple, as `python_param { module: ... }` has them; those that do not exist count, too.
+    """
+    found, waiting = {}, list(names)
+    while waiting:
+        name = waiting.pop()
+        path = ROOT / f"{name.replace('.', '/')}.py"
+        if name in found or not path.is_file():
+            found.setdefault(name, "")
+            continue
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        found[name] = _text(tree)
+        waiting += _imported(tree)
+    return _digest(sorted(found.items()))
+
+
+@functools.cache
+def of_all():
+    """The same of all Python layers and the generators, for records of format 1."""
+    paths = [path for pattern in ALL for path in sorted(ROOT.glob(pattern))]
+    return _digest(
+        (str(path.relative_to(ROOT)), meaning(path.read_text(encoding="utf-8"))) for path in paths
+    )
+
+
+def _imported(tree):
+    """Names of the modules of python_layers that a module imports, wherever it does."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (one.name for one in node.names if one.name.startswith(f"{LAYERS}."))
+        elif isinstance(node, ast.ImportFrom) and node.module == LAYERS:
+            yield from (f"{LAYERS}.{one.name}" for one in node.names)
+        elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith(f"{LAYERS}."):
+            yield node.module
+
+
+def _digest(pairs):
+    """Hexadecimal digest of ((name, text), ...)."""
     found = hashlib.sha256()
-    for pattern in patterns:
-        for path in sorted(ROOT.glob(pattern)):
-            found.update(f"{path.relative_to(ROOT)}\n".encode())
-            found.update(meaning(path.read_text(encoding="utf-8")).encode())
+    for name, text in pairs:
+        found.update(f"{name}\n{text}".encode())
     return found.hexdigest()
 
 

@@ -1,4 +1,4 @@
-"""What the net and the solver of a cell make Caffe compute, as one digest.
+"""What the net and the solver of a cell make Caffe compute, as one digest, and its Python layers.
 
 Comments, layers of other variants, names of files and folders, and what only decides how often
 Caffe prints or saves do not change it.
@@ -8,6 +8,7 @@ import functools
 import hashlib
 import json
 import re
+from dataclasses import dataclass
 
 from google.protobuf import text_format
 
@@ -21,15 +22,23 @@ NOT_COMPUTED = ("net", "snapshot_prefix", "snapshot", "display", "average_loss")
 NETS = 256  # kept in memory: the cells of a row share theirs but for names
 
 
+@dataclass(frozen=True)
+class Generated:
+    """digest: hexadecimal, of net and solver. layers: modules of the net's Python layers."""
+
+    digest: str
+    layers: tuple[str, ...]
+
+
 def of_files(place):
-    """Hexadecimal digest of the files that a cells.Files names; raises UserError."""
-    return _digest(read_text(place.net, "the net"), read_text(place.solver, "the solver"), place)
+    """Generated of the files that a cells.Files names; raises UserError."""
+    return _generated(read_text(place.net, "the net"), read_text(place.solver, "the solver"), place)
 
 
 def today(place):
     """The same of what tools/make_prototxt.py would write today; UserError if it would refuse."""
     texts = single.texts(_parser().parse_args(cells.make_command(place)[1:]))
-    return _digest(texts[place.net.name], texts[place.solver.name], place)
+    return _generated(texts[place.net.name], texts[place.solver.name], place)
 
 
 @functools.cache
@@ -40,19 +49,20 @@ def _parser():
     return parser
 
 
-def _digest(net, solver, place):
+def _generated(net, solver, place):
     solver = _parsed(solver, caffe_pb2.SolverParameter())
     test = solver.test_state[0] if solver.test_state else caffe_pb2.NetState()
-    nets = [
+    kept = [
         _layers(_without_names(net), phase, tuple(state.stage))
         for phase, state in ((caffe.TRAIN, solver.train_state), (caffe.TEST, test))
     ]
     for field in NOT_COMPUTED:
         solver.ClearField(field)
-    text = json.dumps([str(solver), *nets])
+    text = json.dumps([str(solver), *(text for text, _ in kept)])
     # Paths of the data set, also those inside of a layer's parameters. Its content is in the key.
     text = re.sub(rf"""(?<=["']){re.escape(place.cell.place.folder)}/""", "DATA/", text)
-    return hashlib.sha256(text.encode()).hexdigest()
+    layers = sorted(set().union(*(modules for _, modules in kept)))
+    return Generated(hashlib.sha256(text.encode()).hexdigest(), tuple(layers))
 
 
 def _without_names(net):
@@ -62,11 +72,12 @@ def _without_names(net):
 
 @functools.lru_cache(NETS)
 def _layers(net, phase, stages):
-    """Text of the layers that a state keeps."""
+    """(text of the layers that a state keeps, {module of a Python layer among them})."""
     found = rules.select(_parsed(net, caffe_pb2.NetParameter()), phase, stages)
     for layer in found.layer:
         del layer.include[:], layer.exclude[:]
-    return str(found)
+    modules = {layer.python_param.module for layer in found.layer if layer.type == "Python"}
+    return str(found), frozenset(modules)
 
 
 def _parsed(text, message):

@@ -86,17 +86,18 @@ class State:
     def changed(self, known):
         """Whether today's code would compute something else than what a record is of.
 
-        Without the cell's data set or weights, only the Python layers are compared. Records of
+        Without the cell's data set or weights, only its Python layers are compared. Records of
         format 1 are compared by all sources of the generators and the layers.
         """
         if known.place.record not in self._changed:
             record, at_hand = known.record, self._digests and not known.missing
             if record.format == 1:
-                found = record.code != code_version.current_of_all()
-            elif record.code != code_version.current():
+                found = record.code != code_version.of_all()
+            elif record.code != code_version.of_modules(record.layers):
                 found = True
             else:
-                found = bool(at_hand) and record.generated != _generated_today(known.place)
+                today = at_hand and _generated_today(known.place)
+                found = bool(at_hand) and (today is None or record.generated != today.digest)
             self._changed[known.place.record] = found
         return self._changed[known.place.record]
 

@@ -14,7 +14,7 @@ from data_prep.common.errors import UserError
 from data_prep.common.text import read_json
 from data_prep.common.typed import from_json, to_json
 
-FORMAT = 2  # 1: `code` is of the generators, too, and `generated` of the files' bytes
+FORMAT = 2  # 1: `code` is of all layers and generators, and `generated` of the files' bytes
 FORMATS = (1, FORMAT)
 FINISHED, DIVERGED = "finished", "diverged"
 
@@ -83,7 +83,8 @@ class Curve:
 class Record:
     """All that is known about a cell that ended.
 
-    key, code, generated   cells.key, code_version.current, generated.of_files
+    key, generated         cells.key, and the digest of generated.of_files
+    layers, code           the net's modules of Python layers, code_version.of_modules of them
     seconds                of the training, also of parts that were repeated after an interruption
     images_per_second      median over the training
     """
@@ -115,6 +116,7 @@ class Record:
     model_sha256: str | None = None
     scores: Scores | None = None
     curve: Curve | None = None
+    layers: tuple[str, ...] = ()
     diverged: str | None = None
 
     @property

@@ -13,7 +13,7 @@ from data_prep.common import progress as bars
 from tools import live, solver_net
 from tools.gpu import machine
 from tools.parallel import parents
-from tools.studies import code_version, progress, records, work
+from tools.studies import progress, records, work
 
 ROOT = Path(__file__).resolve().parents[2]
 LOOK = 0.1  # seconds between two looks at the processes
@@ -131,7 +131,6 @@ class Runner:
             steps = work.steps(
                 known.place,
                 self._state.identity(known.cell)[0],
-                code_version.current(),
                 device,
                 self._machine,
                 self._keep,

@@ -17,7 +17,7 @@ from data_prep.common.errors import UserError
 from data_prep.common.text import parse_json, read_text
 from data_prep.common.typed import from_json, to_json
 from tools import caffe_log, live, results, snapshots, solver_net
-from tools.studies import cells, convergence, generated, measures, records
+from tools.studies import cells, code_version, convergence, generated, measures, records
 
 # Of an ended cell's snapshots; "model": the final weights, but for trainings that served a choice.
 KEEP = ("all", "model", "none")
@@ -57,6 +57,7 @@ class _Begun:
     key: str
     code: str
     generated: str
+    layers: tuple[str, ...] = ()
 
 
 def begun(work):
@@ -68,18 +69,20 @@ def begun(work):
     return from_json(_Begun, parse_json(read_text(path, "the cell"), what), what)
 
 
-def steps(place, identity, code, device, machine, keep="model"):
+def steps(place, identity, device, machine, keep="model"):
     """Generator of the Steps of a cell; send it each exit status. Returns the Record.
 
     place: cells.Files. identity: {data, weights: digest}. machine: of machine.Machine.
     Raises Failed.
     """
     before = begun(place.work)
-    if not _current(before, place, code):
+    if not _current(before, place):
         _forget(place, before)
         place.work.mkdir(parents=True, exist_ok=True)
         yield from _run("make_prototxt.py", cells.make_command(place), place.work / "make.log")
-        content = to_json(_Begun(place.key, code, generated.of_files(place)))
+        made = generated.of_files(place)
+        code = code_version.of_modules(made.layers)
+        content = to_json(_Begun(place.key, code, made.digest, made.layers))
         files.write_whole(place.work / BEGUN, json.dumps(content) + "\n")
     solver = solver_net.read_solver(place.solver)
     final = Path(f"{solver.snapshot_prefix}_iter_{solver.max_iter}{snapshots.MODEL}")
@@ -101,13 +104,15 @@ def steps(place, identity, code, device, machine, keep="model"):
         scores = yield from _evaluate(place, final, device)
     follower = live.Follower(place.log)
     follower.look()
+    made = begun(place.work)
     batch = _batch(solver, place.cell.study.ranks)
     cell = place.cell
     record = records.Record(
         format=records.FORMAT,
         key=place.key,
-        code=code,
-        generated=begun(place.work).generated,
+        code=made.code,
+        generated=made.generated,
+        layers=made.layers,
         status=records.DIVERGED if diverged else records.FINISHED,
         study=cell.study.name,
         data=cell.row.data.name,
@@ -196,12 +201,14 @@ def _clean(solver, final):
             snapshot.model.unlink(missing_ok=True)
 
 
-def _current(before, place, code):
+def _current(before, place):
     """Whether a work folder was begun with what today's code would generate and compute."""
-    if before is None or (before.key, before.code) != (place.key, code):
+    if before is None or before.key != place.key:
+        return False
+    if before.code != code_version.of_modules(before.layers):
         return False
     try:
-        return before.generated == generated.today(place)
+        return before.generated == generated.today(place).digest
     except UserError:
         return False
 
