@@ -28,6 +28,7 @@ FUNCTIONS = {
     "outer": "a b out",
     "partition": "a kth axis",
     "searchsorted": "a v side sorter",
+    "sort": "a axis kind",
     "stack": "tup axis out dtype casting",
     "vdot": "a b",
     "where": "condition x y",
@@ -64,6 +65,7 @@ VIEWS = {
     "ravel": "order",
     "diagonal": "offset axis1 axis2",
     "transpose": "axes",
+    "view": "dtype",
 }
 # atomicAdd knows no 64-bit integers.
 ADDED = [np.int32, np.uint32, np.uint64, np.float16, np.float32, np.float64]
