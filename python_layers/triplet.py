@@ -182,9 +182,10 @@ def _semihard(distances, groups, margins):
     xp, (rows, columns), links = array_module(distances), distances.shape, len(margins)
     # Between equal distances the higher group comes first: negatives before positives.
     order = _order(distances, links + 1 - groups, links + 2)  # r x n
-    places = (order + columns * xp.arange(rows)[:, None]).ravel()  # r n, row by row, nearest first
-    groups = groups.ravel()[places]  # r n
-    counts = _counts(groups.reshape(rows, columns), links + 1)  # r x n x k, k > links
+    order += columns * xp.arange(rows)[:, None]  # indices into the r x n entries
+    groups = xp.take(groups, order)  # r x n, nearest first
+    counts = _counts(groups, links + 1)  # r x n x k, k > links
+    places, groups = order.ravel(), groups.ravel()  # r n, row by row
 
     # Sorted by group as well, the entries of a group in a row are a segment, nearest first.
     by_group = xp.argsort(groups, kind="stable")  # r n
@@ -193,16 +194,17 @@ def _semihard(distances, groups, margins):
     starts = ends - sizes
 
     p = by_group[: starts[links * rows]] if on_host(by_group) else by_group  # of groups < links
-    link = xp.minimum(groups[p], links - 1).astype(np.int64)
+    group = groups[p]
+    link = xp.minimum(group, links - 1).astype(np.int64)
     negatives = (link + 1) * rows + p // columns  # segments
     # Entries of the segment before p: it continues with the first one that is farther.
-    nearer = counts.ravel()[p * counts.shape[2] + link + 1].astype(np.int64)
+    nearer = counts.reshape(len(places), -1)[p, link + 1].astype(np.int64)
     first, last = starts[negatives], ends[negatives] - 1
     n = by_group[xp.minimum(first + nearer, last)]
-    allowed = (first <= last) & (groups[p] < links)
+    allowed = (first <= last) & (group < links)
     p, n = places[p], places[n]  # indices into the r x n distances
-    hinges = distances.ravel()[p] - distances.ravel()[n] + vector(margins, distances)[link]
-    hinges = xp.maximum(hinges, 0.0) * allowed
+    hinges = xp.take(distances, p) - xp.take(distances, n) + vector(margins, distances)[link]
+    hinges = xp.maximum(hinges, 0.0) * allowed  # of each triplet
     active = hinges > 0
     of_link = (xp.arange(links)[:, None] == link).astype(np.float64)  # links x triplets
     sums = xp.stack([hinges, active, allowed]) @ of_link.T  # 3 x links
@@ -228,7 +230,7 @@ def _counts(kinds, number):
     xp = array_module(kinds)
     steps = xp.zeros((number + 1, -(-number // 4) * 4), np.uint16)
     diagonal(steps[:number])[...] = 1
-    return xp.cumsum(steps.view(np.uint64)[kinds], axis=1).view(np.uint16)
+    return xp.cumsum(xp.take(steps.view(np.uint64), kinds, axis=0), axis=1).view(np.uint16)
 
 
 def _order(key, rank, ranks):

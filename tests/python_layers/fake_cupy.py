@@ -30,6 +30,7 @@ FUNCTIONS = {
     "searchsorted": "a v side sorter",
     "sort": "a axis kind",
     "stack": "tup axis out dtype casting",
+    "take": "a indices axis out",
     "vdot": "a b",
     "where": "condition x y",
     "zeros": "shape dtype order",
