@@ -28,7 +28,9 @@ FUNCTIONS = {
     "outer": "a b out",
     "partition": "a kth axis",
     "searchsorted": "a v side sorter",
+    "sort": "a axis kind",
     "stack": "tup axis out dtype casting",
+    "take": "a indices axis out",
     "vdot": "a b",
     "where": "condition x y",
     "zeros": "shape dtype order",
@@ -64,6 +66,7 @@ VIEWS = {
     "ravel": "order",
     "diagonal": "offset axis1 axis2",
     "transpose": "axes",
+    "view": "dtype",
 }
 # atomicAdd knows no 64-bit integers.
 ADDED = [np.int32, np.uint32, np.uint64, np.float16, np.float32, np.float64]

@@ -38,6 +38,24 @@ def test_agrees_with_the_reference(levels, mining, normalize, average):
         assert error <= 1e-4 * np.abs(expected).max()
 
 
+def test_a_deep_tree():
+    """Of eight levels, whose samples are counted in more than one integer each."""
+    features, _, _ = random_batch(7, 1, samples=40)
+    classes = np.random.default_rng(7).integers(2**8, size=40)
+    labels = [classes >> level for level in range(8)]
+    options = {"margins": [0.2 * (8 - j) for j in range(8)], "normalize": True}
+    terms = gtl.forward(features, labels, **options)
+    loss, expected = reference(features, labels, **options)
+    assert terms.loss == pytest.approx(loss, rel=1e-5) and (terms.coefficients != 0).any()
+    assert np.abs(terms.gradient(features) - expected).max() <= 1e-4 * np.abs(expected).max()
+
+
+def test_a_class_of_the_second_level_with_two_parents_is_refused():
+    labels = [[0, 1, 2, 0], [0, 1, 1, 0], [0, 1, 0, 0]]
+    with pytest.raises(ValueError, match="class 1 of label_2 has two parents in label_3, 1 and 0"):
+        gtl.forward(np.eye(4, dtype=np.float32), labels, [3, 2, 1])
+
+
 @each_mining
 @pytest.mark.parametrize("samples, classes", [(1, 1), (2, 1), (6, 1), (6, 600), (40, 5)])
 def test_batches_of_any_make_up(samples, classes, mining):

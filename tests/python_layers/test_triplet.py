@@ -81,6 +81,15 @@ def test_ties_and_duplicate_features_give_no_nan_and_no_warning(mining):
     assert same.gradient(ones) == pytest.approx(np.zeros_like(ones), abs=1e-6)
 
 
+def test_a_negative_as_far_as_the_positive_but_for_rounding_is_not_semihard():
+    """From the anchor at 0, the positive and a negative are at 1 and 1 + 4e-16, the other at 2."""
+    features = np.array([[0.0], [1.0], [-1.0 - 4e-16], [2.0]])
+    terms = triplet.forward(features, [[0, 0, 1, 1]], 4, normalize=False, average="mined")
+    of_zero, of_one = 1 - 4 + 4, 1 - 4 + 4  # D_ap - D_an + m; at 1, the negatives are at 4 and 1
+    of_two, of_minus_one = 9 - 4 + 4, 9 - 4 + 4  # all negatives are nearer
+    assert terms.loss == pytest.approx((of_zero + of_one + of_two + of_minus_one) / 4)
+
+
 @pytest.mark.parametrize("features", [np.zeros((4, 3), np.float32), np.eye(4, dtype=np.float32)])
 @pytest.mark.parametrize("mining", MININGS)
 def test_zero_features_have_no_direction(mining, features):

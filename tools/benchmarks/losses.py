@@ -22,8 +22,8 @@ from tools.nets import tables
 from . import counterparts
 from .timing import add_runs, alternating_medians, positive
 
-# samples, dimensions: GoogLeNet's feature; AlexNet's and VGG's; and a bilinear CNN's
-SIZES = [(128, 1024), (128, 4096), (256, 4096), (64, 262144)]
+# samples, dimensions: of AlexNet at batch 32, GoogLeNet, AlexNet and VGG, and a bilinear CNN
+SIZES = [(32, 4096), (128, 1024), (128, 4096), (256, 4096), (64, 262144)]
 OF_CLASS, SIBLINGS = 2, 4  # samples of a class; classes of a parent, parents of a grandparent
 TREES, BATCHES = ("cars", "aircraft", "cub"), (32, 128)  # of the losses of scores
 
