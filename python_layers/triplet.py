@@ -183,7 +183,7 @@ def _semihard(distances, groups, margins):
     # Between equal distances the higher group comes first: negatives before positives.
     order = _order(distances, links + 1 - groups, links + 2)  # r x n
     order += columns * xp.arange(rows)[:, None]  # indices into the r x n entries
-    groups = xp.take(groups, order)  # r x n, nearest first
+    groups = groups.take(order)  # r x n, nearest first
     counts = _counts(groups, links + 1)  # r x n x k, k > links
     places, groups = order.ravel(), groups.ravel()  # r n, row by row
 
@@ -203,7 +203,7 @@ def _semihard(distances, groups, margins):
     n = by_group[xp.minimum(first + nearer, last)]
     allowed = (first <= last) & (group < links)
     p, n = places[p], places[n]  # indices into the r x n distances
-    hinges = xp.take(distances, p) - xp.take(distances, n) + vector(margins, distances)[link]
+    hinges = distances.take(p) - distances.take(n) + vector(margins, distances)[link]
     hinges = xp.maximum(hinges, 0.0) * allowed  # of each triplet
     active = hinges > 0
     of_link = (xp.arange(links)[:, None] == link).astype(np.float64)  # links x triplets
@@ -230,7 +230,7 @@ def _counts(kinds, number):
     xp = array_module(kinds)
     steps = xp.zeros((number + 1, -(-number // 4) * 4), np.uint16)
     diagonal(steps[:number])[...] = 1
-    return xp.cumsum(xp.take(steps.view(np.uint64), kinds, axis=0), axis=1).view(np.uint16)
+    return xp.cumsum(steps.view(np.uint64).take(kinds, axis=0), axis=1).view(np.uint16)
 
 
 def _order(key, rank, ranks):

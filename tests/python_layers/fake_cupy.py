@@ -30,7 +30,6 @@ FUNCTIONS = {
     "searchsorted": "a v side sorter",
     "sort": "a axis kind",
     "stack": "tup axis out dtype casting",
-    "take": "a indices axis out",
     "vdot": "a b",
     "where": "condition x y",
     "zeros": "shape dtype order",
@@ -60,6 +59,7 @@ METHODS = {
     "max": "axis out keepdims",
     "min": "axis out keepdims",
     "sum": "axis dtype out keepdims",
+    "take": "indices axis out",
 }
 VIEWS = {
     "reshape": "shape",
