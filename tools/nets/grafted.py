@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from tools.pycaffe import TEST, caffe_pb2
 
-from . import backbones, cut, deploy, foreign, graph, head, losses, tables
+from . import backbones, cut, deploy, foreign, graph, head, losses, smoothing, tables
 
 MOST_LEVELS = 9  # of a label tree, as evaluate.py reads them
 FILLER = backbones.gaussian(0.01)  # of classifiers, where the original's file has none
@@ -102,6 +102,7 @@ def _reserved():
         skip_input=head.PROBABILITIES,
         width=MOST_LEVELS,
     )
+    smoothing.smooth(proto, 0.5, {head.label(level): 2 for level in range(1, MOST_LEVELS + 1)})
     layers = [
         *proto.layer,
         *deploy.deploy(proto, tables.STAGES["ours"], MOST_LEVELS, (3, 1, 1)).layer,

@@ -28,6 +28,7 @@ from .tables import (
     RECOMMENDED,
     STAGES,
     glm_parameters,
+    has_softmax,
 )
 
 
@@ -190,6 +191,14 @@ def add_run_options(group):
         help="what coarse classifiers, with and without skipping connections, read of the finer "
         "ones: scores, or probabilities after a softmax (default: the preset's)",
     )
+    group.add_argument(
+        "--label-smoothing",
+        type=within(float, 0, 1),
+        default=0.0,
+        metavar="SHARE",
+        help="share of the target of the softmax losses that all classes have in equal parts, in "
+        "training; 0.1 is usual (default: 0, none)",
+    )
     for name, loss in LOSSES.items():
         group.add_argument(
             json_option(name),
@@ -243,6 +252,12 @@ def run_values(options, dataset):
     }
     for name in weights:
         _check_used(WEIGHT_OPTIONS[name], name, variants)
+    if options.label_smoothing and not any(map(has_softmax, variants)):
+        raise UserError(
+            f"--label-smoothing is for softmax losses, which {' and '.join(variants)} "
+            f"{'does' if len(variants) == 1 else 'do'} not have: leave it out, or add another "
+            "--variant"
+        )
     given = {}
     for name in LOSSES:
         text = getattr(options, f"{name}_json")
@@ -264,6 +279,7 @@ def run_values(options, dataset):
         scale=options.metric_scale,
         skip_input=options.skip_input or preset.skip_input,
         attributes=_attributes(options.attributes, variants, dataset),
+        label_smoothing=options.label_smoothing,
         given={
             **given,
             GLM: _glm_values(

@@ -363,6 +363,11 @@ for _loss in LOSSES.values():
 STAGES["fgon"] = ("csm", "fgon")
 TITLES["fgon"] = "FGoN"
 
+def has_softmax(variant):
+    """Whether a variant trains its classifiers with softmax losses, not with losses of scores."""
+    return not any(LOSSES[stage].scored for stage in STAGES[variant] if stage in LOSSES)
+
+
 # Variants with solvers in prototxt/: the paper's own, and those of its tables and Section II.
 COMMITTED = tuple(
     variant

@@ -1,0 +1,216 @@
+"""Options of tools/make_prototxt.py beyond the paper, in real Caffe: label smoothing."""
+
+import math
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import caffe
+import nets_data
+import numpy as np
+import pytest
+from caffe.proto import caffe_pb2
+from commands import ROOT
+from google.protobuf import text_format
+from graft_nets import AUXILIARY, CLASSIFIER, CONV, FC, ONE, OUTPUTS, data_layers, graft
+
+from tools.nets import rules, tables
+from tools.studies import settings
+
+EVERY = [part for variant in tables.STAGES for part in ("--variant", variant)]
+SHARE = 0.1
+
+
+def make(*options):
+    """tools/make_prototxt.py in the current folder."""
+    return subprocess.run(
+        [sys.executable, ROOT / "tools/make_prototxt.py", *map(str, options)],
+        capture_output=True,
+        text=True,
+    )
+
+
+def made(*options):
+    done = make(*options)
+    assert done.returncode == 0, done.stderr
+
+
+def refused(says, *options):
+    done = make(*options)
+    assert done.returncode in (1, 2) and says in done.stderr, done.stderr
+    assert "Traceback" not in done.stderr and "error: " in done.stderr
+
+
+def parsed(path, message=caffe_pb2.NetParameter):
+    return text_format.Parse(Path(path).read_text(), message())
+
+
+def body(path):
+    """The text of a prototxt without its comments."""
+    return re.sub(r"(?m)^#.*\n", "", Path(path).read_text())
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Current folder with a data set of 12 -> 4 classes in data/mine."""
+    folder = tmp_path_factory.mktemp("repository")
+    nets_data.build(folder / "data/mine", "mine", ("plant", "genus"), (12, 4), 232, train=4, test=2)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        yield folder
+
+
+# --- label smoothing ------------------------------------------------------------------------------
+
+MINE = ("--data", "data/mine", "--net", "squeezenet", "--train-batch", 4, "--max-iter", 2)
+
+
+@pytest.fixture(scope="module")
+def smoothed(folder):
+    made(*MINE, *EVERY, "--label-smoothing", SHARE, "--out", "smoothed")
+    made(*MINE, *EVERY, "--out", "plain")
+    return "smoothed/mine_squeezenet_train_val.prototxt"
+
+
+def reference(scores, labels, share):
+    """(loss, its gradient) of the cross-entropy with smoothed targets, by sample, float64."""
+    loss, gradient = 0.0, np.zeros(scores.shape)  # B x C
+    for i, (row, label) in enumerate(zip(scores.astype(np.float64), labels)):
+        total = sum(math.exp(score) for score in row)
+        for c, score in enumerate(row):
+            target = (1 - share) * (c == label) + share / len(row)
+            loss -= target * (score - math.log(total)) / len(scores)
+            gradient[i, c] = (math.exp(score) / total - target) / len(scores)
+    return loss, gradient
+
+
+@pytest.mark.parametrize(
+    "variant, classifier, level", [("sm", "fc8_fine", 1), ("csm", "fc9_coarse", 2)]
+)
+def test_smoothed_loss_and_gradient(smoothed, variant, classifier, level):
+    """Of the last classifier, into which nothing but its own losses sends a gradient."""
+    net = caffe.Net(smoothed, caffe.TRAIN, stages=list(tables.STAGES[variant]))
+    net.params[classifier][0].data[...] *= 30  # scores that differ by more than noise
+    values = net.forward()
+    net.backward()
+    scores, labels = net.blobs[classifier].data, net.blobs[f"label_{level}"].data.ravel()
+    assert np.ptp(scores) > 0.5
+    loss, gradient = reference(scores, labels.astype(int), SHARE)
+    name = f"loss_{'fine' if level == 1 else classifier}"
+    weights = net.blob_loss_weights
+    found = sum(weights[one] * float(values[one]) for one in (name, f"{name}_smoothing"))
+    assert found == pytest.approx(loss, rel=1e-5)
+    assert float(values[name]) == pytest.approx(
+        reference(scores, labels.astype(int), 0)[0], rel=1e-5
+    )  # what is printed as ever
+    np.testing.assert_allclose(net.blobs[classifier].diff, gradient, atol=1e-7)
+
+
+def of_matrix(scores, labels, matrix, path):
+    """(loss, gradient) of one InfogainLoss layer with its matrix in a file."""
+    blob = caffe_pb2.BlobProto(num=1, channels=1, height=len(matrix), width=len(matrix))
+    blob.data.extend(matrix.ravel().tolist())
+    path.write_bytes(blob.SerializeToString())
+    net = path.with_suffix(".prototxt")
+    net.write_text(
+        'force_backward: true layer { name: "in" type: "Input" top: "scores" top: "labels" '
+        f"input_param {{ shape {{ dim: {scores.shape[0]} dim: {scores.shape[1]} }} "
+        f"shape {{ dim: {len(labels)} }} }} }}"
+        'layer { name: "loss" type: "InfogainLoss" bottom: "scores" bottom: "labels" top: "loss" '
+        f'infogain_loss_param {{ source: "{path}" }} }}'
+    )
+    net = caffe.Net(str(net), caffe.TRAIN)
+    net.blobs["scores"].data[...], net.blobs["labels"].data[...] = scores, labels
+    loss = float(net.forward()["loss"])
+    net.backward()
+    return loss, net.blobs["scores"].diff
+
+
+def test_the_reference_is_the_infogain_loss_of_the_smoothed_identity(tmp_path):
+    rng = np.random.default_rng(0)
+    scores, labels = rng.normal(size=(5, 7)).astype(np.float32) * 3, rng.integers(7, size=5)
+    loss, gradient = reference(scores, labels, 0.3)
+    matrix = 0.7 * np.eye(7) + 0.3 / 7
+    caffes, slopes = of_matrix(scores, labels, matrix, tmp_path / "H.binaryproto")
+    assert caffes == pytest.approx(loss, rel=1e-5)
+    np.testing.assert_allclose(slopes, gradient, atol=1e-6)
+
+
+def weights(net, phase, variant):
+    """{(type, scores): loss_weight} of the softmax and infogain losses of one state."""
+    return {
+        (layer.type, layer.bottom[0]): layer.loss_weight[0]
+        for layer in rules.select(net, phase, tables.STAGES[variant]).layer
+        if layer.type in ("SoftmaxWithLoss", "InfogainLoss")
+    }
+
+
+@pytest.mark.parametrize("variant", tables.STAGES)
+def test_what_is_smoothed(smoothed, variant):
+    """Every softmax loss with a weight, in training; the sum of the weights stays."""
+    plain, net = parsed(smoothed.replace("smoothed", "plain", 1)), parsed(smoothed)
+    assert weights(net, caffe.TEST, variant) == weights(plain, caffe.TEST, variant)
+    before, after = weights(plain, caffe.TRAIN, variant), weights(net, caffe.TRAIN, variant)
+    expected = {}
+    for (kind, scores), weight in before.items():
+        expected[kind, scores] = weight * (1 - SHARE)
+        if weight:
+            expected["InfogainLoss", scores] = weight * SHARE
+    assert after == pytest.approx(expected)
+    assert any(before.values()) == tables.has_softmax(variant)
+    caffe.Net(smoothed, caffe.TRAIN, stages=list(tables.STAGES[variant])).forward()
+
+
+def test_auxiliary_classifiers_are_smoothed(folder):
+    made("--dataset", "cub", "--net", "googlenet", "--label-smoothing", SHARE, "--out", "auxiliary")
+    found = weights(parsed("auxiliary/cub_googlenet_train_val.prototxt"), caffe.TRAIN, "sm")
+    assert found == pytest.approx(
+        {
+            (kind, scores): weight * share
+            for scores, weight in (
+                ("fc8_fine", 1),
+                ("loss1/classifier_fine", 0.3),
+                ("loss2/classifier_fine", 0.3),
+            )
+            for kind, share in (("SoftmaxWithLoss", 1 - SHARE), ("InfogainLoss", SHARE))
+        }
+    )
+
+
+def test_no_smoothing_is_not_written_and_deploy_files_are_the_same(smoothed):
+    made(*MINE, *EVERY, "--label-smoothing", 0, "--out", "zero")
+    for kind in ("train_val", "deploy"):
+        assert body(f"zero/mine_squeezenet_{kind}.prototxt") == body(
+            f"plain/mine_squeezenet_{kind}.prototxt"
+        )
+    assert body("smoothed/mine_squeezenet_deploy.prototxt") == body(
+        "plain/mine_squeezenet_deploy.prototxt"
+    )
+
+
+def test_smoothing_is_refused_where_no_softmax_loss_is_trained(folder):
+    words = ("--variant", "bgl", "--variant", "hxe", "--label-smoothing", 0.1, "--out", "no")
+    refused("--label-smoothing is for softmax losses, which bgl and hxe do not have", *MINE, *words)
+    refused("0 to 1 expected", *MINE, "--label-smoothing", 1.5, "--out", "no")
+    assert not Path("no").exists()
+
+
+def test_a_study_smooths_what_has_softmax_losses():
+    settings.check({"label-smoothing": 0.1}, "here")
+    applied = [variant for variant in tables.STAGES if settings.applies("label-smoothing", variant)]
+    assert {"sm", "ours", "fgon"} < set(applied)
+    assert set(tables.STAGES) - set(applied) == {"bgl", "hxe", "soft_label", "conditional_softmax"}
+
+
+def test_a_grafted_net_with_an_auxiliary_classifier(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    nets_data.build(tmp_path / "data", "mine", ("plant", "genus"), (12, 4), 16, train=8, test=4)
+    old = AUXILIARY.replace("loss_weight: 0.3", "loss_weight: 0.3 loss_param { normalize: false }")
+    text = data_layers("crop_size: 16") + CONV + old + FC + CLASSIFIER + OUTPUTS
+    done = graft(text, *ONE, "--label-smoothing", SHARE)
+    assert not done.returncode, done.stderr
+    net = caffe.Net("nets/mine_mini_train_val.prototxt", caffe.TRAIN, stages=["csm", "skip", "glm"])
+    net.forward()
+    assert net.blob_loss_weights["aux/loss_smoothing"] == pytest.approx(0.03)
+    assert net.blob_loss_weights["loss_fc9_coarse_smoothing"] == pytest.approx(SHARE)
