@@ -1,6 +1,7 @@
-"""Options of tools/make_prototxt.py beyond the paper, in real Caffe: label smoothing."""
+"""Options of tools/make_prototxt.py beyond the paper, in real Caffe: label smoothing, schedules."""
 
 import math
+import os
 import re
 import subprocess
 import sys
@@ -15,7 +16,7 @@ from commands import ROOT
 from google.protobuf import text_format
 from graft_nets import AUXILIARY, CLASSIFIER, CONV, FC, ONE, OUTPUTS, data_layers, graft
 
-from tools.nets import rules, tables
+from tools.nets import rules, schedules, tables
 from tools.studies import settings
 
 EVERY = [part for variant in tables.STAGES for part in ("--variant", variant)]
@@ -197,7 +198,7 @@ def test_smoothing_is_refused_where_no_softmax_loss_is_trained(folder):
 
 
 def test_a_study_smooths_what_has_softmax_losses():
-    settings.check({"label-smoothing": 0.1}, "here")
+    settings.check({"label-smoothing": 0.1, "schedule": "cosine"}, "here")
     applied = [variant for variant in tables.STAGES if settings.applies("label-smoothing", variant)]
     assert {"sm", "ours", "fgon"} < set(applied)
     assert set(tables.STAGES) - set(applied) == {"bgl", "hxe", "soft_label", "conditional_softmax"}
@@ -214,3 +215,80 @@ def test_a_grafted_net_with_an_auxiliary_classifier(tmp_path, monkeypatch):
     net.forward()
     assert net.blob_loss_weights["aux/loss_smoothing"] == pytest.approx(0.03)
     assert net.blob_loss_weights["loss_fc9_coarse_smoothing"] == pytest.approx(SHARE)
+
+
+# --- schedules ------------------------------------------------------------------------------------
+
+TRIVIAL = """
+layer { name: "data" type: "DummyData" top: "x" top: "y"
+        dummy_data_param { shape { dim: 1 dim: 1 } shape { dim: 1 dim: 1 } } }
+layer { name: "fc" type: "InnerProduct" bottom: "x" top: "fc"
+        inner_product_param { num_output: 1 } }
+layer { name: "loss" type: "EuclideanLoss" bottom: "fc" bottom: "y" top: "loss" }
+"""
+
+
+def solver(folder, *options):
+    """(path, values) of the solver that make_prototxt writes, but for its net, which is trivial."""
+    made(*MINE[:4], "--out", folder, "--variant", "sm", *options)
+    values = parsed(folder / "mine_squeezenet_sm_solver.prototxt", caffe_pb2.SolverParameter)
+    (folder / "net.prototxt").write_text(TRIVIAL)
+    values.net, values.display = str(folder / "net.prototxt"), 1
+    values.snapshot_prefix = str(folder / "model")
+    for field in ("test_iter", "test_interval", "test_initialization"):
+        values.ClearField(field)
+    path = folder / "solver.prototxt"
+    path.write_text(str(values))
+    return path, values
+
+
+def rates(path, *words):
+    """{iteration: learning rate} that `caffe train` prints."""
+    done = subprocess.run(
+        ["caffe", "train", "-solver", *map(str, (path, *words))],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"OMP_NUM_THREADS": "1", "GLOG_minloglevel": "0"},
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    printed = re.findall(r"Iteration (\d+), lr = (\S+)", done.stderr)
+    return {int(iteration): float(rate) for iteration, rate in printed}
+
+
+@pytest.mark.parametrize("iterations", [700, 60])
+def test_cosine(folder, tmp_path, iterations):
+    """The rate that Caffe prints stays as near to the cosine as the solver's comment says."""
+    path, values = solver(
+        tmp_path, "--schedule", "cosine", "--max-iter", iterations, "--base-lr", 0.02
+    )
+    found = rates(path)
+    assert sorted(found) == list(range(iterations))
+    assert values.lr_policy == "multistep"
+    text = (tmp_path / "mine_squeezenet_sm_solver.prototxt").read_text()
+    percent = float(re.search(r"within (\S+) % of it, down to 1 %", text)[1])
+    assert max(map(len, text.splitlines())) < 200 and percent < (4 if iterations == 700 else 30)
+    off = {}
+    for iteration, rate in found.items():
+        exact = 0.02 * (1 + math.cos(math.pi * iteration / iterations)) / 2
+        if exact >= 0.01 * 0.02:
+            off[iteration] = abs(rate / exact - 1)
+        else:
+            assert rate == pytest.approx(0.01 * 0.02, rel=0.7)  # the last stair
+    assert max(off.values()) == pytest.approx(percent / 100, rel=0.06)
+    assert max(off) > 0.9 * iterations
+
+
+def test_stairs_of_any_length():
+    for iterations in (1, 2, 3, 10, 999, 2**31 - 1):
+        stairs = schedules.staircase(iterations)
+        assert all(0 < step < iterations for step in stairs.steps)
+        assert list(stairs.steps) == sorted(stairs.steps)
+    assert schedules.staircase(2**31 - 1).error < 0.0265  # half a stair of 5 %
+
+
+@pytest.mark.parametrize("schedule, exact", [("step", None), ("poly", lambda t: 1 - t)])
+def test_other_schedules(folder, tmp_path, schedule, exact):
+    path, _ = solver(tmp_path, "--schedule", schedule, "--max-iter", 30, "--base-lr", 0.5)
+    for iteration, rate in rates(path).items():
+        share = exact(iteration / 30) if exact else (1 if iteration < 20 else 0.1)
+        assert rate == pytest.approx(0.5 * share, rel=1e-4)

@@ -163,6 +163,7 @@ def file_texts(
     base_lr=None,
     tests=solver.TESTS,
     seed=solver.SEED,
+    policy=None,
     given=None,
     weights=None,
     scale=None,
@@ -182,7 +183,7 @@ def file_texts(
     chosen    stages of the setting of the solvers, () or (data.BBOX,); default: of all settings
     name      in file names and snapshot folders, instead of the data set's
     batch, max_iter, base_lr    instead of the schedule's
-    tests, seed                 of a run: solver.Run
+    tests, seed, policy         of a run: solver.run_of
     given, weights, scale       of the losses: losses.net_losses
     diagnostics    whether the metric losses print theirs
     skip_input     what coarse classifiers read of the finer ones, head.SCORES or PROBABILITIES
@@ -195,7 +196,14 @@ def file_texts(
     settings, name = dataset.settings(net), name or dataset.name
     crop, shape, pair = settings[0].crop, settings[0].shape, f"{name}_{net.name}"
     run = solver.run_of(
-        dataset, net, batch=batch, max_iter=max_iter, base_lr=base_lr, tests=tests, seed=seed
+        dataset,
+        net,
+        batch=batch,
+        max_iter=max_iter,
+        base_lr=base_lr,
+        tests=tests,
+        seed=seed,
+        policy=policy,
     )
     some = dataset.levels if len(dataset.levels) < len(dataset.tree) else None
     labels = tables.Labels(dataset.sizes, settings[0].hierarchy, some)

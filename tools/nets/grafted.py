@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from tools.pycaffe import TEST, caffe_pb2
 
-from . import backbones, cut, deploy, foreign, graph, head, losses, smoothing, tables
+from . import backbones, cut, deploy, foreign, graph, head, losses, schedules, smoothing, tables
 
 MOST_LEVELS = 9  # of a label tree, as evaluate.py reads them
 FILLER = backbones.gaussian(0.01)  # of classifiers, where the original's file has none
@@ -180,7 +180,7 @@ def graft(read, nodes, feature, images, name, weights, *, how=None, auxiliary=Tr
         filler=filler,
         weight_decay=0.0005,
         origin="usual in fine-tuning",
-        policy=(("lr_policy", "poly", "down to 0 at max_iter, linearly"), ("power", 1.0, None)),
+        policy=schedules.poly(1.0, "down to 0 at max_iter, linearly"),
         schedule=SCHEDULE,
         test_batch=50,
         pooled=len(backbone.shape) == 3,

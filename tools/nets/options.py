@@ -24,6 +24,7 @@ from .tables import (
     GLM_SCALE,
     LOSSES,
     NETS,
+    POLICIES,
     PRESETS,
     RECOMMENDED,
     STAGES,
@@ -144,6 +145,12 @@ def add_run_options(group):
     )
     group.add_argument(
         "--base-lr", type=rate, metavar="RATE", help="learning rate (default: the tables')"
+    )
+    group.add_argument(
+        "--schedule",
+        choices=POLICIES,
+        help="how the learning rate falls: step, one step after two thirds of the run; poly, "
+        "linearly to 0; cosine, as a cosine to 1 %% (default: the network's)",
     )
     group.add_argument(
         "--tests",
@@ -272,6 +279,7 @@ def run_values(options, dataset):
         max_iter=options.max_iter,
         base_lr=options.base_lr,
         tests=options.tests,
+        policy=options.schedule,
         seed=options.seed,
         diagnostics=options.diagnostics,
         frozen=options.freeze,

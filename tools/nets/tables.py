@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from data_prep.color import IMAGENET_BGR_MEAN
 from tools.pycaffe import NetSpec, layers as L
 
-from . import backbones
+from . import backbones, schedules
 from .data import Level, Official
 
 
@@ -363,6 +363,7 @@ for _loss in LOSSES.values():
 STAGES["fgon"] = ("csm", "fgon")
 TITLES["fgon"] = "FGoN"
 
+
 def has_softmax(variant):
     """Whether a variant trains its classifiers with softmax losses, not with losses of scores."""
     return not any(LOSSES[stage].scored for stage in STAGES[variant] if stage in LOSSES)
@@ -440,7 +441,7 @@ class Net:
     filler: dict  # of the head's weights: the original classifier's; VGG-16 has none: AlexNet's
     weight_decay: float
     origin: str  # of momentum, weight decay and dropout
-    policy: tuple  # of the learning rate: rows (field, value or function of max_iter, reason)
+    policy: tuple  # of the learning rate: rows as in schedules.py
     schedule: Schedule
     test_batch: int  # images per test batch, at most; solver.test_batch chooses
     pooled: bool  # the feature is a C x 1 x 1 map, not a vector
@@ -476,20 +477,6 @@ class ZooNet(Net):
         spec.label_1 = L.Input(shape=dict(dim=[1, 1, 1, 1]))
         self.backbone(spec, classes)
         return [layer for layer in spec.to_proto().layer if layer.type != "Input"]
-
-
-def _step(reason):
-    """Rows of the step policy: one step."""
-    return (
-        ("lr_policy", "step", reason),
-        ("gamma", 0.1, None),
-        ("stepsize", lambda n: max(1, n * 2 // 3), "one step, after two thirds of the run"),
-    )
-
-
-def _poly(power, reason):
-    """Rows of the polynomial policy."""
-    return (("lr_policy", "poly", reason), ("power", power, None))
 
 
 _AUXILIARY = ("Auxiliary classifier of the original, training only, of the fine classes.",)
@@ -555,7 +542,7 @@ NETS = {
             backbone=backbones.alexnet,
             width=4096,
             origin="BVLC AlexNet's solver",
-            policy=_step("as BVLC AlexNet's solver"),
+            policy=schedules.step("as BVLC AlexNet's solver"),
             schedule=Schedule(batch=128, epochs=100),
             test_batch=50,
             pooled=False,
@@ -572,7 +559,7 @@ NETS = {
             backbone=backbones.googlenet,
             width=1024,
             origin="BVLC GoogLeNet's quick solver",
-            policy=_poly(0.5, "as BVLC GoogLeNet's quick solver: down to 0 at max_iter"),
+            policy=schedules.poly(0.5, "as BVLC GoogLeNet's quick solver: down to 0 at max_iter"),
             schedule=Schedule(
                 batch=32,
                 epochs=60,
@@ -597,7 +584,7 @@ NETS = {
             backbone=backbones.vgg16,
             width=4096,
             origin="Simonyan & Zisserman 2015, 3.1",
-            policy=_step("tenths, as Simonyan & Zisserman 2015, 3.1"),
+            policy=schedules.step("tenths, as Simonyan & Zisserman 2015, 3.1"),
             schedule=Schedule(batch=32, epochs=60),
             test_batch=50,
             pooled=False,
@@ -614,7 +601,7 @@ NETS = {
             backbone=backbones.bcnn,
             width=512**2,
             origin="VGG-16's (Simonyan & Zisserman 2015, 3.1)",
-            policy=_step("Gao et al. 2016 lower the classifier's rate in steps"),
+            policy=schedules.step("Gao et al. 2016 lower the classifier's rate in steps"),
             schedule=Schedule(
                 batch=16,
                 epochs=60,
@@ -641,7 +628,7 @@ NETS = {
             backbone=backbones.vgg19,
             width=4096,
             origin="Simonyan & Zisserman 2015, 3.1",
-            policy=_step("tenths, as Simonyan & Zisserman 2015, 3.1"),
+            policy=schedules.step("tenths, as Simonyan & Zisserman 2015, 3.1"),
             schedule=Schedule(batch=32, epochs=60),
             test_batch=50,
             pooled=False,
@@ -658,7 +645,7 @@ NETS = {
             backbone=backbones.bcnn2,
             width=512**2,
             origin="VGG-16's (Simonyan & Zisserman 2015, 3.1)",
-            policy=_step("Gao et al. 2016 lower the classifier's rate in steps"),
+            policy=schedules.step("Gao et al. 2016 lower the classifier's rate in steps"),
             schedule=Schedule(
                 batch=16,
                 epochs=60,
@@ -683,7 +670,7 @@ NETS = {
             backbone=backbones.squeezenet,
             width=512,
             origin="SqueezeNet's solver",
-            policy=_poly(1.0, "as SqueezeNet's solver: linearly to 0"),
+            policy=schedules.poly(1.0, "as SqueezeNet's solver: linearly to 0"),
             schedule=Schedule(
                 batch=64,
                 epochs=60,
@@ -718,7 +705,7 @@ NETS = {
             backbone=backbones.embedding,
             width=1024,
             origin="AlexNet's, whose fc7 the embedding stands for",
-            policy=_step("as BVLC AlexNet's solver"),
+            policy=schedules.step("as BVLC AlexNet's solver"),
             schedule=Schedule(
                 batch=64,
                 epochs=8,
@@ -735,6 +722,13 @@ NETS = {
             ),
         ),
     ]
+}
+
+# Learning-rate policies that a user can choose instead of the network's.
+POLICIES = {
+    "step": schedules.step("--schedule"),
+    "poly": schedules.poly(1.0, "--schedule: down to 0 at max_iter, linearly"),
+    "cosine": schedules.cosine(),
 }
 
 # Schedules of single pairs (data set, net), instead of the net's own.
