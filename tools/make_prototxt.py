@@ -69,6 +69,8 @@ def _texts(options):
             ).items()
         }
     net = tables.NETS[options.net]
+    if options.crop:
+        net = net.reading(options.crop)
     dataset = (
         built_dataset(options.data, net, options.test_split)
         if options.data

@@ -1,4 +1,4 @@
-"""Options of tools/make_prototxt.py beyond the paper, in real Caffe: label smoothing, schedules."""
+"""Options of tools/make_prototxt.py beyond the paper, in real Caffe: labels, schedules, inputs."""
 
 import math
 import os
@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import caffe
+import cv2
 import nets_data
 import numpy as np
 import pytest
@@ -17,7 +18,7 @@ from google.protobuf import text_format
 from graft_nets import AUXILIARY, CLASSIFIER, CONV, FC, ONE, OUTPUTS, data_layers, graft
 
 from tools.nets import rules, schedules, tables
-from tools.studies import settings
+from tools.studies import cells, plan, settings
 
 EVERY = [part for variant in tables.STAGES for part in ("--variant", variant)]
 SHARE = 0.1
@@ -292,3 +293,124 @@ def test_other_schedules(folder, tmp_path, schedule, exact):
     for iteration, rate in rates(path).items():
         share = exact(iteration / 30) if exact else (1 if iteration < 20 else 0.1)
         assert rate == pytest.approx(0.5 * share, rel=1e-4)
+
+
+# --- other inputs ---------------------------------------------------------------------------------
+
+GOOGLENET = ("--net", "googlenet", "--train-batch", 1, "--max-iter", 1, "--variant", "ours")
+
+
+def test_googlenet_reads_448_pixels(folder):
+    """The layers, with the same weights, of a larger image; its feature is the mean of the maps."""
+    nets_data.build(folder / "data/big", "big", ("plant", "genus"), (12, 4), 512, train=2, test=1)
+    made("--data", "data/big", *GOOGLENET, "--crop", 448, "--out", "big")
+    made("--data", "data/big", *GOOGLENET, "--out", "usual")
+    shapes = {}
+    for name in ("big", "usual"):
+        net = caffe.Net(f"{name}/big_googlenet_train_val.prototxt", caffe.TRAIN, stages=["csm"])
+        shapes[name] = {
+            layer: [blob.data.shape for blob in blobs] for layer, blobs in net.params.items()
+        }
+        if name == "big":
+            net.forward()
+            net.backward()
+            assert net.blobs["data"].data.shape == (1, 3, 448, 448)
+            maps = net.blobs["inception_5b/output"].data  # 1 x 1024 x 14 x 14
+            feature = net.blobs["pool5/7x7_s1"].data
+            assert maps.shape[2:] == (14, 14) and np.ptp(feature) > 0
+            np.testing.assert_allclose(feature[:, :, 0, 0], maps.mean(axis=(2, 3)), rtol=1e-4)
+            # the auxiliary classifiers see all positions, four by four
+            at, pooled = net.blobs["inception_4a/output"].data, net.blobs["loss1/ave_pool"].data
+            corners = [
+                at[0, :, y : y + 10, x : x + 10].mean((1, 2)) for y in (0, 18) for x in (0, 18)
+            ]
+            found = [pooled[0, :, y, x] for y in (0, 3) for x in (0, 3)]
+            np.testing.assert_allclose(found, corners, rtol=1e-4)
+            assert pooled.shape[2:] == (4, 4)
+    assert shapes["big"] == shapes["usual"]
+    deploy = caffe.Net("big/big_googlenet_deploy.prototxt", caffe.TEST)
+    assert deploy.blobs["data"].data.shape == (1, 3, 448, 448)
+
+
+@pytest.mark.parametrize(
+    "dataset, net, crop, place",
+    [
+        ("cub", "googlenet", 448, "cub_512"),
+        ("cub", "googlenet", 320, "cub_384"),
+        ("cub", "bcnn", 224, "cub"),
+        ("cards", "squeezenet", 448, "cards_512"),
+    ],
+)
+def test_the_files_name_the_build_that_is_large_enough(folder, dataset, net, crop, place):
+    out = f"at_{place}_{net}"
+    made("--dataset", dataset, "--net", net, "--crop", crop, "--variant", "sm", "--out", out)
+    proto = parsed(f"{out}/{dataset}_{net}_train_val.prototxt")
+    images = [layer for layer in proto.layer if layer.name == "data"]
+    assert {layer.transform_param.crop_size for layer in images} == {crop}
+    sources = {layer.data_param.source.split("/")[1].replace("_bbox", "") for layer in images}
+    assert sources == {place}
+    text = Path(f"{out}/{dataset}_{net}_sm_solver.prototxt").read_text()
+    side = place.partition("_")[2]
+    assert re.findall(r"--size (\d+) --out (\S+)", text) == [(side, f"data/{place}")] * bool(side)
+
+
+def test_the_usual_size_changes_nothing(folder):
+    made("--data", "data/mine", *GOOGLENET, "--crop", 224, "--out", "same")
+    made("--data", "data/mine", *GOOGLENET, "--out", "none")
+    for path in Path("same").iterdir():
+        assert body(path).replace("same/", "none/") == body(Path("none", path.name))
+
+
+def test_sizes_that_cannot_be(folder):
+    data = ("--data", "data/mine", "--out", "no")
+    refused(
+        "AlexNet reads inputs of 227 x 227 only; googlenet, ",
+        *data,
+        "--net",
+        "alexnet",
+        "--crop",
+        448,
+    )
+    refused("such as 512", *data, "--net", "googlenet", "--crop", 448)
+    refused("needs at least 64 pixels", *data, "--net", "googlenet", "--crop", 48)
+    assert not Path("no").exists()
+
+
+def test_training_to_export_at_another_size(folder):
+    made(
+        "--data", "data/mine", *GOOGLENET, "--crop", 96, "--out", "small", "--label-smoothing", 0.1
+    )
+    path = "small/mine_googlenet_ours_solver.prototxt"
+    image = folder / "photo.png"
+    cv2.imwrite(str(image), np.random.default_rng(0).integers(0, 256, (150, 200, 3), np.uint8))
+    tools = [sys.executable]
+    for command, *words in (
+        ["caffe", "train", "-solver", path],
+        [*tools, ROOT / "tools/evaluate.py", "--solver", path, "--out", "results/small.json"],
+        [*tools, ROOT / "tools/predict.py", "--solver", path, image],
+        [
+            *tools,
+            ROOT / "tools/export.py",
+            "--solver",
+            path,
+            "--out",
+            "models/small",
+            "--no-examples",
+        ],
+    ):
+        done = subprocess.run([command, *map(str, words)], capture_output=True, text=True)
+        assert done.returncode == 0, (words, done.stderr[-2000:])
+    assert '"crop": [\n  96,\n  96\n ]' in Path("models/small/preprocessing.json").read_text()
+
+
+def test_a_study_reads_the_build_that_is_large_enough(tmp_path):
+    path = tmp_path / "large.toml"
+    path.write_text(
+        'title = "T"\nvariants = ["sm"]\nseeds = [1]\n[data.cub]\n[nets.googlenet]\n'
+        "[options]\ncrop = 448\nlabel-smoothing = 0.1\nschedule = 'cosine'\n"
+    )
+    study = plan.read(path, tmp_path)
+    (row,) = cells.rows(study)
+    (cell,) = cells.finals_of(study, row, row.candidates[0])
+    assert cell.place.folder == "data/cub_512" and "--size 512" in cell.place.build
+    assert settings.words(dict(cell.options))[:2] == ["--crop", "448"]

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from tools.pycaffe import TEST, caffe_pb2
 
 from . import backbones, cut, deploy, foreign, graph, head, losses, schedules, smoothing, tables
+from .data import stored_for
 
 MOST_LEVELS = 9  # of a label tree, as evaluate.py reads them
 FILLER = backbones.gaussian(0.01)  # of classifiers, where the original's file has none
@@ -77,11 +78,6 @@ def activations(nodes, blob):
         if node.layer.type in ("ReLU", "PReLU", "ELU")
         and node.layer.bottom[:1] == [blob] != node.layer.top[:1] != []
     ]
-
-
-def _stored(crop):
-    """Side of the stored images for crops of this side: 256 for 224, as in the model zoo."""
-    return max(256, -(-crop * 8 // (7 * 32)) * 32)
 
 
 def _reserved():
@@ -184,7 +180,7 @@ def graft(read, nodes, feature, images, name, weights, *, how=None, auxiliary=Tr
         schedule=SCHEDULE,
         test_batch=50,
         pooled=len(backbone.shape) == 3,
-        stored=_stored(images.crop),
+        stored=stored_for(images.crop),
         transform=images.transform,
         backbone=backbone,
         notes=dict.fromkeys(backbone.auxiliary, auxiliary_note),

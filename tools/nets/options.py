@@ -111,6 +111,14 @@ def add_net_options(group):
         "or names, such as species,order (default: all)",
     )
     group.add_argument("--net", choices=list(NETS), help="network of the model zoo")
+    sized = [name for name, net in NETS.items() if net.smallest]
+    group.add_argument(
+        "--crop",
+        type=within(int, 16, 2048),
+        metavar="N",
+        help="side of the square crops that the network reads, in pixels, such as 448; for "
+        f"{', '.join(sized)}. The stored images have to be as large (default: the network's)",
+    )
 
 
 def add_run_options(group):

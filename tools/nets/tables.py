@@ -1,12 +1,13 @@
 """The numbers behind prototxt/: data sets, variants, networks."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from data_prep.color import IMAGENET_BGR_MEAN
+from data_prep.common.errors import UserError
 from tools.pycaffe import NetSpec, layers as L
 
 from . import backbones, schedules
-from .data import Level, Official
+from .data import Level, Official, stored_for
 
 
 def _tree(**classes):
@@ -446,6 +447,7 @@ class Net:
     test_batch: int  # images per test batch, at most; solver.test_batch chooses
     pooled: bool  # the feature is a C x 1 x 1 map, not a vector
     any_size: bool = False  # of the input
+    smallest: int | None = None  # side of the input that --crop can ask for; None: crop alone
     reads_features: bool = False  # of tools/cache_features.py, instead of images
     stored: int = 256  # side of the images that crops are taken from
     transform: dict = field(default_factory=lambda: dict(mean_value=IMAGENET_BGR_MEAN))
@@ -458,6 +460,20 @@ class Net:
         """The words of `caffe train` for the weights."""
         return f" -weights {self.weights}" if self.weights else ""
 
+    def reading(self, crop):
+        """This Net with another side of its input. UserError where it can't be."""
+        if self.smallest is None:
+            others = [name for name, net in NETS.items() if net.smallest]
+            raise UserError(
+                f"--crop {crop}: {self.title} reads inputs of {self.crop} x {self.crop} only; "
+                f"{', '.join(others)} read others"
+            )
+        if crop < self.smallest:
+            raise UserError(f"--crop {crop}: {self.title} needs at least {self.smallest} pixels")
+        if crop == self.crop:
+            return self
+        return replace(self, crop=crop, stored=stored_for(crop), any_size=False)
+
     def layers(self, classes, crop):
         """[LayerParameter] of the backbone for a number of fine classes and a side of the input."""
         raise NotImplementedError
@@ -465,8 +481,8 @@ class Net:
 
 @dataclass(frozen=True, kw_only=True)
 class ZooNet(Net):
-    """A network of the model zoo. backbone: function(NetSpec, fine classes) of backbones.py. width:
-    values of its feature."""
+    """A network of the model zoo. backbone: function(NetSpec, fine classes, side of the input) of
+    backbones.py. width: values of its feature."""
 
     backbone: object
     width: int
@@ -475,7 +491,7 @@ class ZooNet(Net):
         spec = NetSpec()
         spec.data = L.Input(shape=dict(dim=[1, 3, crop, crop]))
         spec.label_1 = L.Input(shape=dict(dim=[1, 1, 1, 1]))
-        self.backbone(spec, classes)
+        self.backbone(spec, classes, crop)
         return [layer for layer in spec.to_proto().layer if layer.type != "Input"]
 
 
@@ -570,6 +586,7 @@ NETS = {
             ),
             test_batch=50,
             pooled=True,
+            smallest=64,
             notes={"loss1/ave_pool": _AUXILIARY, "loss2/ave_pool": _AUXILIARY},
         ),
         ZooNet(
@@ -612,6 +629,7 @@ NETS = {
             test_batch=16,
             pooled=False,
             stored=512,
+            smallest=64,
             fine_param=backbones.OF_UNIT_LENGTH,
             strengths=_reasoned(_SHORT),
             notes=_BILINEAR,
@@ -654,6 +672,7 @@ NETS = {
             test_batch=16,
             pooled=False,
             stored=512,
+            smallest=64,
             fine_param=backbones.OF_UNIT_LENGTH,
             strengths=_reasoned(_SHORT),
             notes={**_BILINEAR, "bilinear": _TWO_STREAMS},
@@ -683,6 +702,7 @@ NETS = {
             test_batch=50,
             pooled=True,
             any_size=True,
+            smallest=64,
             strengths=dict(
                 center=Strength(
                     (
