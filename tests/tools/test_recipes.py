@@ -199,7 +199,7 @@ def test_smoothing_is_refused_where_no_softmax_loss_is_trained(folder):
 
 
 def test_a_study_smooths_what_has_softmax_losses():
-    settings.check({"label-smoothing": 0.1, "schedule": "cosine"}, "here")
+    settings.check({"label-smoothing": 0.1, "schedule": "cosine", "warm-up": 5}, "here")
     applied = [variant for variant in tables.STAGES if settings.applies("label-smoothing", variant)]
     assert {"sm", "ours", "fgon"} < set(applied)
     assert set(tables.STAGES) - set(applied) == {"bgl", "hxe", "soft_label", "conditional_softmax"}
@@ -407,10 +407,41 @@ def test_a_study_reads_the_build_that_is_large_enough(tmp_path):
     path = tmp_path / "large.toml"
     path.write_text(
         'title = "T"\nvariants = ["sm"]\nseeds = [1]\n[data.cub]\n[nets.googlenet]\n'
-        "[options]\ncrop = 448\nlabel-smoothing = 0.1\nschedule = 'cosine'\n"
+        "[options]\ncrop = 448\nlabel-smoothing = 0.1\nschedule = 'cosine'\nwarm-up = 5\n"
     )
     study = plan.read(path, tmp_path)
     (row,) = cells.rows(study)
     (cell,) = cells.finals_of(study, row, row.candidates[0])
     assert cell.place.folder == "data/cub_512" and "--size 512" in cell.place.build
     assert settings.words(dict(cell.options))[:2] == ["--crop", "448"]
+
+
+# --- warm-up --------------------------------------------------------------------------------------
+
+needs_patch = pytest.mark.skipif(
+    "warmup_iter" not in caffe_pb2.SolverParameter.DESCRIPTOR.fields_by_name,
+    reason="the installed Caffe lacks docker/patches/0019: make setup builds it",
+)
+
+
+@needs_patch
+@pytest.mark.parametrize("schedule", tables.POLICIES)
+def test_warm_up(folder, tmp_path, schedule):
+    """In the first iterations a rising part of the schedule's own rate, resumed in them or not."""
+    (tmp_path / "without").mkdir()
+    words = ("--schedule", schedule, "--max-iter", 30, "--base-lr", 0.5)
+    without, _ = solver(tmp_path / "without", *words)
+    path, values = solver(tmp_path, *words, "--warm-up", 12)
+    assert values.warmup_iter == 12 and values.snapshot == 6
+    whole = rates(path)
+    for iteration, rate in rates(without).items():
+        part = min(1, (iteration + 1) / 12)
+        assert whole[iteration] == pytest.approx(rate * part, rel=1e-4)
+    resumed = rates(path, "-snapshot", tmp_path / "model_iter_6.solverstate")
+    assert resumed == {iteration: whole[iteration] for iteration in range(6, 30)}
+
+
+def test_warm_up_is_written_only_where_it_is_asked_for(folder):
+    made(*MINE, "--variant", "sm", "--warm-up", 0, "--out", "cold")
+    assert "warmup" not in Path("cold/mine_squeezenet_sm_solver.prototxt").read_text()
+    refused("the training has 2 iterations only", *MINE, "--warm-up", 3, "--out", "no")

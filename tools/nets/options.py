@@ -161,6 +161,14 @@ def add_run_options(group):
         "linearly to 0; cosine, as a cosine to 1 %% (default: the network's)",
     )
     group.add_argument(
+        "--warm-up",
+        type=within(int, 0, 2**31 - 1),
+        default=0,
+        metavar="N",
+        help="iterations at the start in which the learning rate rises from 1/N of the schedule's "
+        "(default: 0)",
+    )
+    group.add_argument(
         "--tests",
         type=within(int, 0, 1000),
         default=solver.TESTS,
@@ -288,6 +296,7 @@ def run_values(options, dataset):
         base_lr=options.base_lr,
         tests=options.tests,
         policy=options.schedule,
+        warm_up=options.warm_up,
         seed=options.seed,
         diagnostics=options.diagnostics,
         frozen=options.freeze,

@@ -2,12 +2,16 @@
 
 from dataclasses import dataclass
 
+from data_prep.common.errors import UserError
+from tools.pycaffe import caffe_pb2
+
 from . import head, text
 from .tables import POLICIES, SCHEDULES, STAGES, TITLES
 
 TESTS = 5  # per run, at most
 SNAPSHOTS = 5  # the same
 SEED = 1
+WARM_UP = "the rate rises in a line to the policy's (docker/patches/0019)"
 
 
 @dataclass(frozen=True)
@@ -19,6 +23,7 @@ class Run:
     tests              during the training, at most; 0: none
     seed               random_seed
     policy             of the learning rate: rows as in schedules.py
+    warm_up            iterations in which the learning rate rises to the policy's
     why                {solver field: reason} instead of the reasons given here
     """
 
@@ -29,6 +34,7 @@ class Run:
     tests: int
     seed: int
     policy: tuple
+    warm_up: int
     why: dict
 
 
@@ -42,10 +48,12 @@ def run_of(
     tests=TESTS,
     seed=SEED,
     policy=None,
+    warm_up=0,
 ):
     """Run of a data.Dataset with a tables.Net; values that are given replace the schedule's.
 
-    policy: of tables.POLICIES.
+    policy: of tables.POLICIES. UserError for a warm-up that is longer than the training, or that
+    this Caffe can't do.
     """
     schedule = SCHEDULES.get((dataset.name, net.name), net.schedule)
     why = dict(schedule.why)
@@ -55,6 +63,10 @@ def run_of(
         why["base_lr"] = "--base-lr; new layers take more: lr_mult in the net"
     batch = batch or schedule.batch
     max_iter = max_iter or iterations(schedule, dataset.train, batch)
+    if warm_up > max_iter:
+        raise UserError(f"--warm-up {warm_up}: the training has {max_iter} iterations only")
+    if warm_up and "warmup_iter" not in caffe_pb2.SolverParameter.DESCRIPTOR.fields_by_name:
+        raise UserError("--warm-up: this Caffe lacks docker/patches/0019; make setup builds it")
     return Run(
         batch,
         test_batch(dataset.test, net.test_batch),
@@ -63,6 +75,7 @@ def run_of(
         tests,
         seed,
         POLICIES[policy] if policy else net.policy,
+        warm_up,
         why,
     )
 
@@ -216,6 +229,7 @@ def solver_text(dataset, setting, net, variant, run, *, losses, skip_input, fold
             "as Caffe's fine-tuning example (flickr style); new layers take 10 x",
         ),
         *(tuple(_at(value, run.max_iter) for value in row) for row in run.policy),
+        *([("warmup_iter", run.warm_up, WARM_UP)] if run.warm_up else []),
         ("momentum", 0.9, f"this and the next: {net.origin}"),
         ("weight_decay", net.weight_decay, None),
         (
