@@ -198,6 +198,22 @@ def test_smoothing_is_refused_where_no_softmax_loss_is_trained(folder):
     assert not Path("no").exists()
 
 
+def test_the_flows_of_a_smoothed_net(smoothed):
+    """tools/flows.py shows both losses of each classifier."""
+    done = subprocess.run(
+        [sys.executable, ROOT / "tools/flows.py", "--iterations", "0", "--tsv", "flows.tsv"]
+        + ["--solver", "smoothed/mine_squeezenet_csm_solver.prototxt"],
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    lines = [line.split("\t") for line in Path("flows.tsv").read_text().splitlines()]
+    flows = {line[1]: float(line[2]) for line in lines if line[0] == "0"}
+    names = ("loss_fine", "loss_fc9_coarse")
+    assert {f"{name}{more}" for name in names for more in ("", "_smoothing")} == set(flows)
+    assert flows["loss_fine_smoothing"] == pytest.approx(SHARE)
+
+
 def test_a_study_smooths_what_has_softmax_losses():
     settings.check({"label-smoothing": 0.1, "schedule": "cosine", "warm-up": 5}, "here")
     applied = [variant for variant in tables.STAGES if settings.applies("label-smoothing", variant)]
