@@ -18,6 +18,7 @@ from google.protobuf import text_format
 from test_build_resume import CHECKPOINT, contents, stopped
 
 from data_prep import build_lmdb, lmdb_io, manifest
+from tools import data_checks
 from tools.pycaffe import caffe_pb2
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -218,6 +219,21 @@ def test_nets_read_crops_of_all_scales(photos, tmp_path, monkeypatch):
         assert any(
             np.array_equal(crop, planes[:, y : y + 64, x : x + 64]) for y in room for x in room
         )
+    (solver,) = Path("nets/several").glob("*_sm_solver.prototxt")
+    tested = caffe.Net(str(path), caffe.TEST)
+    tested.save("some.caffemodel")
+    cached = subprocess.run(
+        [sys.executable, ROOT / "tools/cache_features.py", "--solver", solver, "--out", "cached"]
+        + ["--weights", "some.caffemodel"],
+        capture_output=True,
+        text=True,
+    )
+    assert cached.returncode == 1 and "build it without --scales" in cached.stderr, cached.stderr
+    settings = text_format.Parse(solver.read_text(), caffe_pb2.SolverParameter())
+    assert not [one for one in data_checks.findings(settings, net) if one.item == "sizes"]
+    layers[0].transform_param.ClearField("crop_size")
+    (finding,) = [one for one in data_checks.findings(settings, net) if one.item == "sizes"]
+    assert finding.serious and "64, 80, 96 pixels, and layer data has no crop_size" in finding.text
     rows = [labels for _, _, labels, _, _ in stored(tmp_path / "several")]
     assert data.blobs["label"].data.reshape(48, -1).tolist() == rows
 
