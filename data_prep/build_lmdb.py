@@ -73,8 +73,16 @@ def _parse(argv):
         own.add_argument(
             "--size",
             type=within(int, 16, 2048),
-            default=reader.SIZE,
-            help="width and height of the stored images (default: %(default)s)",
+            help="width and height of the stored images (default: the first of --scales, else "
+            f"{reader.SIZE})",
+        )
+        own.add_argument(
+            "--scales",
+            type=_scales,
+            default=(),
+            metavar="S,S,...",
+            help="store every training image at each of these sizes, such as 256,320,384, for nets "
+            "that take crops; other splits have --size, which is one of them",
         )
         own.add_argument(
             "--resize",
@@ -169,6 +177,11 @@ def _parse(argv):
     args.context = getattr(args, "context", 0.0)
     if args.context and not args.bbox:
         chosen.choices[args.reader].error("--context is a margin around boxes: it needs --bbox")
+    args.size = args.size or (args.scales[0] if args.scales else READERS[args.reader].SIZE)
+    if args.scales and args.size not in args.scales:
+        chosen.choices[args.reader].error(
+            f"--size {args.size}, of the images of the other splits, is not one of --scales"
+        )
     given = [option for option, *_ in BATCHES if getattr(args, option) is not None]
     if given and args.order != "hierarchical":
         chosen.choices[args.reader].error(f"--{given[0]} needs --order hierarchical")
@@ -181,6 +194,17 @@ def _parse(argv):
             }
         )
     return args
+
+
+def _scales(text):
+    """argparse type: different sizes with commas between them."""
+    sizes = tuple(map(within(int, 16, 2048), text.split(",")))
+    if len(set(sizes)) < len(sizes):
+        raise argparse.ArgumentTypeError("a size occurs twice")
+    return sizes
+
+
+_scales.__name__ = "list of sizes, such as 256,320,384,"  # argparse's message: "invalid ... value"
 
 
 def _refuse(reader, unknown, parsers):
@@ -256,6 +280,7 @@ def main(argv=None):
         seed=args.seed,
         batches=args.batches,
         validation=args.validation,
+        scales=args.scales,
     )
     if args.dry_run:
         _dry_run(name, source, options, args)

@@ -27,6 +27,7 @@ class BuildOptions:
     batches: Plan | None = None  # of order "hierarchical"
     validation: int | None = None
     shuffled_parents: int | None = None
+    scales: tuple[int, ...] = ()  # sides at which training images are stored; (): size alone
     reader: dict = field(default_factory=dict, metadata=typed.REST)
 
     def __post_init__(self):
@@ -37,3 +38,14 @@ class BuildOptions:
                 raise ValueError(f"{option} is not {', '.join(valid)}")
         if (self.order == "hierarchical") != (self.batches is not None):
             raise ValueError("batches do not go with the order")
+        if self.scales and (
+            self.size not in self.scales
+            or len(set(self.scales)) < len(self.scales)
+            or min(self.scales) < 1
+        ):
+            raise ValueError("scales are not different whole numbers above 0, size among them")
+
+    @property
+    def sides(self):
+        """The sides at which training images are stored."""
+        return self.scales or (self.size,)

@@ -7,7 +7,6 @@ has the image, its n-th crop is taken.
 
 import hashlib
 import math
-from collections import Counter
 from contextlib import closing
 from dataclasses import dataclass, replace
 
@@ -50,19 +49,8 @@ def ordered(images, options, hierarchy):
     options: BuildOptions, as order.ordered. There are as many passes over the images as crops.
     """
     passes = max(len(image.crops) for image in images)
-    if options.order == "hierarchical":
-        turns, _ = order.ordered(images, options, hierarchy)
-    else:
-        turns = []
-        for number in range(passes):
-            # A pass has an order of its own: the same neighbors in each would be the same batches.
-            seed = f"{options.seed} {number}" if number else options.seed
-            turns += order.ordered(images, replace(options, seed=seed), hierarchy)[0]
-    seen = Counter()
-    found = []
-    for image in turns:
-        found.append(_feature(image, seen[image.name], options.seed))
-        seen[image.name] += 1
+    turns = order.in_passes(images, options, hierarchy, passes)
+    found = [_feature(image, turn, options.seed) for image, turn in turns]
     labels = np.array([one.label for one in found])
     return found, order.facts(labels, options, hierarchy)
 

@@ -42,9 +42,9 @@ class Loaded(NamedTuple):
 class Chunk(NamedTuple):
     """Consecutive records, and their images as they will be stored.
 
-    images  a Loaded per record; None if the image already occurred in an earlier epoch
-    total   float32 size x size x 3, BGR, whole numbers: the sum of the middle pixels of its images;
-            None if images were only checked
+    images  a Loaded per record; None if the image already occurred, at this size
+    total   float32 size x size x 3, BGR, whole numbers: the sum of the middle pixels of its images
+            that are stored at the build's own size; None if images were only checked
     """
 
     records: list
@@ -104,10 +104,13 @@ def chunks(records, options, jobs, start=0, encode=True):
     options  BuildOptions
     encode   if not set, images are only checked, without Datums, digests and totals
     """
-    size = options.size
+    size = max(options.sides)
 
     def prepare(run):
-        plans = [_Plan(record, options) if new else None for record, new in run]
+        plans = [
+            _Plan(record, options, record.size or options.size) if new else None
+            for record, new in run
+        ]
         # The images of a run are decoded one at a time.
         memory = max((plan.memory for plan in plans if plan), default=0)
         memory += (TOTAL_BYTES + STORED_BYTES) * size * size * encode
@@ -115,7 +118,7 @@ def chunks(records, options, jobs, start=0, encode=True):
 
     def make(prepared):
         run, plans = prepared
-        total = np.zeros((size, size, 3), np.float32) if encode else None
+        total = np.zeros((options.size, options.size, 3), np.float32) if encode else None
         return Chunk(run, [plan and plan.load(total) for plan in plans], total)
 
     return _in_order(_runs(records, size, start), prepare, make, jobs)
@@ -132,7 +135,7 @@ def each(records, options, jobs, make):
     """
 
     def prepare(run):
-        plans = [_Plan(record, options) for record in run]
+        plans = [_Plan(record, options, options.size) for record in run]
         size = options.size
         return (run, plans), max(plan.memory for plan in plans) + STORED_BYTES * size * size
 
@@ -152,7 +155,7 @@ def each(records, options, jobs, make):
 
 def image(record, options):
     """The image of one record, as `each` gives it to `make`; raises ImageError or OSError."""
-    return _Plan(record, options).image()
+    return _Plan(record, options, options.size).image()
 
 
 class _Made(NamedTuple):
@@ -204,12 +207,12 @@ def _in_order(runs, prepare, make, jobs):
 def _runs(records, size, start):
     """Yield lists of (record, whether its image is new), each a task for one thread."""
     length = max(1, min(RUN, RUN_BYTES // (3 * size * size)))
-    seen = {record.name for record in records[:start]}
+    seen = {(record.name, record.size) for record in records[:start]}
     for first in range(start, len(records), length):
         run = []
         for record in records[first : first + length]:
-            run.append((record, record.name not in seen))
-            seen.add(record.name)
+            run.append((record, (record.name, record.size) not in seen))
+            seen.add((record.name, record.size))
         yield run
 
 
@@ -218,10 +221,12 @@ def _opened(path):
 
 
 class _Plan:
-    """How to decode a record's file. memory: bytes needed, 0 if it can't be decoded."""
+    """How to decode a record's file for a stored size. memory: bytes needed, 0 if it can't be
+    decoded."""
 
-    def __init__(self, record, options):
+    def __init__(self, record, options, size):
         self.memory, self._record, self._options, self._reason = 0, record, options, None
+        self._size = size
         self._box = record.box and images.grown(record.box, options.context)
         with ExitStack() as opened:
             try:
@@ -235,7 +240,7 @@ class _Plan:
         """The scale of decoding and the bytes of memory it needs."""
         sides = (header.width, header.height)
         box = self._scaled(*sides) if self._record.relative else self._box
-        scale = images.decode_scale(header, self._options.size, box)
+        scale = images.decode_scale(header, self._size, box)
         return scale, header.check_memory(scale)
 
     def _box_in(self, image, scale):
@@ -260,7 +265,7 @@ class _Plan:
         image = images.without_footer(image, -(-record.footer // scale))
         if self._box:
             image = images.crop(image, self._box_in(image, scale))
-        return images.resize(image, options.size, options.resize)
+        return images.resize(image, self._size, options.resize)
 
     def load(self, total):
         """The Loaded; adds its pixels to total. If total is None, no Datum is made."""
@@ -271,8 +276,9 @@ class _Plan:
             return Loaded(reason=str(error))
         if total is None:
             return Loaded()
-        # Summed here, while the pixels are in the processor's cache.
-        cv2.accumulate(images.center(image, options.size), total)
+        if self._size == options.size:
+            # Summed here, while the pixels are in the processor's cache.
+            cv2.accumulate(images.center(image, options.size), total)
         data = lmdb_io.stored(image, options.encoded)
         return Loaded(
             lmdb_io.image_datum(data, image.shape, options.encoded, record.label),

@@ -27,6 +27,7 @@ class Record:
     box: tuple | None = None  # (x, y, width, height) in the upright image, to crop to
     footer: int = 0  # rows at the bottom that are not part of the photograph; always removed
     relative: bool = False  # the box is in fractions of the image's width and height, not pixels
+    size: int | None = None  # side of the stored image, pixels; None: the build's
     row: str = ""  # where a user's table lists it, e.g. "birds.csv, line 7"
 
 

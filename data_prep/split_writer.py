@@ -18,7 +18,7 @@ BATCH, BATCH_BYTES = 128, 16 << 20
 class SplitWriter:
     """Writes <split>_images, <split>_labels and <split>.tsv in the folder partial/data.
 
-    records  in order; a record repeated in a later epoch is copied from its first occurrence
+    records  in order; an image repeated at the same size is copied from its first occurrence
     done     number of records already in the LMDBs
 
     Raises checkpoint.Damaged if the LMDBs do not match the split's checkpoint.
@@ -29,9 +29,9 @@ class SplitWriter:
         self._data, self._hierarchy, self._options = partial / "data", hierarchy, options
         self._path = partial / "state" / f"{split}.checkpoint"
         self._state = checkpoint.Checkpoint.read(self._path, options.size)
-        self._first = {}  # {name: number of the first record of that image}
+        self._first = {}  # {(name, size): number of the first record of that image}
         for number, record in enumerate(records):
-            self._first.setdefault(record.name, number)
+            self._first.setdefault((record.name, record.size), number)
         self._label_datums = [lmdb_io.label_datum(labels) for labels in hierarchy.labels]
         self._folders = [self._data / f"{split}_{kind}" for kind in KINDS]
         try:
@@ -52,12 +52,16 @@ class SplitWriter:
 
     @property
     def images(self):
-        """A findings.Images of the records that are done."""
-        names = list(self._first)
+        """A findings.Images of the images at the build's own size, of the records done."""
+        first = [
+            self.records[number]
+            for (_, size), number in self._first.items()
+            if size in (None, self._options.size)
+        ]
         return findings.Images(
             self.split,
-            names,
-            [self.records[number].label for number in self._first.values()],
+            [record.name for record in first],
+            [record.label for record in first],
             self._state.images,
             [self.records[number].name for number in self._state.uniform],
         )
@@ -65,7 +69,7 @@ class SplitWriter:
     @property
     def distinct(self):
         """Number of distinct images among the records."""
-        return len(self._first)
+        return len({name for name, _ in self._first})
 
     def write(self, jobs, bad):
         """Write the records that are not done.
@@ -112,14 +116,15 @@ class SplitWriter:
         """Add a chunk's records to both LMDBs, and the facts of its images to the state."""
         state = self._state
         for record, image in zip(chunk.records, chunk.images):
-            number = self._first[record.name]
+            number = self._first[record.name, record.size]
             if image is None:
                 datum = writers[0].value(number)
             else:
                 datum = image.datum
-                state.images += image.digest
-                if image.uniform:
-                    state.uniform.append(number)
+                if record.size in (None, self._options.size):
+                    state.images += image.digest
+                    if image.uniform:
+                        state.uniform.append(number)
             writers[0].add(datum)
             writers[1].add(self._label_datums[record.label])
         cv2.accumulate(chunk.total, state.total)

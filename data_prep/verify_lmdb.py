@@ -69,9 +69,10 @@ def _verify_split(folder, split, manifest, hierarchy, found, keep_inks):
     if len(listed) != entry.images:
         found.add(f"{split}.tsv: {len(listed)} records, {entry.images} by manifest.json")
     pairs = itertools.zip_longest(*(lmdb_io.items(folder / f"{split}_{kind}") for kind in KINDS))
+    sides = options.sides if split == "train" else (options.size,)
     total, count, digests = 0, entry.images, [hashlib.sha256() for _ in KINDS]
     seen = findings.Images.none(split)
-    known = set()
+    known, scales = set(), {}  # scales: {name: records at each of the sides}
     for image_item, label_item in progress.each(pairs, f"verify {split}", "images", count):
         if image_item is None or label_item is None:
             found.add(f"{split}: images and labels differ in number after {total} records")
@@ -97,15 +98,21 @@ def _verify_split(folder, split, manifest, hierarchy, found, keep_inks):
             found.add(
                 f"{where}: the label is {image.label}, but {listed[total - 1][1]} in {split}.tsv"
             )
+        name, side = listed[total - 1][0] if total <= len(listed) else where, options.size
         if manifest.channels:
             content = _verify_feature(image, manifest.channels, where, found)
         else:
-            content = _verify_image(image, options, (split, key), found, keep_inks)
-        name = listed[total - 1][0] if total <= len(listed) else where
-        if content is not None and name not in known:
+            content, side = _verify_image(image, options, sides, (split, key), found, keep_inks)
+        if side in sides:
+            scales.setdefault(name, dict.fromkeys(sides, 0))[side] += 1
+        if content is not None and side == options.size and name not in known:
             known.add(name)
             seen.add(name, image.label, *content)
     found.images.append(seen)
+    for name, counts in scales.items():
+        if not min(counts.values()) or max(counts.values()) > min(counts.values()) + 1:
+            each = ", ".join(f"{number} of {side} pixels" for side, number in counts.items())
+            found.add(f"{split}: {name} is not stored equally often at each size: {each}")
     if total != count:
         found.add(f"{split}: {total} records, {count} by manifest.json")
     for kind, digest in zip(KINDS, digests):
@@ -125,8 +132,9 @@ def _verify_labels(image, labels, hierarchy, where, found):
         found.add(f"{where}: the labels {row} are not a row of hierarchy.tsv")
 
 
-def _verify_image(datum, options, where, found, keep_inks):
-    """(digest, whether it has one color) of a Datum's image; None if it can't be decoded."""
+def _verify_image(datum, options, sides, where, found, keep_inks):
+    """((digest, whether it has one color), its size) of a Datum's image; (None, None) if it can't
+    be decoded. sides: those that are right."""
     name = " ".join(where)
     if datum.encoded != (images.ENCODINGS.get(options.encoded) is not None):
         found.add(
@@ -137,14 +145,15 @@ def _verify_image(datum, options, where, found, keep_inks):
         image = lmdb_io.datum_image(datum)
     except images.ImageError as error:
         found.add(f"{name}: {error}")
-        return None
-    side, how = options.size, options.resize
+        return None, None
+    how, side = options.resize, min(image.shape[:2])
     height, width = image.shape[:2]
-    if (height, width) != (side, side) and (how == "squeeze" or min(height, width) != side):
-        found.add(f"{name}: {width} x {height} pixels, not {side} ({how})")
-    if keep_inks:
+    if side not in sides or (how == "squeeze" and height != width):
+        right = " or ".join(map(str, sides))
+        found.add(f"{name}: {width} x {height} pixels, not {right} ({how})")
+    if keep_inks and side == options.size:
         found.inks[where[0]].setdefault(datum.label, []).append((where[1], ink(image)))
-    return findings.digest(datum.data), findings.is_uniform(image)
+    return (findings.digest(datum.data), findings.is_uniform(image)), side
 
 
 def _verify_feature(datum, channels, where, found):
@@ -199,7 +208,7 @@ def main(argv=None):
     found, manifest = verify(args.folder, args.nearest)
     content = f"features have {manifest.channels} values"
     if not manifest.channels:
-        content = f"images decode to {manifest.size} pixels"
+        content = f"images decode to {', '.join(map(str, manifest.options.sides))} pixels"
     for warning in found.warnings:
         print(warning)
     if found.count:

@@ -220,6 +220,11 @@ def computed(args):
     source = manifests.read(net.source)
     if source.channels:
         raise UserError(f"{net.source} holds features already, not images")
+    if source.options.scales:
+        raise UserError(
+            f"{net.source} holds each training image at {len(source.options.scales)} sizes, and "
+            "features are of one: build it without --scales"
+        )
     crops = crop_names(net.mirror)
     if args.crops and args.crops > len(crops):
         raise UserError(f"--crops {args.crops}: there are {len(crops)}, as nothing is mirrored")

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import lmdb
 
+from data_prep import manifest
 from data_prep.common.errors import UserError
 from data_prep.label_tree import Hierarchy
 from tools.nets import rules
@@ -21,7 +22,7 @@ BY_LABEL = ("SoftmaxWithLoss", "Accuracy", "InfogainLoss", "MultinomialLogisticL
 class Finding:
     """One finding of a check.
 
-    item    "classes", "images" or "test_iter"
+    item    "classes", "images", "sizes" or "test_iter"
     text    one sentence
     serious whether training would stop or learn from wrong data; if not, it may be intended
     """
@@ -60,6 +61,7 @@ def findings(solver, net):
     for state in _states(solver, net):
         found += _classes(state)
         found += _images(state)
+        found += _sizes(state)
     return list(dict.fromkeys(found))
 
 
@@ -153,6 +155,24 @@ def _images(state):
                 "in the accuracies that `caffe train` prints (tools/evaluate.py counts each once)",
                 False,
             )
+
+
+def _sizes(state):
+    """Findings about layers without a crop that read images of several sizes."""
+    for layer in state.layers:
+        source = Path(layer.data_param.source)
+        if layer.type != "Data" or source.name != "train_images" or layer.transform_param.crop_size:
+            continue
+        try:
+            scales = manifest.read(source.parent).options.scales
+        except UserError:  # data_prep/verify_lmdb.py says what is wrong with it
+            continue
+        if scales:
+            text = (
+                f"{source} has images of {', '.join(map(str, scales))} pixels, and layer "
+                f"{layer.name} has no crop_size: add one, or build the data set without --scales"
+            )
+            yield Finding("sizes", text, True)
 
 
 def _records(path):

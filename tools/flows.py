@@ -81,10 +81,10 @@ def check_data(proto):
             )
 
 
-def feature_of(solver, proto):
-    """Name of the feature of a training net; UserError for a net without the paper's head."""
+def feature_of(solver, net):
+    """Name of the feature of a solver's net file; UserError for a net without the paper's head."""
     try:
-        return diagram.diagram(proto, solver.train_state.stage).feature
+        return diagram.diagram(net, solver.train_state.stage).feature
     except ValueError as error:
         raise UserError(f"net {solver.net} {error}; name a blob of it with --blob") from None
 
@@ -187,9 +187,10 @@ def main():
         raise UserError(
             f"--iterations {args.iterations}: {args.solver} trains for {parameters.max_iter}"
         )
-    proto = rules.select(solver_net.read_net(parameters), TRAIN, parameters.train_state.stage)
+    whole = solver_net.read_net(parameters)
+    proto = rules.select(whole, TRAIN, parameters.train_state.stage)
     check_data(proto)
-    blob = args.blob or feature_of(parameters, proto)
+    blob = args.blob or feature_of(parameters, whole)
     if args.gpu is not None:
         solver_net.use_gpu(args.gpu)
     solver = training(parameters)

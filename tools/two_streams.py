@@ -27,7 +27,7 @@ def convolutions():
     """Names of the layers with weights in the first of the two networks."""
     spec = NetSpec()
     spec.data = L.Input(shape=dict(dim=[1, 3, 448, 448]))
-    backbones.bcnn(spec, 2)
+    backbones.bcnn(spec, 2, 448)
     return [layer.name for layer in spec.to_proto().layer if layer.type == "Convolution"]
 
 

@@ -68,7 +68,7 @@ def open_source(args):
     return Source(
         hierarchy,
         digest.hexdigest(),
-        partial(_prepare, renderer, decks, hierarchy, args.size),
+        partial(_prepare, renderer, decks, hierarchy, max(args.size, *args.scales, 0)),
         {"decks": args.decks, "background_bgr": list(BACKGROUND)},
         {"rsvg-convert": version.stdout.split()[-1]},
     )

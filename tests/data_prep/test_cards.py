@@ -40,7 +40,7 @@ def some_decks(monkeypatch, tmp_path):
             for deck in DECKS
         ]
         monkeypatch.setattr(cards, "read_decks", lambda: table)
-        return cards.open_source(SimpleNamespace(decks=named, size=64))
+        return cards.open_source(SimpleNamespace(decks=named, size=64, scales=()))
 
     return open_source
 

@@ -2,7 +2,8 @@
 
 Names, shapes, fillers, LRN, groups and learning-rate multipliers are the originals', so that
 ImageNet weights load by name. A function reads n.data (B x 3 x side x side) and, for auxiliary
-classifiers, n.label_1 (B x 1 x 1 x 1, fine class). It ends with the feature (after ReLU, the input
+classifiers, n.label_1 (B x 1 x 1 x 1, fine class); GoogLeNet's average pools depend on the side. It
+ends with the feature (after ReLU, the input
 of the large-margin loss) and, if the original has dropout, with dropout into a separate blob, so
 that the feature itself is unchanged.
 """
@@ -63,7 +64,7 @@ def _norm(bottom):
     return L.LRN(bottom, local_size=5, alpha=1e-4, beta=0.75)
 
 
-def alexnet(n, classes):
+def alexnet(n, classes, side):
     """BVLC AlexNet (not CaffeNet, which pools before it normalizes). Feature 4096."""
     n.conv1 = _convolution(n.data, 96, 11, gaussian(0.01), 0, stride=4)
     n.relu1 = _relu(n.conv1)
@@ -123,12 +124,12 @@ def _vgg(n, blocks):
     n.drop7 = L.Dropout(n.relu7, dropout_ratio=0.5)
 
 
-def vgg16(n, classes):
+def vgg16(n, classes, side):
     """VGG-16, configuration D (VGG_ILSVRC_16_layers). Feature 4096."""
     _vgg(n, VGG16)
 
 
-def vgg19(n, classes):
+def vgg19(n, classes, side):
     """VGG-19, configuration E (VGG_ILSVRC_19_layers). Feature 4096."""
     _vgg(n, VGG19)
 
@@ -137,7 +138,7 @@ def _bilinear(*maps):
     return L.Python(*maps, module="python_layers.bilinear_pooling", layer="BilinearPoolingLayer")
 
 
-def bcnn(n, classes):
+def bcnn(n, classes, side):
     """Bilinear CNN [D,D] (Lin et al. 2015), both networks one. Feature 262144, length 1.
 
     The gradient of its weights is the sum of those of two equal networks: at half the rate, and
@@ -146,7 +147,7 @@ def bcnn(n, classes):
     n.bilinear = _bilinear(_vgg_convolutions(n, VGG16, param=SUMMED))
 
 
-def bcnn2(n, classes):
+def bcnn2(n, classes, side):
     """Bilinear CNN [D,D] of two networks, each with weights of its own. Feature 262144, length 1.
 
     The layers of the second begin with SECOND_STREAM; tools/two_streams.py writes their weights.
@@ -173,10 +174,16 @@ def _inception(n, name, bottom, one, reduce3, three, reduce5, five, pooled):
     return n[f"{name}/output"]
 
 
-def _auxiliary(n, name, bottom, classes):
-    """One of GoogLeNet's two auxiliary classifiers, for the fine classes, in training only."""
+def _auxiliary(n, name, bottom, classes, positions):
+    """One of GoogLeNet's two auxiliary classifiers, for the fine classes, in training only.
+
+    Its pool gives 4 x 4 of positions x positions, as many as its weights are for.
+    """
     train = dict(include=dict(phase=TRAIN))
-    n[f"{name}/ave_pool"] = L.Pooling(bottom, pool=P.Pooling.AVE, kernel_size=5, stride=3, **train)
+    stride = max(1, 3 * positions // 14)  # the original's: 3, with windows of 5
+    n[f"{name}/ave_pool"] = L.Pooling(
+        bottom, pool=P.Pooling.AVE, kernel_size=positions - 3 * stride, stride=stride, **train
+    )
     n[f"{name}/conv"] = _convolution(n[f"{name}/ave_pool"], 128, 1, XAVIER, 0.2, **train)
     n[f"{name}/relu_conv"] = _relu(n[f"{name}/conv"], **train)
     n[f"{name}/fc"] = _inner_product(n[f"{name}/relu_conv"], 1024, XAVIER, 0.2, **train)
@@ -192,8 +199,9 @@ def _auxiliary(n, name, bottom, classes):
     )
 
 
-def googlenet(n, classes):
-    """BVLC GoogLeNet. Feature 1024 x 1 x 1."""
+def googlenet(n, classes, side):
+    """BVLC GoogLeNet. Feature 1024 x 1 x 1, the mean over all positions at any side."""
+    positions = -(-side // 2) // 8  # of inception_4a to 4e, each way: 14 for 224
     n["conv1/7x7_s2"] = _convolution(n.data, 64, 7, XAVIER, 0.2, stride=2, pad=3)
     n["conv1/relu_7x7"] = _relu(n["conv1/7x7_s2"])
     n["pool1/3x3_s2"] = _max_pool(n["conv1/relu_7x7"])
@@ -208,20 +216,21 @@ def googlenet(n, classes):
     top = _inception(n, "inception_3b", top, 128, 128, 192, 32, 96, 64)
     n["pool3/3x3_s2"] = _max_pool(top)
     top = _inception(n, "inception_4a", n["pool3/3x3_s2"], 192, 96, 208, 16, 48, 64)
-    _auxiliary(n, "loss1", top, classes)
+    _auxiliary(n, "loss1", top, classes, positions)
     top = _inception(n, "inception_4b", top, 160, 112, 224, 24, 64, 64)
     top = _inception(n, "inception_4c", top, 128, 128, 256, 24, 64, 64)
     top = _inception(n, "inception_4d", top, 112, 144, 288, 32, 64, 64)
-    _auxiliary(n, "loss2", top, classes)
+    _auxiliary(n, "loss2", top, classes, positions)
     top = _inception(n, "inception_4e", top, 256, 160, 320, 32, 128, 128)
     n["pool4/3x3_s2"] = _max_pool(top)
     top = _inception(n, "inception_5a", n["pool4/3x3_s2"], 256, 160, 320, 32, 128, 128)
     top = _inception(n, "inception_5b", top, 384, 192, 384, 48, 128, 128)
-    n["pool5/7x7_s1"] = L.Pooling(top, pool=P.Pooling.AVE, kernel_size=7, stride=1)
+    whole = dict(kernel_size=7, stride=1) if side == 224 else dict(global_pooling=True)
+    n["pool5/7x7_s1"] = L.Pooling(top, pool=P.Pooling.AVE, **whole)
     n["pool5/drop_7x7_s1"] = L.Dropout(n["pool5/7x7_s1"], dropout_ratio=0.4)
 
 
-def embedding(n, classes):
+def embedding(n, classes, side):
     """An embedding of stored features, such as fc7 is in AlexNet, which starts random.
 
     Feature 1024. It learns at the rate of trained layers, a tenth of the classifiers', as the
@@ -250,7 +259,7 @@ def _fire(n, name, bottom, squeeze, expand):
     return n[f"{name}/concat"]
 
 
-def squeezenet(n, classes):
+def squeezenet(n, classes, side):
     """SqueezeNet v1.1, whose authors set no multipliers. Input of any size, feature 512 x 1 x 1.
 
     The original classifies every position (conv10) and then averages. Averaging first gives the

@@ -5,6 +5,11 @@ from dataclasses import dataclass
 BBOX = "bbox"  # stage, and suffix of names: images cut to the ground-truth boxes
 
 
+def stored_for(crop):
+    """Side of the stored images for crops of this side: 256 for 224, as in the model zoo."""
+    return max(256, -(-crop * 8 // (7 * 32)) * 32)
+
+
 @dataclass(frozen=True)
 class Level:
     """A level of a label tree. classified: whether nets have a classifier for it."""

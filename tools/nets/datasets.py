@@ -23,14 +23,14 @@ def built_dataset(folder, net, test_split="test"):
             f"{folder} has no {test_split} split: build it with --validation N, which draws one, "
             "or from a source that has one"
         )
-    name, side = facts.name, facts.size
+    name, side = facts.name, min(facts.options.sides)
     labels = Hierarchy.read(folder / "hierarchy.tsv")
     known = DATASETS.get(name.removesuffix(f"_{BBOX}"))
     common = dict(
         name=name,
         title=known.title if known else name,
         tree=tuple(map(Level, labels.levels, labels.sizes)),
-        train=facts.splits["train"].images,
+        train=facts.splits["train"].images // len(facts.options.sides),  # of one pass
         test=facts.splits[test_split].images,
         test_split=test_split,
         folder=folder.as_posix(),

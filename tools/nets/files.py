@@ -9,6 +9,7 @@ from data_prep.common.files import write_whole
 
 from . import deploy, head, solver, tables, text
 from .losses import net_losses
+from .smoothing import smoothing
 from .train_val import train_val
 
 MADE_BY = "tools/make_prototxt.py from the tables in tools/nets/: change it there."  # prototxt/
@@ -85,7 +86,7 @@ def _net_header(dataset, net, folder, name, made_by, losses, skip_input, divided
     ]
 
 
-def _net_notes(dataset, net, crop, losses, attributes):
+def _net_notes(dataset, net, crop, losses, attributes, label_smoothing):
     images = [
         f"Images: random {crop} x {crop} crops in training, the center in tests;",
         f"{_pixels(net.transform)}.",
@@ -112,6 +113,10 @@ def _net_notes(dataset, net, crop, losses, attributes):
             f"loss_{head.tag(level)}": [f"Level {level} of {len(dataset.levels)}: {name}."]
             for level, name in enumerate(dataset.levels, 1)
         },
+        smoothing(f"loss_{head.tag(1)}"): [
+            "Label smoothing, of every softmax loss in training (Szegedy et al. 2016): a share of",
+            f"{label_smoothing:g} of the target is spread over all classes. H is uniform.",
+        ],
         **{name: list(loss.note) for name, loss in losses.items()},
         **{
             head.attributes(number): [
@@ -158,6 +163,8 @@ def file_texts(
     base_lr=None,
     tests=solver.TESTS,
     seed=solver.SEED,
+    policy=None,
+    warm_up=0,
     given=None,
     weights=None,
     scale=None,
@@ -165,6 +172,7 @@ def file_texts(
     skip_input=head.SCORES,
     frozen=False,
     attributes=(),
+    label_smoothing=0.0,
     made_by=MADE_BY,
 ):
     """{file name: text} of a data.Dataset with a tables.Net: net, solvers, deploy file of OURS.
@@ -176,19 +184,28 @@ def file_texts(
     chosen    stages of the setting of the solvers, () or (data.BBOX,); default: of all settings
     name      in file names and snapshot folders, instead of the data set's
     batch, max_iter, base_lr    instead of the schedule's
-    tests, seed                 of a run: solver.Run
+    tests, seed, policy, warm_up    of a run: solver.run_of
     given, weights, scale       of the losses: losses.net_losses
     diagnostics    whether the metric losses print theirs
     skip_input     what coarse classifiers read of the finer ones, head.SCORES or PROBABILITIES
     frozen    whether only the head learns
     attributes     (path, number of attributes) of each table of attributes for the losses that
                    read them, see python_layers/label_tree.py: read_graph
+    label_smoothing   as train_val.train_val
     made_by   the command that makes the files, for their first lines
     """
     settings, name = dataset.settings(net), name or dataset.name
     crop, shape, pair = settings[0].crop, settings[0].shape, f"{name}_{net.name}"
     run = solver.run_of(
-        dataset, net, batch=batch, max_iter=max_iter, base_lr=base_lr, tests=tests, seed=seed
+        dataset,
+        net,
+        batch=batch,
+        max_iter=max_iter,
+        base_lr=base_lr,
+        tests=tests,
+        seed=seed,
+        policy=policy,
+        warm_up=warm_up,
     )
     some = dataset.levels if len(dataset.levels) < len(dataset.tree) else None
     labels = tables.Labels(dataset.sizes, settings[0].hierarchy, some)
@@ -213,13 +230,14 @@ def file_texts(
         divided=divided,
         frozen=frozen,
         tables_of=[count for _, count in attributes],
+        label_smoothing=label_smoothing,
     )
     trained = deploy.deploy(proto, tables.STAGES["ours"], len(dataset.sizes), shape)
     return {
         f"{pair}_train_val.prototxt": text.net_text(
             proto,
             _net_header(dataset, net, folder, name, made_by, losses, skip_input, divided),
-            _net_notes(dataset, net, crop, losses, attributes),
+            _net_notes(dataset, net, crop, losses, attributes, label_smoothing),
         ),
         **{
             f"{setting.named(name)}_{net.name}_{variant}_solver.prototxt": solver.solver_text(

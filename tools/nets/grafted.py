@@ -5,7 +5,8 @@ from dataclasses import dataclass
 
 from tools.pycaffe import TEST, caffe_pb2
 
-from . import backbones, cut, deploy, foreign, graph, head, losses, tables
+from . import backbones, cut, deploy, foreign, graph, head, losses, schedules, smoothing, tables
+from .data import stored_for
 
 MOST_LEVELS = 9  # of a label tree, as evaluate.py reads them
 FILLER = backbones.gaussian(0.01)  # of classifiers, where the original's file has none
@@ -79,11 +80,6 @@ def activations(nodes, blob):
     ]
 
 
-def _stored(crop):
-    """Side of the stored images for crops of this side: 256 for 224, as in the model zoo."""
-    return max(256, -(-crop * 8 // (7 * 32)) * 32)
-
-
 def _reserved():
     """Names of the layers and blobs of the head, its data and its deploy file."""
     proto = caffe_pb2.NetParameter()
@@ -102,6 +98,7 @@ def _reserved():
         skip_input=head.PROBABILITIES,
         width=MOST_LEVELS,
     )
+    smoothing.smooth(proto, 0.5, {head.label(level): 2 for level in range(1, MOST_LEVELS + 1)})
     layers = [
         *proto.layer,
         *deploy.deploy(proto, tables.STAGES["ours"], MOST_LEVELS, (3, 1, 1)).layer,
@@ -179,11 +176,11 @@ def graft(read, nodes, feature, images, name, weights, *, how=None, auxiliary=Tr
         filler=filler,
         weight_decay=0.0005,
         origin="usual in fine-tuning",
-        policy=(("lr_policy", "poly", "down to 0 at max_iter, linearly"), ("power", 1.0, None)),
+        policy=schedules.poly(1.0, "down to 0 at max_iter, linearly"),
         schedule=SCHEDULE,
         test_batch=50,
         pooled=len(backbone.shape) == 3,
-        stored=_stored(images.crop),
+        stored=stored_for(images.crop),
         transform=images.transform,
         backbone=backbone,
         notes=dict.fromkeys(backbone.auxiliary, auxiliary_note),

@@ -24,10 +24,12 @@ from .tables import (
     GLM_SCALE,
     LOSSES,
     NETS,
+    POLICIES,
     PRESETS,
     RECOMMENDED,
     STAGES,
     glm_parameters,
+    has_softmax,
 )
 
 
@@ -109,6 +111,14 @@ def add_net_options(group):
         "or names, such as species,order (default: all)",
     )
     group.add_argument("--net", choices=list(NETS), help="network of the model zoo")
+    sized = [name for name, net in NETS.items() if net.smallest]
+    group.add_argument(
+        "--crop",
+        type=within(int, 16, 2048),
+        metavar="N",
+        help="side of the square crops that the network reads, in pixels, such as 448; for "
+        f"{', '.join(sized)}. The stored images have to be as large (default: the network's)",
+    )
 
 
 def add_run_options(group):
@@ -143,6 +153,20 @@ def add_run_options(group):
     )
     group.add_argument(
         "--base-lr", type=rate, metavar="RATE", help="learning rate (default: the tables')"
+    )
+    group.add_argument(
+        "--schedule",
+        choices=POLICIES,
+        help="how the learning rate falls: step, one step after two thirds of the run; poly, "
+        "linearly to 0; cosine, as a cosine to 1 %% (default: the network's)",
+    )
+    group.add_argument(
+        "--warm-up",
+        type=within(int, 0, 2**31 - 1),
+        default=0,
+        metavar="N",
+        help="iterations at the start in which the learning rate rises from 1/N of the schedule's "
+        "(default: 0)",
     )
     group.add_argument(
         "--tests",
@@ -189,6 +213,14 @@ def add_run_options(group):
         choices=(head.SCORES, head.PROBABILITIES),
         help="what coarse classifiers, with and without skipping connections, read of the finer "
         "ones: scores, or probabilities after a softmax (default: the preset's)",
+    )
+    group.add_argument(
+        "--label-smoothing",
+        type=within(float, 0, 1),
+        default=0.0,
+        metavar="SHARE",
+        help="share of the target of the softmax losses that all classes have in equal parts, in "
+        "training; 0.1 is usual (default: 0, none)",
     )
     for name, loss in LOSSES.items():
         group.add_argument(
@@ -243,6 +275,12 @@ def run_values(options, dataset):
     }
     for name in weights:
         _check_used(WEIGHT_OPTIONS[name], name, variants)
+    if options.label_smoothing and not any(map(has_softmax, variants)):
+        raise UserError(
+            f"--label-smoothing is for softmax losses, which {' and '.join(variants)} "
+            f"{'does' if len(variants) == 1 else 'do'} not have: leave it out, or add another "
+            "--variant"
+        )
     given = {}
     for name in LOSSES:
         text = getattr(options, f"{name}_json")
@@ -257,6 +295,8 @@ def run_values(options, dataset):
         max_iter=options.max_iter,
         base_lr=options.base_lr,
         tests=options.tests,
+        policy=options.schedule,
+        warm_up=options.warm_up,
         seed=options.seed,
         diagnostics=options.diagnostics,
         frozen=options.freeze,
@@ -264,6 +304,7 @@ def run_values(options, dataset):
         scale=options.metric_scale,
         skip_input=options.skip_input or preset.skip_input,
         attributes=_attributes(options.attributes, variants, dataset),
+        label_smoothing=options.label_smoothing,
         given={
             **given,
             GLM: _glm_values(

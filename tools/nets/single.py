@@ -10,6 +10,8 @@ def texts(options):
     """{file name: text}. options: namespace of options.add_data_options, add_net_options and
     add_run_options, with net, out and one of dataset and data. Raises UserError."""
     net = tables.NETS[options.net]
+    if options.crop:
+        net = net.reading(options.crop)
     dataset = (
         built_dataset(options.data, net, options.test_split)
         if options.data

@@ -2,12 +2,16 @@
 
 from dataclasses import dataclass
 
+from data_prep.common.errors import UserError
+from tools.pycaffe import caffe_pb2
+
 from . import head, text
-from .tables import SCHEDULES, STAGES, TITLES
+from .tables import POLICIES, SCHEDULES, STAGES, TITLES
 
 TESTS = 5  # per run, at most
 SNAPSHOTS = 5  # the same
 SEED = 1
+WARM_UP = "the rate rises in a line to the policy's (docker/patches/0019)"
 
 
 @dataclass(frozen=True)
@@ -18,6 +22,8 @@ class Run:
     max_iter, base_lr  iterations and learning rate
     tests              during the training, at most; 0: none
     seed               random_seed
+    policy             of the learning rate: rows as in schedules.py
+    warm_up            iterations in which the learning rate rises to the policy's
     why                {solver field: reason} instead of the reasons given here
     """
 
@@ -27,11 +33,28 @@ class Run:
     base_lr: float
     tests: int
     seed: int
+    policy: tuple
+    warm_up: int
     why: dict
 
 
-def run_of(dataset, net, *, batch=None, max_iter=None, base_lr=None, tests=TESTS, seed=SEED):
-    """Run of a data.Dataset with a tables.Net; values that are given replace the schedule's."""
+def run_of(
+    dataset,
+    net,
+    *,
+    batch=None,
+    max_iter=None,
+    base_lr=None,
+    tests=TESTS,
+    seed=SEED,
+    policy=None,
+    warm_up=0,
+):
+    """Run of a data.Dataset with a tables.Net; values that are given replace the schedule's.
+
+    policy: of tables.POLICIES. UserError for a warm-up that is longer than the training, or that
+    this Caffe can't do.
+    """
     schedule = SCHEDULES.get((dataset.name, net.name), net.schedule)
     why = dict(schedule.why)
     if max_iter:
@@ -39,13 +62,20 @@ def run_of(dataset, net, *, batch=None, max_iter=None, base_lr=None, tests=TESTS
     if base_lr:
         why["base_lr"] = "--base-lr; new layers take more: lr_mult in the net"
     batch = batch or schedule.batch
+    max_iter = max_iter or iterations(schedule, dataset.train, batch)
+    if warm_up > max_iter:
+        raise UserError(f"--warm-up {warm_up}: the training has {max_iter} iterations only")
+    if warm_up and "warmup_iter" not in caffe_pb2.SolverParameter.DESCRIPTOR.fields_by_name:
+        raise UserError("--warm-up: this Caffe lacks docker/patches/0019; make setup builds it")
     return Run(
         batch,
         test_batch(dataset.test, net.test_batch),
-        max_iter or iterations(schedule, dataset.train, batch),
+        max_iter,
         base_lr or schedule.base_lr,
         tests,
         seed,
+        POLICIES[policy] if policy else net.policy,
+        warm_up,
         why,
     )
 
@@ -92,6 +122,11 @@ def _test_interval(run, tests):
     if not tests:
         return run.max_iter + 1, "no tests during the training"
     return run.max_iter // tests, f"at most {run.tests} tests per run, one at its end"
+
+
+def _at(value, max_iter):
+    """A value of a policy's row, which may be a function of max_iter."""
+    return value(max_iter) if callable(value) else value
 
 
 def _snapshot_reason(tests, snapshots):
@@ -193,10 +228,8 @@ def solver_text(dataset, setting, net, variant, run, *, losses, skip_input, fold
             run.base_lr,
             "as Caffe's fine-tuning example (flickr style); new layers take 10 x",
         ),
-        *(
-            (field, value(run.max_iter) if callable(value) else value, reason)
-            for field, value, reason in net.policy
-        ),
+        *(tuple(_at(value, run.max_iter) for value in row) for row in run.policy),
+        *([("warmup_iter", run.warm_up, WARM_UP)] if run.warm_up else []),
         ("momentum", 0.9, f"this and the next: {net.origin}"),
         ("weight_decay", net.weight_decay, None),
         (

@@ -1,12 +1,13 @@
 """The numbers behind prototxt/: data sets, variants, networks."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from data_prep.color import IMAGENET_BGR_MEAN
+from data_prep.common.errors import UserError
 from tools.pycaffe import NetSpec, layers as L
 
-from . import backbones
-from .data import Level, Official
+from . import backbones, schedules
+from .data import Level, Official, stored_for
 
 
 def _tree(**classes):
@@ -363,6 +364,12 @@ for _loss in LOSSES.values():
 STAGES["fgon"] = ("csm", "fgon")
 TITLES["fgon"] = "FGoN"
 
+
+def has_softmax(variant):
+    """Whether a variant trains its classifiers with softmax losses, not with losses of scores."""
+    return not any(LOSSES[stage].scored for stage in STAGES[variant] if stage in LOSSES)
+
+
 # Variants with solvers in prototxt/: the paper's own, and those of its tables and Section II.
 COMMITTED = tuple(
     variant
@@ -435,11 +442,12 @@ class Net:
     filler: dict  # of the head's weights: the original classifier's; VGG-16 has none: AlexNet's
     weight_decay: float
     origin: str  # of momentum, weight decay and dropout
-    policy: tuple  # of the learning rate: rows (field, value or function of max_iter, reason)
+    policy: tuple  # of the learning rate: rows as in schedules.py
     schedule: Schedule
     test_batch: int  # images per test batch, at most; solver.test_batch chooses
     pooled: bool  # the feature is a C x 1 x 1 map, not a vector
     any_size: bool = False  # of the input
+    smallest: int | None = None  # side of the input that --crop can ask for; None: crop alone
     reads_features: bool = False  # of tools/cache_features.py, instead of images
     stored: int = 256  # side of the images that crops are taken from
     transform: dict = field(default_factory=lambda: dict(mean_value=IMAGENET_BGR_MEAN))
@@ -452,6 +460,20 @@ class Net:
         """The words of `caffe train` for the weights."""
         return f" -weights {self.weights}" if self.weights else ""
 
+    def reading(self, crop):
+        """This Net with another side of its input. UserError where it can't be."""
+        if self.smallest is None:
+            others = [name for name, net in NETS.items() if net.smallest]
+            raise UserError(
+                f"--crop {crop}: {self.title} reads inputs of {self.crop} x {self.crop} only; "
+                f"{', '.join(others)} read others"
+            )
+        if crop < self.smallest:
+            raise UserError(f"--crop {crop}: {self.title} needs at least {self.smallest} pixels")
+        if crop == self.crop:
+            return self
+        return replace(self, crop=crop, stored=stored_for(crop), any_size=False)
+
     def layers(self, classes, crop):
         """[LayerParameter] of the backbone for a number of fine classes and a side of the input."""
         raise NotImplementedError
@@ -459,8 +481,8 @@ class Net:
 
 @dataclass(frozen=True, kw_only=True)
 class ZooNet(Net):
-    """A network of the model zoo. backbone: function(NetSpec, fine classes) of backbones.py. width:
-    values of its feature."""
+    """A network of the model zoo. backbone: function(NetSpec, fine classes, side of the input) of
+    backbones.py. width: values of its feature."""
 
     backbone: object
     width: int
@@ -469,22 +491,8 @@ class ZooNet(Net):
         spec = NetSpec()
         spec.data = L.Input(shape=dict(dim=[1, 3, crop, crop]))
         spec.label_1 = L.Input(shape=dict(dim=[1, 1, 1, 1]))
-        self.backbone(spec, classes)
+        self.backbone(spec, classes, crop)
         return [layer for layer in spec.to_proto().layer if layer.type != "Input"]
-
-
-def _step(reason):
-    """Rows of the step policy: one step."""
-    return (
-        ("lr_policy", "step", reason),
-        ("gamma", 0.1, None),
-        ("stepsize", lambda n: max(1, n * 2 // 3), "one step, after two thirds of the run"),
-    )
-
-
-def _poly(power, reason):
-    """Rows of the polynomial policy."""
-    return (("lr_policy", "poly", reason), ("power", power, None))
 
 
 _AUXILIARY = ("Auxiliary classifier of the original, training only, of the fine classes.",)
@@ -550,7 +558,7 @@ NETS = {
             backbone=backbones.alexnet,
             width=4096,
             origin="BVLC AlexNet's solver",
-            policy=_step("as BVLC AlexNet's solver"),
+            policy=schedules.step("as BVLC AlexNet's solver"),
             schedule=Schedule(batch=128, epochs=100),
             test_batch=50,
             pooled=False,
@@ -567,7 +575,7 @@ NETS = {
             backbone=backbones.googlenet,
             width=1024,
             origin="BVLC GoogLeNet's quick solver",
-            policy=_poly(0.5, "as BVLC GoogLeNet's quick solver: down to 0 at max_iter"),
+            policy=schedules.poly(0.5, "as BVLC GoogLeNet's quick solver: down to 0 at max_iter"),
             schedule=Schedule(
                 batch=32,
                 epochs=60,
@@ -578,6 +586,7 @@ NETS = {
             ),
             test_batch=50,
             pooled=True,
+            smallest=64,
             notes={"loss1/ave_pool": _AUXILIARY, "loss2/ave_pool": _AUXILIARY},
         ),
         ZooNet(
@@ -592,7 +601,7 @@ NETS = {
             backbone=backbones.vgg16,
             width=4096,
             origin="Simonyan & Zisserman 2015, 3.1",
-            policy=_step("tenths, as Simonyan & Zisserman 2015, 3.1"),
+            policy=schedules.step("tenths, as Simonyan & Zisserman 2015, 3.1"),
             schedule=Schedule(batch=32, epochs=60),
             test_batch=50,
             pooled=False,
@@ -609,7 +618,7 @@ NETS = {
             backbone=backbones.bcnn,
             width=512**2,
             origin="VGG-16's (Simonyan & Zisserman 2015, 3.1)",
-            policy=_step("Gao et al. 2016 lower the classifier's rate in steps"),
+            policy=schedules.step("Gao et al. 2016 lower the classifier's rate in steps"),
             schedule=Schedule(
                 batch=16,
                 epochs=60,
@@ -620,6 +629,7 @@ NETS = {
             test_batch=16,
             pooled=False,
             stored=512,
+            smallest=64,
             fine_param=backbones.OF_UNIT_LENGTH,
             strengths=_reasoned(_SHORT),
             notes=_BILINEAR,
@@ -636,7 +646,7 @@ NETS = {
             backbone=backbones.vgg19,
             width=4096,
             origin="Simonyan & Zisserman 2015, 3.1",
-            policy=_step("tenths, as Simonyan & Zisserman 2015, 3.1"),
+            policy=schedules.step("tenths, as Simonyan & Zisserman 2015, 3.1"),
             schedule=Schedule(batch=32, epochs=60),
             test_batch=50,
             pooled=False,
@@ -653,7 +663,7 @@ NETS = {
             backbone=backbones.bcnn2,
             width=512**2,
             origin="VGG-16's (Simonyan & Zisserman 2015, 3.1)",
-            policy=_step("Gao et al. 2016 lower the classifier's rate in steps"),
+            policy=schedules.step("Gao et al. 2016 lower the classifier's rate in steps"),
             schedule=Schedule(
                 batch=16,
                 epochs=60,
@@ -662,6 +672,7 @@ NETS = {
             test_batch=16,
             pooled=False,
             stored=512,
+            smallest=64,
             fine_param=backbones.OF_UNIT_LENGTH,
             strengths=_reasoned(_SHORT),
             notes={**_BILINEAR, "bilinear": _TWO_STREAMS},
@@ -678,7 +689,7 @@ NETS = {
             backbone=backbones.squeezenet,
             width=512,
             origin="SqueezeNet's solver",
-            policy=_poly(1.0, "as SqueezeNet's solver: linearly to 0"),
+            policy=schedules.poly(1.0, "as SqueezeNet's solver: linearly to 0"),
             schedule=Schedule(
                 batch=64,
                 epochs=60,
@@ -691,6 +702,7 @@ NETS = {
             test_batch=50,
             pooled=True,
             any_size=True,
+            smallest=64,
             strengths=dict(
                 center=Strength(
                     (
@@ -713,7 +725,7 @@ NETS = {
             backbone=backbones.embedding,
             width=1024,
             origin="AlexNet's, whose fc7 the embedding stands for",
-            policy=_step("as BVLC AlexNet's solver"),
+            policy=schedules.step("as BVLC AlexNet's solver"),
             schedule=Schedule(
                 batch=64,
                 epochs=8,
@@ -730,6 +742,13 @@ NETS = {
             ),
         ),
     ]
+}
+
+# Learning-rate policies that a user can choose instead of the network's.
+POLICIES = {
+    "step": schedules.step("--schedule"),
+    "poly": schedules.poly(1.0, "--schedule: down to 0 at max_iter, linearly"),
+    "cosine": schedules.cosine(),
 }
 
 # Schedules of single pairs (data set, net), instead of the net's own.

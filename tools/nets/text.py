@@ -2,6 +2,7 @@
 
 import json
 import re
+import textwrap
 
 from google.protobuf import text_format
 
@@ -38,6 +39,10 @@ def net_text(net, header, notes):
 
 
 def _field(name, value):
+    if isinstance(value, tuple):
+        return textwrap.fill(
+            f"{name}: [{', '.join(map(str, value))}]", 100, subsequent_indent="    "
+        )
     if isinstance(value, bool):
         return f"{name}: {str(value).lower()}"
     if isinstance(value, str):
@@ -50,7 +55,7 @@ def _field(name, value):
 def rows_text(rows):
     """A line 'field: value  # reason' per row (field, value, reason or None).
 
-    A str is quoted, unless it starts with "{": then it is a message.
+    A str is quoted, unless it starts with "{": then it is a message. A tuple is a repeated field.
     """
     lines = [(_field(name, value), reason) for name, value, reason in rows]
     column = max((len(line) for line, reason in lines if reason and len(line) <= _LONG), default=0)

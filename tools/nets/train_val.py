@@ -5,6 +5,7 @@ from tools.pycaffe import TEST, TRAIN, caffe_pb2
 from . import head
 from .backbones import NEW
 from .frozen import freeze
+from .smoothing import smooth
 
 
 def _add_data(proto, dataset, setting, net, phase, split, batch, rule):
@@ -51,12 +52,14 @@ def train_val(
     frozen=False,
     divided=True,
     tables_of=(),
+    label_smoothing=0.0,
 ):
     """NetParameter of a data.Dataset in every setting with a tables.Net, for all variants.
 
     name: of the net. run: solver.Run. losses: {name: losses.NetLoss}. diagnostics: whether the
     metric losses print theirs. skip_input: as head.add_head. frozen: whether only the head learns.
-    divided: whether it has the stage fgon. tables_of: as head.add_head.
+    divided: whether it has the stage fgon. tables_of: as head.add_head. label_smoothing: share of
+    the softmax losses' targets that all classes have in equal parts.
     """
     settings = dataset.settings(net)
     proto = caffe_pb2.NetParameter(name=name)
@@ -88,4 +91,7 @@ def train_val(
         tables_of=tables_of,
         hierarchies=[(_rule(settings, setting), setting.hierarchy) for setting in settings],
     )
+    if label_smoothing:
+        classes = {head.label(n): level.classes for n, level in enumerate(dataset.tree, 1)}
+        smooth(proto, label_smoothing, classes)
     return proto

@@ -260,7 +260,7 @@ def _study(text, path):
 
 def _data(name, entry, text):
     """Data of a table [data.NAME]; what it leaves out is that of tools/nets/tables.py."""
-    whole = {net: _whole(name, entry, net) for net in text.nets}
+    whole = {net: _whole(name, entry, _net(net, text)) for net in text.nets}
     if not (text.select or text.split == VAL):
         return Data(name, whole, None)
     _demand(
@@ -271,6 +271,12 @@ def _data(name, entry, text):
     return Data(name, whole, {net: _validation(entry, place, text) for net, place in whole.items()})
 
 
+def _net(name, text):
+    """The tables.Net, which reads crops of the size that the study's options state, if any."""
+    net, crop = tables.NETS[name], settings.flat(text.options or {}).get("crop")
+    return net.reading(crop) if isinstance(crop, int) else net
+
+
 def _whole(name, entry, net):
     if entry.folder:
         build = entry.build or f"data_prep/build_lmdb.py DATASET --out {entry.folder}"
@@ -278,7 +284,7 @@ def _whole(name, entry, net):
     base = name.removesuffix(f"_{BBOX}")
     stages = (BBOX,) if name != base else ()
     known = tables.DATASETS.get(base)
-    found = known and [one for one in known.settings(tables.NETS[net]) if one.stages == stages]
+    found = known and [one for one in known.settings(net) if one.stages == stages]
     _demand(found, f"[data.{name}] needs a folder: tools/nets/tables.py has no such data set")
     return Place(found[0].folder, entry.build or found[0].command)
 

@@ -186,10 +186,11 @@ def _generated_today(place):
 def images_of(cell):
     """The images that a cell trains on, each as often as it is read; None if that is unknown.
 
-    Images smaller than the network's own count as a part of one, and so do those of tests, where
-    their number is known. Data sets of the tables need not be built.
+    Images of another size than the network's own count by their pixels, and those of tests, where
+    their number is known, as a part of one. Data sets of the tables need not be built.
     """
-    net, options = tables.NETS[cell.row.net.name], dict(cell.options)
+    original, options = tables.NETS[cell.row.net.name], dict(cell.options)
+    net = original.reading(options["crop"]) if "crop" in options else original
     batch, max_iter = options.get("train-batch"), options.get("max-iter")
     tested = 0
     try:
@@ -201,7 +202,7 @@ def images_of(cell):
         if dataset is None:
             return batch and max_iter and batch * max_iter * cell.study.ranks
     run = solver.run_of(dataset, net, batch=batch, max_iter=max_iter)
-    part = (dataset.settings(net)[0].crop / net.crop) ** 2
+    part = (dataset.settings(net)[0].crop / original.crop) ** 2
     return (run.max_iter * run.batch * cell.study.ranks + tested) * part
 
 

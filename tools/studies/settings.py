@@ -45,6 +45,8 @@ def flat(table, prefix=""):
 
 def applies(option, variant):
     """Whether an option changes the training of a variant."""
+    if option == "label-smoothing":
+        return tables.has_softmax(variant)
     stages = {tables.GLM} if option.startswith(GLM_PREFIX) else _STAGES.get(option)
     return stages is None or bool(stages & set(tables.STAGES[variant]))
 
