@@ -263,8 +263,8 @@ def solver(folder, *options):
     return path, values
 
 
-def rates(path, *words):
-    """{iteration: learning rate} that `caffe train` prints."""
+def log(path, *words):
+    """What `caffe train` prints."""
     done = subprocess.run(
         ["caffe", "train", "-solver", *map(str, (path, *words))],
         capture_output=True,
@@ -272,7 +272,12 @@ def rates(path, *words):
         env=os.environ | {"OMP_NUM_THREADS": "1", "GLOG_minloglevel": "0"},
     )
     assert done.returncode == 0, done.stderr[-2000:]
-    printed = re.findall(r"Iteration (\d+), lr = (\S+)", done.stderr)
+    return done.stderr
+
+
+def rates(path, *words):
+    """{iteration: learning rate} that `caffe train` prints."""
+    printed = re.findall(r"Iteration (\d+), lr = (\S+)", log(path, *words))
     return {int(iteration): float(rate) for iteration, rate in printed}
 
 
@@ -465,3 +470,16 @@ def test_warm_up_is_written_only_where_it_is_asked_for(folder):
     made(*RUN, "--variant", "sm", "--warm-up", 0, "--out", "cold")
     assert "warmup" not in Path("cold/mine_squeezenet_sm_solver.prototxt").read_text()
     refused("the training has 2 iterations only", *RUN, "--warm-up", 3, "--out", "no")
+
+
+# --- Clipped gradients
+
+
+def test_gradients_are_clipped_at_the_length_that_is_given(folder, tmp_path):
+    path, values = solver(tmp_path, "--max-iter", 3, "--base-lr", 1e-4, "--clip-gradients", 0.001)
+    assert values.clip_gradients == pytest.approx(0.001)
+    lengths = re.findall(r"scaling down gradients \(L2 norm (\S+) > 0.001\)", log(path))
+    assert len(lengths) == 3 and min(map(float, lengths)) > 0.001
+    (tmp_path / "without").mkdir()
+    path, values = solver(tmp_path / "without", "--max-iter", 3, "--clip-gradients", 0)
+    assert "clip_gradients" not in str(values) and "scaling down" not in log(path)

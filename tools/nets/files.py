@@ -165,6 +165,7 @@ def file_texts(
     seed=solver.SEED,
     policy=None,
     warm_up=0,
+    clip_gradients=0.0,
     given=None,
     weights=None,
     scale=None,
@@ -184,7 +185,7 @@ def file_texts(
     chosen    stages of the setting of the solvers, () or (data.BBOX,); default: of all settings
     name      in file names and snapshot folders, instead of the data set's
     batch, max_iter, base_lr    instead of the schedule's
-    tests, seed, policy, warm_up    of a run: solver.run_of
+    tests, seed, policy, warm_up, clip_gradients    of a run: solver.run_of
     given, weights, scale       of the losses: losses.net_losses
     diagnostics    whether the metric losses print theirs
     skip_input     what coarse classifiers read of the finer ones, head.SCORES or PROBABILITIES
@@ -206,6 +207,7 @@ def file_texts(
         seed=seed,
         policy=policy,
         warm_up=warm_up,
+        clip_gradients=clip_gradients,
     )
     some = dataset.levels if len(dataset.levels) < len(dataset.tree) else None
     labels = tables.Labels(dataset.sizes, settings[0].hierarchy, some)

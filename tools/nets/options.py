@@ -169,6 +169,14 @@ def add_run_options(group):
         "(default: 0)",
     )
     group.add_argument(
+        "--clip-gradients",
+        type=within(float, 0, 1e9),
+        default=0.0,
+        metavar="LENGTH",
+        help="length to which Caffe shortens the gradient of all parameters together, where it is "
+        "longer (default: 0, never)",
+    )
+    group.add_argument(
         "--tests",
         type=within(int, 0, 1000),
         default=solver.TESTS,
@@ -297,6 +305,7 @@ def run_values(options, dataset):
         tests=options.tests,
         policy=options.schedule,
         warm_up=options.warm_up,
+        clip_gradients=options.clip_gradients,
         seed=options.seed,
         diagnostics=options.diagnostics,
         frozen=options.freeze,

@@ -11,6 +11,7 @@ from .tables import POLICIES, SCHEDULES, STAGES, TITLES
 TESTS = 5  # per run, at most
 SNAPSHOTS = 5  # the same
 SEED = 1
+CLIPPED = "the gradient of all parameters together, where it is longer"
 WARM_UP = "the rate rises in a line to the policy's (docker/patches/0019)"
 
 
@@ -24,6 +25,7 @@ class Run:
     seed               random_seed
     policy             of the learning rate: rows as in schedules.py
     warm_up            iterations in which the learning rate rises to the policy's
+    clip_gradients     largest length of the gradient of all parameters; 0: any
     why                {solver field: reason} instead of the reasons given here
     """
 
@@ -35,6 +37,7 @@ class Run:
     seed: int
     policy: tuple
     warm_up: int
+    clip_gradients: float
     why: dict
 
 
@@ -49,6 +52,7 @@ def run_of(
     seed=SEED,
     policy=None,
     warm_up=0,
+    clip_gradients=0.0,
 ):
     """Run of a data.Dataset with a tables.Net; values that are given replace the schedule's.
 
@@ -76,6 +80,7 @@ def run_of(
         seed,
         POLICIES[policy] if policy else net.policy,
         warm_up,
+        clip_gradients,
         why,
     )
 
@@ -230,6 +235,7 @@ def solver_text(dataset, setting, net, variant, run, *, losses, skip_input, fold
         ),
         *(tuple(_at(value, run.max_iter) for value in row) for row in run.policy),
         *([("warmup_iter", run.warm_up, WARM_UP)] if run.warm_up else []),
+        *([("clip_gradients", run.clip_gradients, CLIPPED)] if run.clip_gradients else []),
         ("momentum", 0.9, f"this and the next: {net.origin}"),
         ("weight_decay", net.weight_decay, None),
         (
