@@ -478,6 +478,9 @@ def test_warm_up_is_written_only_where_it_is_asked_for(folder):
 def test_gradients_are_clipped_at_the_length_that_is_given(folder, tmp_path):
     path, values = solver(tmp_path, "--max-iter", 3, "--base-lr", 1e-4, "--clip-gradients", 0.001)
     assert values.clip_gradients == pytest.approx(0.001)
+    filler = 'data_filler { type: "constant" value: 1 }'
+    net = TRIVIAL.replace("dummy_data_param {", f"dummy_data_param {{ {filler} {filler}")
+    (tmp_path / "net.prototxt").write_text(net)
     lengths = re.findall(r"scaling down gradients \(L2 norm (\S+) > 0.001\)", log(path))
     assert len(lengths) == 3 and min(map(float, lengths)) > 0.001
     (tmp_path / "without").mkdir()
