@@ -427,7 +427,7 @@ def test_table(filled):
     assert [line.ends for line in made.lines] == [(), (), ()]
     assert [line.rising for line in made.lines] == [0, 2, 2]
     text = table_text.markdown(made)
-    assert "| cub | squeezenet | OURS | 0.8 | 0.2 | **" in text
+    assert "\ncub, squeezenet\n" in text and "| OURS | 0.8 | base-lr 0.2 | **" in text
     assert r"\* |" in text and "not converged (2 of 2)" in text
     assert "Test figures of other values were not computed" in text
     rows = [line.split(",") for line in table_text.csv_text(made).splitlines()]
@@ -435,8 +435,8 @@ def test_table(filled):
     mean = made.lines[2].values["species", "own"].mean
     assert f"{mean:.4f}" in table_text.csv_text(made)
     latex = table_text.latex(made)
-    head = next(line for line in latex.splitlines() if line.startswith("data &"))
-    body = next(line for line in latex.splitlines() if line.startswith("cub &"))
+    head = next(line for line in latex.splitlines() if line.startswith("variant &"))
+    body = next(line for line in latex.splitlines() if line.startswith("OURS &"))
     assert head.count("&") == body.count("&") and r"\textbf{" in latex and r"$\pm$" in latex
     assert "_" not in latex.replace(r"\_", "")
 

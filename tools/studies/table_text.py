@@ -2,6 +2,7 @@
 
 import csv
 import io
+from dataclasses import dataclass
 
 from data_prep.common import text_table
 from tools.nets import tables
@@ -52,7 +53,7 @@ def explanations(table):
         yield f"No test is made of {_listed(study.measures)}: none of their figures is marked."
     if study.select:
         yield (
-            f"{', '.join(sorted(cells.swept(study)))}: the value with the best fine top-1 on the "
+            "Chosen: the options with the best fine top-1 on the "
             f"validation images (mean over {len(study.select_seeds)} "
             f"{'seed' if len(study.select_seeds) == 1 else 'seeds'}); then trained on "
             f"{_trained_on(study)} and tested once. Test figures of other values were not computed."
@@ -79,35 +80,86 @@ def _trained_on(study):
     return f"training and validation images{more}"
 
 
-def _head(table):
-    words = {OWN: "", FROM_FINE: " from fine"}
-    head = ["data", "net", "variant", *_option_names(table)]
-    head += [f"{level}{words[kind]}" for level, kind in table.columns]
-    head += [f"{name} {ARROWS[MEASURES[name].better]}" for name in table.study.measures]
-    return head + (["paper"] if any(line.paper for line in table.lines) else []) + ["remarks"]
+@dataclass(frozen=True)
+class Part:
+    """The lines of one data set and network, with the columns that they have.
+
+    shown     names of options of the study's grid and vary
+    measures  names
+    """
+
+    name: str
+    shown: tuple
+    chosen: bool
+    columns: tuple
+    measures: tuple
+    paper: bool
+    lines: tuple
+
+    @property
+    def head(self):
+        words = {OWN: "", FROM_FINE: " from fine"}
+        return [
+            "variant",
+            *self.shown,
+            *(["chosen"] if self.chosen else []),
+            *(f"{level}{words[kind]}" for level, kind in self.columns),
+            *(f"{name} {ARROWS[MEASURES[name].better]}" for name in self.measures),
+            *(["paper"] if self.paper else []),
+            "remarks",
+        ]
+
+    @property
+    def numbers(self):
+        """Positions of the columns with figures."""
+        first = 1 + len(self.shown) + self.chosen
+        return range(first, first + len(self.columns) + len(self.measures))
+
+    def cells(self, line, written):
+        """Texts of a Line. written: function(Value, digits) -> text."""
+        options = dict(line.row.shown)
+        yield tables.TITLES[line.row.variant].partition(" (")[0]
+        for name in self.shown:
+            yield str(options.get(name, ""))
+        if self.chosen:
+            yield ", ".join(f"{name} {value}" for name, value in line.chosen)
+        for column in self.columns:
+            value = line.values.get(column)
+            yield "" if value is None else written(value, 1)
+        for name in self.measures:
+            value = line.measured.get(name)
+            yield "" if value is None else written(value, 1 if MEASURES[name].percent else 3)
+        if self.paper:
+            yield "" if line.paper is None else f"{line.paper.top1:.1f}"
+        yield "; ".join(notes(line))
+
+
+def _parts(table):
+    """The Parts of a table, in its order."""
+    groups = {}
+    for line in table.lines:
+        groups.setdefault((line.row.data.name, line.row.net.name), []).append(line)
+    return [
+        Part(
+            name=f"{data}, {net}",
+            shown=tuple(dict.fromkeys(name for line in lines for name, _ in line.row.shown)),
+            chosen=any(line.chosen for line in lines),
+            columns=tuple(
+                one for one in table.columns if any(one in line.values for line in lines)
+            ),
+            measures=tuple(
+                one for one in table.study.measures if any(one in line.measured for line in lines)
+            ),
+            paper=any(line.paper for line in lines),
+            lines=tuple(lines),
+        )
+        for (data, net), lines in groups.items()
+    ]
 
 
 def _option_names(table):
     shown = dict.fromkeys(name for line in table.lines for name, _ in line.row.shown)
     return [*shown, *sorted(cells.swept(table.study) - set(shown))]
-
-
-def _cells(table, line, bold):
-    options = dict((*line.row.shown, *line.chosen))
-    yield line.row.data.name
-    yield line.row.net.name
-    yield tables.TITLES[line.row.variant].partition(" (")[0]
-    for name in _option_names(table):
-        yield str(options.get(name, ""))
-    for column in table.columns:
-        value = line.values.get(column)
-        yield "" if value is None else bold(value)
-    for name in table.study.measures:
-        value = line.measured.get(name)
-        yield "" if value is None else bold(value, 1 if MEASURES[name].percent else 3)
-    if any(one.paper for one in table.lines):
-        yield "" if line.paper is None else f"{line.paper.top1:.1f}"
-    yield "; ".join(notes(line))
 
 
 def _number(value, plus_minus, digits):
@@ -116,48 +168,46 @@ def _number(value, plus_minus, digits):
 
 
 def markdown(table):
-    """Text of a Markdown table with its explanations."""
+    """Text of a Markdown table per data set and network, with the explanations of all."""
 
-    def bold(value, digits=1):
+    def written(value, digits):
         text = _number(value, " ± ", digits)
         return (f"**{text}**" if value.best else text) + (r"\*" if value.above_first else "")
 
-    rows = [_head(table), *(list(_cells(table, line, bold)) for line in table.lines)]
-    lines = [f"**{table.study.title}**", "", *text_table.markdown(rows), ""]
-    return (
-        "\n".join(
-            [*lines, *(sentence.replace(MARK, "\\*") + "  " for sentence in explanations(table))]
-        ).strip()
-        + "\n"
-    )
+    lines = [f"**{table.study.title}**"]
+    for part in _parts(table):
+        rows = [part.head, *(list(part.cells(line, written)) for line in part.lines)]
+        lines += ["", part.name, "", *text_table.markdown(rows)]
+    lines.append("")
+    lines += [sentence.replace(MARK, "\\*") + "  " for sentence in explanations(table)]
+    return "\n".join(lines).strip() + "\n"
 
 
 def latex(table):
-    """Text of a LaTeX table (package booktabs)."""
+    """Text of a LaTeX table (package booktabs), a tabular per data set and network."""
 
-    def bold(value, digits=1):
+    def written(value, digits):
         text = _number(value, r" $\pm$ ", digits)
         text = rf"\textbf{{{text}}}" if value.best else text
         return text + ("$^{*}$" if value.above_first else "")
 
-    head = _head(table)
-    first = 3 + len(_option_names(table))
-    numbers = len(table.columns) + len(table.study.measures)
-    lines = [
-        r"\begin{table}",
-        rf"\caption{{{_escaped(table.study.title)}}}",
-        rf"\begin{{tabular}}{{{'l' * first}{'r' * (len(head) - first - 1)}l}}",
-        r"\toprule",
-        " & ".join(map(_escaped, head)) + r" \\",
-        r"\midrule",
-    ]
-    for line in table.lines:
-        found = list(_cells(table, line, bold))
-        texts = [
-            text if first <= i < first + numbers else _escaped(text) for i, text in enumerate(found)
+    lines = [r"\begin{table}", rf"\caption{{{_escaped(table.study.title)}}}"]
+    for part in _parts(table):
+        kinds = ["r" if i in part.numbers else "l" for i in range(len(part.head))]
+        lines += [
+            rf"\par {_escaped(part.name)}\par",
+            rf"\begin{{tabular}}{{{''.join(kinds)}}}",
+            r"\toprule",
+            " & ".join(map(_escaped, part.head)) + r" \\",
+            r"\midrule",
         ]
-        lines.append(" & ".join(texts) + r" \\")
-    lines += [r"\bottomrule", r"\end{tabular}"]
+        for line in part.lines:
+            texts = [
+                text if i in part.numbers else _escaped(text)
+                for i, text in enumerate(part.cells(line, written))
+            ]
+            lines.append(" & ".join(texts) + r" \\")
+        lines += [r"\bottomrule", r"\end{tabular}"]
     lines += [rf"\par {_escaped(sentence)}" for sentence in explanations(table)]
     return "\n".join([*lines, r"\end{table}"]) + "\n"
 
