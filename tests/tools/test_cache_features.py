@@ -4,12 +4,12 @@ import json
 import os
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import caffe
 import cv2
 import numpy as np
+import programs
 import pytest
 from caffe.proto import caffe_pb2
 from commands import ROOT, assert_error, run
@@ -37,17 +37,11 @@ def made(tmp_path_factory):
             image[:, : SIDE // 2] //= 1 + number
             cv2.imwrite(str(place / f"{i}.png"), image)
     build = ["--root", folder / "photos", "--out", folder / "data", "--size", SIDE]
-    done = run_path(
+    done = programs.run(
         "data_prep/build_lmdb.py", "folder", *build, "--encoded", "png", "--validation", 6
     )
     assert done.returncode == 0, done.stderr
     return folder, *net_of(folder)
-
-
-def run_path(path, *arguments):
-    """A command of data_prep, as commands.run."""
-    command = [sys.executable, path, *map(str, arguments)]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
 
 
 def net_of(folder, mirror="true"):
@@ -170,7 +164,7 @@ def test_the_result_is_a_data_set(made, cached):
     assert facts.channels == CHANNELS and facts.levels == source.levels
     for split in ("val", "test"):
         assert facts.splits[split].sha256["labels"] == source.splits[split].sha256["labels"]
-    done = run_path("data_prep/verify_lmdb.py", out)
+    done = programs.run("data_prep/verify_lmdb.py", out)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "features have 5 values" in done.stdout
     assert "up to date" in cache(made, out).stdout
@@ -185,7 +179,7 @@ def test_verify_finds_a_changed_feature(cached, tmp_path):
         datum = caffe_pb2.Datum.FromString(transaction.get(b"00000003"))
         datum.float_data[1] = np.nan
         transaction.put(b"00000003", datum.SerializeToString())
-    done = run_path("data_prep/verify_lmdb.py", out)
+    done = programs.run("data_prep/verify_lmdb.py", out)
     assert done.returncode == 1 and "test 00000003: the feature holds nan or inf" in done.stdout
 
 
@@ -247,7 +241,7 @@ def test_reordered(made, cached, tmp_path):
         labels = [label for _, label, _ in found[start : start + 12]]
         assert sorted(labels.count(label) for label in set(labels)) == [3, 3, 3, 3]
     assert manifest.read(out).splits["train"].order["batch"] == 12
-    assert run_path("data_prep/verify_lmdb.py", out).returncode == 0
+    assert programs.run("data_prep/verify_lmdb.py", out).returncode == 0
 
 
 def test_training_on_features(cached, tmp_path):

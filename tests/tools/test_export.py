@@ -13,6 +13,7 @@ import graft_nets
 import made_results
 import numpy as np
 import onnx
+import programs
 import pytest
 from commands import assert_error, run
 from google.protobuf import text_format
@@ -483,12 +484,7 @@ def test_wrong_options(options, status, says, small, tmp_path):
 
 def command(small, *arguments):
     """tools/export.py in the folder of the small net."""
-    return subprocess.run(
-        [sys.executable, Path(__file__).parents[2] / "tools/export.py", *map(str, arguments)],
-        cwd=small[0].parents[1],
-        capture_output=True,
-        text=True,
-    )
+    return programs.run("tools/export.py", *arguments, cwd=small[0].parents[1])
 
 
 def test_the_command(small, tmp_path):
