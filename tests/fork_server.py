@@ -5,6 +5,7 @@ files for standard output and standard error; the answer is the exit status, as 
 Only packages of others are loaded before the fork: the command loads its own modules itself.
 """
 
+import atexit
 import gc
 import importlib
 import json
@@ -12,6 +13,7 @@ import os
 import runpy
 import socket
 import sys
+import threading
 from pathlib import Path
 
 PACKAGES = (  # not onnxruntime, which starts a thread when it is loaded
@@ -52,15 +54,43 @@ def serve(channel):
         channel.send(str(status).encode())
 
 
+def status_of(script):
+    """Runs a script to its end; its exit status, after Python's own report of what it raises."""
+    try:
+        runpy.run_path(script, run_name="__main__")
+        return 0
+    except SystemExit as end:
+        if end.code is None or isinstance(end.code, int):
+            return (end.code or 0) & 0xFF
+        print(end.code, file=sys.stderr)
+    except BaseException:
+        sys.excepthook(*sys.exc_info())
+    return 1
+
+
+def end(status):
+    """Ends a fork as multiprocessing ends its own: what the server has loaded is not taken apart.
+
+    That would copy most of its memory, and costs more than all the rest.
+    """
+    try:
+        threading._shutdown()
+        atexit._run_exitfuncs()
+        sys.stdout.flush()
+        sys.stderr.flush()
+    finally:
+        os._exit(status)
+
+
 def main():
     sys.path[0] = ""  # for the script's folder
     for name in PACKAGES:
         importlib.import_module(name)
-    gc.freeze()  # a fork that ends need not take apart what it did not make
+    gc.freeze()  # of what was loaded, a collection in a fork visits and copies nothing
     script, arguments = serve(socket.socket(fileno=int(sys.argv[1])))
     sys.path[0] = str(Path(script).absolute().parent)
     sys.argv[1:] = arguments
-    runpy.run_path(script, run_name="__main__")
+    end(status_of(script))
 
 
 if __name__ == "__main__":
