@@ -2,7 +2,7 @@
 
 The first start of each command in a session is a Python of its own; later ones are forks of one
 that has loaded numpy, OpenCV, Caffe and other packages already (fork_server.py), at a fifth of the
-cost. What such a process prints, how it ends and what it leaves is the same. A test that needs a
+processor time. What such a process prints, how it ends and what it leaves is the same. A test that needs a
 new Python, e.g. another order of sets (its hashes differ in each), asks for `fresh`.
 """
 
@@ -49,6 +49,7 @@ class _Server:
                 status = self.channel.recv(64)
             except BaseException:  # interrupted, or the test's time is over
                 os.killpg(self.process.pid, signal.SIGKILL)
+                self.process.wait()
                 raise
             assert status, "fork_server.py has ended"
             texts = []
