@@ -2,8 +2,8 @@
 
 The first start of each command in a session is a Python of its own; later ones are forks of one
 that has loaded numpy, OpenCV, Caffe and other packages already (fork_server.py), at a fifth of the
-processor time. What such a process prints, how it ends and what it leaves is the same. A test that needs a
-new Python, e.g. another order of sets (its hashes differ in each), asks for `fresh`.
+processor time. What such a process prints, how it ends and what it leaves is the same. A test that
+needs a new Python, e.g. another order of sets (its hashes differ in each), asks for `fresh`.
 """
 
 import atexit
