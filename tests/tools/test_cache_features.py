@@ -37,11 +37,16 @@ def made(tmp_path_factory):
             image[:, : SIDE // 2] //= 1 + number
             cv2.imwrite(str(place / f"{i}.png"), image)
     build = ["--root", folder / "photos", "--out", folder / "data", "--size", SIDE]
-    done = programs.run(
+    done = run_path(
         "data_prep/build_lmdb.py", "folder", *build, "--encoded", "png", "--validation", 6
     )
     assert done.returncode == 0, done.stderr
     return folder, *net_of(folder)
+
+
+def run_path(path, *arguments):
+    """A command of data_prep, as commands.run."""
+    return programs.run(path, *arguments)
 
 
 def net_of(folder, mirror="true"):
@@ -164,7 +169,7 @@ def test_the_result_is_a_data_set(made, cached):
     assert facts.channels == CHANNELS and facts.levels == source.levels
     for split in ("val", "test"):
         assert facts.splits[split].sha256["labels"] == source.splits[split].sha256["labels"]
-    done = programs.run("data_prep/verify_lmdb.py", out)
+    done = run_path("data_prep/verify_lmdb.py", out)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "features have 5 values" in done.stdout
     assert "up to date" in cache(made, out).stdout
@@ -179,7 +184,7 @@ def test_verify_finds_a_changed_feature(cached, tmp_path):
         datum = caffe_pb2.Datum.FromString(transaction.get(b"00000003"))
         datum.float_data[1] = np.nan
         transaction.put(b"00000003", datum.SerializeToString())
-    done = programs.run("data_prep/verify_lmdb.py", out)
+    done = run_path("data_prep/verify_lmdb.py", out)
     assert done.returncode == 1 and "test 00000003: the feature holds nan or inf" in done.stdout
 
 
@@ -241,7 +246,7 @@ def test_reordered(made, cached, tmp_path):
         labels = [label for _, label, _ in found[start : start + 12]]
         assert sorted(labels.count(label) for label in set(labels)) == [3, 3, 3, 3]
     assert manifest.read(out).splits["train"].order["batch"] == 12
-    assert programs.run("data_prep/verify_lmdb.py", out).returncode == 0
+    assert run_path("data_prep/verify_lmdb.py", out).returncode == 0
 
 
 def test_training_on_features(cached, tmp_path):
