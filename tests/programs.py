@@ -63,17 +63,18 @@ class _Server:
         self.process.wait()
 
 
-def run(script, *arguments, cwd=ROOT, fresh=False, **environment):
+def run(script, *arguments, cwd=ROOT, fresh=False, preexec_fn=None, **environment):
     """The finished command, a path in the repository, with the text of .stdout and .stderr.
 
     It runs in the folder `cwd`, with one thread of BLAS, and with the variables of `environment`
-    beside those of this process.
+    beside those of this process. preexec_fn: what a new Python calls first, as subprocess has it.
     """
     script, arguments = str(ROOT / script), list(map(str, arguments))
     variables = os.environ | {"OPENBLAS_NUM_THREADS": "1"} | environment
     variables.pop(OF_PYTEST, None)
     with _one_at_a_time:
-        server = None if fresh or script not in _started else _server_for(variables)
+        new = fresh or preexec_fn or environment or script not in _started
+        server = None if new else _server_for(variables)
         _started.add(script)
         if server:
             return server.run(script, arguments, os.fspath(cwd))
@@ -81,6 +82,7 @@ def run(script, *arguments, cwd=ROOT, fresh=False, **environment):
         [sys.executable, script, *arguments],
         cwd=cwd,
         env=variables,
+        preexec_fn=preexec_fn,
         capture_output=True,
         text=True,
     )
