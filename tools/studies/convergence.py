@@ -1,7 +1,6 @@
 """Does a training's accuracy still rise when it ends?"""
 
 import numpy as np
-from scipy import stats
 
 LEAST = 4  # tests in the last third, for a line through them
 LEVEL = 0.05  # of significance
@@ -19,6 +18,8 @@ def trend(iterations, accuracy):
         return None, None
     if np.ptp(y) == 0:
         return 0.0, 1.0
+    from scipy import stats  # takes half a second, which most commands need not wait for
+
     line = stats.linregress(x, y, alternative="greater")
     return float(line.slope), float(line.pvalue)
 

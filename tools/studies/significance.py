@@ -1,7 +1,6 @@
 """Tests whether one row of a table is better than another, on the same images and seeds."""
 
 import numpy as np
-from scipy import stats
 
 LEVEL = 0.05
 STATED = (
@@ -20,6 +19,8 @@ def paired(right_a, right_b):
     is a convolution of binomial ones. With one seed this is McNemar's exact test. Seeds are
     averaged over, not drawn: p speaks of other images, for these trainings.
     """
+    from scipy import stats  # takes half a second, which most commands need not wait for
+
     d = right_a.sum(axis=0, dtype=int) - right_b.sum(axis=0, dtype=int)  # N
     size = np.abs(d)
     total = int(size.sum())
