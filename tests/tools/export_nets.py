@@ -19,7 +19,7 @@ LEVELS, SIZES = ("plant", "genus"), (7, 3)
 GOOGLENET = real_data.FOLDER / "weights/bvlc_googlenet.caffemodel"
 SPREAD = 1.5  # standard deviation of a classifier's scores
 # Layers of 4096 outputs have 64 here, and images are smaller where VGG-16 would take seconds each.
-SMALLER = {"alexnet": None, "vgg16": 112, "vgg19": 112, "bcnn": 112, "bcnn2": 112}
+SMALLER = {"alexnet": None, "vgg16": 64, "vgg19": 64, "bcnn": 64, "bcnn2": 64}
 
 
 def backbone(folder, name, variant="ours"):

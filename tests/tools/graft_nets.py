@@ -1,6 +1,7 @@
 """Small nets for the tests of tools/graft.py, and the command on them in this process."""
 
 import faulthandler
+import gc
 import io
 import os
 import sys
@@ -143,6 +144,7 @@ def in_child(run):
     with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
         child = os.fork()
         if not child:
+            gc.disable()  # it would visit, and so copy, all objects of pytest
             faulthandler.disable()  # pytest's
             os.dup2(out.fileno(), 1)
             os.dup2(err.fileno(), 2)

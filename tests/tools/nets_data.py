@@ -19,7 +19,11 @@ def tree(sizes):
 
 
 def _write(folder, datums):
-    with lmdb.open(str(folder), map_size=1 << 26) as env, env.begin(write=True) as transaction:
+    # Without waiting for the disk: what is read here again needs no protection from power failures.
+    with (
+        lmdb.open(str(folder), map_size=1 << 26, sync=False) as env,
+        env.begin(write=True) as transaction,
+    ):
         for number, datum in enumerate(datums):
             transaction.put(f"{number:08d}".encode(), datum.SerializeToString())
 

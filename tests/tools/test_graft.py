@@ -29,6 +29,7 @@ from graft_nets import (
     data_layers,
     graft,
     replaced,
+    set_up_in_child,
     written,
 )
 
@@ -65,6 +66,18 @@ def once():
         yield
 
 
+@pytest.fixture(autouse=True)
+def _without_starting_python(request, monkeypatch):
+    """Caffe runs in a fork; in a Python of its own, as for users, where a test asks for that."""
+    if "of_its_own" not in request.fixturenames:
+        monkeypatch.setattr(foreign, "set_up", set_up_in_child)
+
+
+@pytest.fixture
+def of_its_own():
+    """Caffe is asked for shapes in a Python of its own, whose log names the layers."""
+
+
 def names(layers):
     return [layer.name for layer in layers]
 
@@ -77,7 +90,7 @@ def state(net, phase, variant="ours"):
 # --- what is written ------------------------------------------------------------------------------
 
 
-def test_every_variant_runs(run):
+def test_every_variant_runs(run, of_its_own):
     """Instantiated by Caffe in both phases, one step of training each; nothing unused printed."""
     done = run(
         data_layers("crop_size: 16") + CONV + AUXILIARY + FC + CLASSIFIER + OUTPUTS,
@@ -122,7 +135,7 @@ def test_the_new_head_is_that_of_our_nets(run):
     )
 
 
-def test_the_other_tools_read_it(repository, run):
+def test_the_other_tools_read_it(repository, run, of_its_own):
     """Trained by caffe, scored, checked and drawn through its solver."""
     written(run(MINI, *ONE))
     solver = "nets/mine_mini_ours_solver.prototxt"
@@ -527,7 +540,7 @@ layer { name: "sum" type: "Eltwise" bottom: "conv" bottom: "info" top: "sum" }
         (MINI, ("--dataset", "cars"), 2, "not allowed with"),
     ],
 )
-def test_refusals(repository, run, text, options, status, says):
+def test_refusals(repository, run, of_its_own, text, options, status, says):
     done = run(text, *ONE, *options)
     assert done.returncode == status and says in done.stderr, done.stderr
     assert "Traceback" not in done.stderr and not (repository / "nets").exists()

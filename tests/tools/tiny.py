@@ -25,7 +25,11 @@ TREE = Hierarchy(
 
 
 def write_lmdb(folder, datums):
-    with lmdb.open(str(folder), map_size=1 << 24) as env, env.begin(write=True) as transaction:
+    # Without waiting for the disk: what is read here again needs no protection from power failures.
+    with (
+        lmdb.open(str(folder), map_size=1 << 24, sync=False) as env,
+        env.begin(write=True) as transaction,
+    ):
         for i, datum in enumerate(datums):
             transaction.put(f"{i:08d}".encode(), datum.SerializeToString())
 
