@@ -1,14 +1,10 @@
 """A small data set in CUB-200-2011's layout, and the commands run on it."""
 
-import os
-import subprocess
-import sys
-from pathlib import Path
-
 import cv2
 import numpy as np
+import programs
+from programs import ROOT
 
-ROOT = Path(__file__).resolve().parents[2]
 SPECIES = [
     line.split("\t")[0]
     for line in (ROOT / "data_prep/hierarchies/cub.tsv").read_text().splitlines()
@@ -49,13 +45,9 @@ def color(label):
     return (label % 7 * 40, label % 5 * 60, 255 - label)
 
 
-def run(*arguments, cwd=ROOT, **options):
-    """Run a command of data_prep; the finished process with its text."""
-    environment = {**os.environ, "PYTHONPATH": os.environ.get("PYTHONPATH", "")}
-    command = [sys.executable, str(ROOT / "data_prep" / arguments[0]), *map(str, arguments[1:])]
-    return subprocess.run(
-        command, cwd=cwd, env=environment, capture_output=True, text=True, **options
-    )
+def run(name, *arguments, **more):
+    """A command of data_prep, as programs.run starts it."""
+    return programs.run(f"data_prep/{name}", *arguments, **more)
 
 
 def refused(done, *words):

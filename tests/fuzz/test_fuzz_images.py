@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import programs
 import pytest
 from cases import count
 
@@ -50,14 +51,12 @@ def test_built_or_named(tmp_path):
         (folder / f"{at}.jpg").write_bytes(case(SEED + 1, at, files)[1])
     for at, data in enumerate(files.values()):
         (root / f"class {at % 3}" / f"whole {at}.jpg").write_bytes(data)
-    command = [sys.executable, ROOT / "data_prep/build_lmdb.py", "folder", "--root", root, "--size"]
-    command += ["16", "--out", out]
-    done = subprocess.run([*map(str, command)], capture_output=True, text=True, cwd=ROOT)
+    command = ["data_prep/build_lmdb.py", "folder", "--root", root, "--size", 16, "--out", out]
+    done = programs.run(*command)
     assert done.returncode == 1 and "Traceback" not in done.stderr, done.stderr
     assert "images can't be used, so nothing was built" in done.stderr
     assert {path.name for path in tmp_path.iterdir()} == {"photos"}
-    command.append("--skip-bad")
-    done = subprocess.run([*map(str, command)], capture_output=True, text=True, cwd=ROOT)
+    done = programs.run(*command, "--skip-bad")
     assert done.returncode == 0 and "Traceback" not in done.stderr, done.stderr
     skipped = json.loads((out / "manifest.json").read_text())["skipped"]
     listed = [line for split in ("train", "test") for line in (out / f"{split}.tsv").open()]

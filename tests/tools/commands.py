@@ -1,22 +1,14 @@
 """Run a command of tools/ as a user does."""
 
-import os
-import subprocess
-import sys
-from pathlib import Path
+import programs
+from programs import ROOT
 
-ROOT = Path(__file__).resolve().parents[2]
+__all__ = ["ROOT", "assert_error", "run"]
 
 
-def run(name, *arguments, **environment):
-    """tools/<name>.py in the repository root; what it prints as text in .stdout and .stderr."""
-    return subprocess.run(
-        [sys.executable, f"tools/{name}.py", *map(str, arguments)],
-        cwd=ROOT,
-        env=os.environ | {"OPENBLAS_NUM_THREADS": "1"} | environment,
-        capture_output=True,
-        text=True,
-    )
+def run(name, *arguments, **more):
+    """tools/<name>.py in the repository root, as programs.run starts it."""
+    return programs.run(f"tools/{name}.py", *arguments, **more)
 
 
 def assert_error(done, says):

@@ -5,20 +5,18 @@ maps and the repository's head, with weights as the fillers leave them; its answ
 that preprocessing does.
 """
 
-import subprocess
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 import caffe
 import cv2
 import numpy as np
+import programs
 from caffe.proto import caffe_pb2
 
 from tools import solver_net
 from tools.nets import head, losses, tables
 
-ROOT = Path(__file__).resolve().parents[2]
 SIDE, CROP = 32, 24
 SHAPES = [(40, 52), (90, 70), (33, 33), (200, 120)]  # height, width
 KINDS = [("group a", "kind 0"), ("group a", "kind 1"), ("group b", "kind 2"), ("group b", "kind 3")]
@@ -75,13 +73,8 @@ def build(folder, *options, boxes=None):
         reader = ["table", "--table", str(folder / "table.csv"), "--bbox"]
     else:
         reader += ["--levels", "kind,group"]
-    done = subprocess.run(
-        [sys.executable, "data_prep/build_lmdb.py", *reader, "--root", photos]
-        + ["--out", folder / "data", "--size", str(SIDE), *options],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-    )
+    arguments = (*reader, "--root", photos, "--out", folder / "data", "--size", SIDE, *options)
+    done = programs.run("data_prep/build_lmdb.py", *arguments)
     assert done.returncode == 0, done.stderr
     return folder / "data"
 

@@ -4,12 +4,12 @@ import json
 import os
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import caffe
 import cv2
 import numpy as np
+import programs
 import pytest
 from caffe.proto import caffe_pb2
 from commands import ROOT, assert_error, run
@@ -46,8 +46,7 @@ def made(tmp_path_factory):
 
 def run_path(path, *arguments):
     """A command of data_prep, as commands.run."""
-    command = [sys.executable, path, *map(str, arguments)]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    return programs.run(path, *arguments)
 
 
 def net_of(folder, mirror="true"):

@@ -3,9 +3,9 @@
 import os
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
+import programs
 import pytest
 import tiny
 from caffe.proto import caffe_pb2
@@ -25,15 +25,21 @@ layer { name: "extra" type: "Data" top: "extra" include { stage: "extra" }
 """
 
 
-def check(folder, *arguments, python=sys.executable, **variables):
-    command = [python, ROOT / "tools" / "check_env.py", *arguments]
-    done = subprocess.run(
-        command,
-        cwd=folder,
-        env={**os.environ, **variables},
-        capture_output=True,
-        text=True,
-    )
+COMMAND = "tools/check_env.py"
+
+
+def check(folder, *arguments, python=None, **variables):
+    """(exit status, what it prints) of the command, of this Python unless another one is given."""
+    if python is None:
+        done = programs.run(COMMAND, *arguments, cwd=folder, **variables)
+    else:
+        done = subprocess.run(
+            [python, ROOT / COMMAND, *arguments],
+            cwd=folder,
+            env={**os.environ, **variables},
+            capture_output=True,
+            text=True,
+        )
     assert "Traceback" not in done.stdout + done.stderr, done.stderr
     return done.returncode, done.stdout
 
@@ -45,7 +51,7 @@ def solver(folder, text):
 
 
 def test_this_environment_is_complete():
-    status, output = check(ROOT)
+    status, output = check(ROOT, fresh=True)
     assert status == 0, output
     assert "everything required is installed" in output
     for item in ["numpy", "protobuf", "caffe", "Python layers", "pycaffe", "GPU"]:

@@ -1,18 +1,13 @@
 """tools/draw_net.py: the head as it is in the net, and a figure of it."""
 
-import subprocess
-import sys
-from pathlib import Path
-
 import cv2
 import pytest
 from caffe.proto import caffe_pb2
+from commands import run
 from google.protobuf import text_format
 
 from tools.nets import files, tables
 from tools.nets.diagram import diagram
-
-ROOT = Path(__file__).resolve().parents[2]
 
 
 def net(dataset, name, variant):
@@ -21,12 +16,7 @@ def net(dataset, name, variant):
 
 
 def draw(*options):
-    return subprocess.run(
-        [sys.executable, "tools/draw_net.py", *map(str, options)],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-    )
+    return run("draw_net", *options)
 
 
 @pytest.mark.parametrize(

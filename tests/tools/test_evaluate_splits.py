@@ -1,13 +1,11 @@
 """tools/evaluate.py on each split of a data set, and on LMDBs with damaged records."""
 
-import subprocess
-import sys
-
 import lmdb
+import programs
 import pytest
 import tiny
 from caffe.proto import caffe_pb2
-from commands import ROOT, assert_error
+from commands import assert_error
 
 TRUE = [0, 1, 2, 3, 4, 5]
 
@@ -22,8 +20,8 @@ def evaluate(folder, *options):
     """The finished command, which ran in the folder."""
     solver = tiny.solver(folder, folder / "data", ("csm",))
     weights = tiny.weights(folder / "weights.caffemodel", 3)
-    command = [ROOT / "tools/evaluate.py", "--solver", solver, "--weights", weights, *options]
-    return subprocess.run([sys.executable, *command], cwd=folder, capture_output=True, text=True)
+    command = ("tools/evaluate.py", "--solver", solver, "--weights", weights, *options)
+    return programs.run(*command, cwd=folder)
 
 
 @pytest.mark.parametrize("split, stem", [("val", "tiny_csm_val"), ("train", "tiny_csm_train")])

@@ -125,7 +125,7 @@ def test_command(ours, tmp_path):
     assert "into feature" in title and f"wrote {out}" == rows.pop()
     assert "0.8 x glm_loss" in header and header.split()[-2:] == ["all", "deviation"]
     assert [row.split()[0] for row in rows] == ["0", "2", "3"]
-    again = run("flows", "--solver", ours, "--iterations", 3, "--every", 2)
+    again = run("flows", "--solver", ours, "--iterations", 3, "--every", 2, fresh=True)
     assert again.stdout == done.stdout[: done.stdout.index("wrote")]
 
     done = run("flows", "--solver", ours, "--iterations", 0, "--blob", "fc9_coarse", "--tsv", out)

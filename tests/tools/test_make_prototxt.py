@@ -5,13 +5,12 @@ import json
 import re
 import shlex
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import caffe
 import nets_data
 import numpy as np
+import programs
 import pytest
 from caffe.proto import caffe_pb2
 from google.protobuf import text_format
@@ -27,14 +26,9 @@ COMMITTED = sorted((ROOT / "prototxt").glob("*.prototxt"))
 EVERY = [part for variant in tables.STAGES for part in ("--variant", variant)]
 
 
-def make(folder, *options):
+def make(folder, *options, fresh=False):
     """Run the command in a folder."""
-    return subprocess.run(
-        [sys.executable, ROOT / "tools/make_prototxt.py", *map(str, options)],
-        cwd=folder,
-        capture_output=True,
-        text=True,
-    )
+    return programs.run("tools/make_prototxt.py", *options, cwd=folder, fresh=fresh)
 
 
 def read(path, message):
@@ -291,7 +285,9 @@ def test_the_header_has_the_command_that_made_the_file(built, options):
     commands = {re.search("(?m)^# Made by (.*)$", text.decode())[1] for text in first.values()}
     (command,) = commands
     program, *arguments = shlex.split(command)
-    assert program == "tools/make_prototxt.py" and make(built, *arguments).returncode == 0
+    assert (
+        program == "tools/make_prototxt.py" and make(built, *arguments, fresh=True).returncode == 0
+    )
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == first
     shutil.rmtree(folder)
 

@@ -12,6 +12,7 @@ import caffe
 import cv2
 import nets_data
 import numpy as np
+import programs
 import pytest
 
 from tools.nets import tables
@@ -26,11 +27,7 @@ AUXILIARY = {"loss1/loss_fine", "loss2/loss_fine"}
 
 def tool(name, *arguments):
     """Run a tool of the repository in the current folder; returns what it prints."""
-    done = subprocess.run(
-        [sys.executable, ROOT / f"tools/{name}.py", *map(str, arguments)],
-        capture_output=True,
-        text=True,
-    )
+    done = programs.run(f"tools/{name}.py", *arguments, cwd=Path.cwd())
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 

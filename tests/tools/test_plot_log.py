@@ -3,7 +3,6 @@
 import os
 import re
 import subprocess
-import sys
 from pathlib import Path
 
 import cv2
@@ -140,26 +139,9 @@ def diagnostic_nets(tmp_path_factory):
     """A folder with a data set of noise, and the solvers that `--diagnostics` makes for it."""
     folder = tmp_path_factory.mktemp("diagnostics")
     nets_data.build(folder / "data/cards", "cards", ("card", "suit", "color"), (6, 3, 2), 150)
-    subprocess.run(
-        [
-            sys.executable,
-            ROOT / "tools/make_prototxt.py",
-            "--data",
-            "data/cards",
-            "--net",
-            "squeezenet",
-            "--out",
-            "nets",
-            "--train-batch",
-            "8",
-            "--max-iter",
-            "2",
-            "--diagnostics",
-        ],
-        cwd=folder,
-        check=True,
-        capture_output=True,
-    )
+    options = "--data data/cards --net squeezenet --out nets --train-batch 8 --max-iter 2".split()
+    done = run("make_prototxt", *options, "--diagnostics", cwd=folder)
+    assert done.returncode == 0, done.stderr
     return folder
 
 

@@ -333,7 +333,8 @@ def test_strange_names(photos, tmp_path):
 def test_same_bytes_again(photos, tmp_path):
     for name in ("a.jsonl", "b.jsonl"):
         args = ("--crops", 10, "--jobs", len(name), "--out", tmp_path / name)
-        assert run("predict", "--solver", photos.solver, photos.photographs, *args).returncode == 0
+        done = run("predict", "--solver", photos.solver, photos.photographs, *args, fresh=True)
+        assert done.returncode == 0, done.stderr
     assert (tmp_path / "a.jsonl").read_bytes() == (tmp_path / "b.jsonl").read_bytes()
 
 
