@@ -1,5 +1,6 @@
 """The trainings of a study, each with its identity and its commands."""
 
+import functools
 import hashlib
 import itertools
 import json
@@ -284,7 +285,7 @@ class Files:
         """What tools/evaluate.py writes."""
         return self.work / f"{self.cell.split}.json"
 
-    @property
+    @functools.cached_property
     def record(self):
         row = self.cell.row
         name = f"{row.data.name}_{row.net.name}_{row.variant}_{self.key[:8]}.json"

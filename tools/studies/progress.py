@@ -56,6 +56,7 @@ class State:
     def __init__(self, study, digests=None):
         self.study, self._digests = study, digests
         self.rows = cells.rows(study)
+        self._places = {}  # of `_place`
         self._ended = {}  # {path: record}: once written, a record stays
         self._changed = {}  # {path: bool}, of `changed`
         self._others = None  # records by description, of cells whose data is missing
@@ -72,8 +73,7 @@ class State:
 
     def known(self, cell):
         """Known of a cell."""
-        identity, missing = self.identity(cell)
-        place = cells.Files(cell, cells.key(cell, identity))
+        place, missing = self._place(cell)
         if place.record not in self._ended:
             found = records.find(place.record, place.key)
             if found is None and missing:
@@ -82,6 +82,20 @@ class State:
                 return Known(cell, place, None, missing)
             self._ended[place.record] = found
         return Known(cell, place, self._ended[place.record], missing)
+
+    def _place(self, cell):
+        """(cells.Files, None), or of the names of data and weights, and the reason.
+
+        A run asks for all cells after each of them: an identity is computed once.
+        """
+        name = id(cell.row), cell.role, cell.seed, repr(cell.options)
+        if name not in self._places:
+            identity, missing = self.identity(cell)
+            place = cells.Files(cell, cells.key(cell, identity))
+            if missing:
+                return place, missing
+            self._places[name] = place
+        return self._places[name], None
 
     def changed(self, known):
         """Whether today's code would compute something else than what a record is of.
