@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import re
 import subprocess
 import sys
 
@@ -18,6 +19,7 @@ from tools.studies import (
     cells,
     code_version,
     convergence,
+    effects,
     generated,
     plan,
     plot,
@@ -353,6 +355,15 @@ def test_convergence(accuracy, rises):
     assert convergence.rises(p) is rises
 
 
+def test_effects_over_seeds():
+    first, second = {1: 70.0, 2: 71.0, 3: 69.0, 9: 1.0}, {3: 70.5, 1: 70.5, 2: 73.0}
+    found = effects.between(first, second)
+    exact = stats.ttest_rel([70.5, 73.0, 70.5], [70.0, 71.0, 69.0]).confidence_interval(0.95)
+    assert found.mean == pytest.approx(4 / 3)
+    assert (found.mean - found.half, found.mean + found.half) == pytest.approx(tuple(exact))
+    assert effects.between(first, {1: 3.0}) is None and effects.between({}, second) is None
+
+
 # --- Tables
 
 
@@ -429,6 +440,8 @@ def test_table(filled):
     text = table_text.markdown(made)
     assert "\ncub, squeezenet\n" in text and "| OURS | 0.8 | base-lr 0.2 | **" in text
     assert r"\* |" in text and "not converged (2 of 2)" in text
+    assert "cub, squeezenet: difference from SM (95 % interval" in text
+    assert re.search(r"\n\| OURS \| 0.8 \| \+\d\d\.\d ± \d+\.\d \|", text), text
     assert "Test figures of other values were not computed" in text
     rows = [line.split(",") for line in table_text.csv_text(made).splitlines()]
     assert {len(row) for row in rows} == {len(rows[0])}
@@ -531,7 +544,7 @@ def test_measures(tmp_path):
     assert {len(row) for row in rows[:4]} == {len(rows[0])}
     found = {(row[2], row[5]): row for row in rows if row[5] in state.study.measures}
     assert found["sm", "recall@1"][6:9] == ["55.000000", "7.071068", "2"]
-    assert found["sm", "severity"][9:12] == ["", "", "lower"]
+    assert found["sm", "severity"][9:14] == ["", "", "", "", "lower"]
     assert ("ours", "recall@1") not in found
     latex = table_text.latex(made)
     assert r"severity $\downarrow$ & recall@1 $\uparrow$" in latex and r"55.0 $\pm$ 7.1" in latex

@@ -8,6 +8,7 @@ import numpy as np
 from tools.studies import (
     cells,
     convergence,
+    effects,
     measures,
     published,
     records,
@@ -19,11 +20,16 @@ OWN, FROM_FINE = "own", "from_fine"
 
 @dataclass(frozen=True)
 class Value:
-    """Of one row in one column: top-1 in percent, or a measure. spread: None for one seed."""
+    """Of one row in one column: top-1 in percent, or a measure.
+
+    spread  None for one seed
+    effect  effects.Effect, the difference from the first row of the data set and network, or None
+    """
 
     mean: float
     spread: float | None
     seeds: int
+    effect: effects.Effect | None = None
     best: bool = False
     above_first: bool = False
 
@@ -77,13 +83,16 @@ def make(state):
     lines = []
     for group in _groups(found):
         verdicts = {column: _verdict(group, column) for column in columns}
+        reference = group[0][2]
         for number, (row, options, finals, watched) in enumerate(group):
+            first = reference if number else []
             values = {
                 column: value
                 for column in columns
-                if (value := _value(finals, column, *verdicts[column](number)))
+                if (value := _value(finals, first, column, *verdicts[column](number)))
             }
-            lines.append(_line(state, row, options, finals, watched, values, figures))
+            measured = _measured(finals, first, state.study.measures)
+            lines.append(_line(state, row, options, finals, watched, values, measured, figures))
     scored = {
         (one.scores.split, one.scores.images, one.data)
         for *_, finals, _ in found
@@ -162,30 +171,46 @@ def _verdict(group, column):
     return of
 
 
-def _value(finals, column, best, above_first):
-    found = [100 * answer.top1 for one in finals if (answer := _answer(one, column))]
-    return _mean(found, best, above_first)
+def _value(finals, first, column, best, above_first):
+    def top1(record):
+        answer = _answer(record, column)
+        return answer and 100 * answer.top1
+
+    return _mean(finals, first, top1, best, above_first)
 
 
-def _mean(found, best=False, above_first=False):
-    """Value of the figures of a row's seeds; None without any."""
+def _mean(finals, first, figure, best=False, above_first=False):
+    """Value of a row's records, beside those of the first row; None without any.
+
+    figure: function(record) -> number or None.
+    """
+    found, reference = (
+        {one.seed: value for one in records_of if (value := figure(one)) is not None}
+        for records_of in (finals, first)
+    )
     if not found:
         return None
-    spread = statistics.stdev(found) if len(found) > 1 else None
-    return Value(statistics.fmean(found), spread, len(found), best, above_first)
+    values = list(found.values())
+    spread = statistics.stdev(values) if len(values) > 1 else None
+    effect = effects.between(reference, found)
+    return Value(statistics.fmean(values), spread, len(values), effect, best, above_first)
 
 
-def _measured(finals, names):
+def _measured(finals, first, names):
     """{name: Value} of the measures that are known; shares in percent."""
     found = {}
     for name in names:
-        scale = 100 if measures.MEASURES[name].percent else 1
-        values = [(one.scores and one.scores.measures or {}).get(name) for one in finals]
-        found[name] = _mean([scale * value for value in values if value is not None])
+
+        def figure(record, name=name):
+            value = (record.scores and record.scores.measures or {}).get(name)
+            scale = 100 if measures.MEASURES[name].percent else 1
+            return None if value is None else scale * value
+
+        found[name] = _mean(finals, first, figure)
     return {name: value for name, value in found.items() if value}
 
 
-def _line(state, row, options, finals, watched, values, figures):
+def _line(state, row, options, finals, watched, values, measured, figures):
     curves = [one.curve for one in watched if one.curve and one.curve.p is not None]
     names = state.study.measures
     place = (state.study.table, row.data.name, row.net.name, row.variant)
@@ -193,7 +218,7 @@ def _line(state, row, options, finals, watched, values, figures):
         row,
         tuple((name, value) for name, value in options or () if name in cells.swept(state.study)),
         values,
-        measured=_measured(finals, names),
+        measured=measured,
         lacking=tuple(name for name in names if any(one.lacks([name]) for one in finals)),
         finished=sum(one.status == records.FINISHED for one in finals),
         diverged=sum(one.status == records.DIVERGED for one in finals),

@@ -2,11 +2,11 @@
 
 import csv
 import io
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from data_prep.common import text_table
 from tools.nets import tables
-from tools.studies import cells, convergence, measures, settings, significance
+from tools.studies import cells, convergence, effects, measures, settings, significance
 from tools.studies.measures import MEASURES
 from tools.studies.table import FROM_FINE, OWN
 
@@ -115,10 +115,14 @@ class Part:
         first = 1 + len(self.shown) + self.chosen
         return range(first, first + len(self.columns) + len(self.measures))
 
+    @staticmethod
+    def title(line):
+        return tables.TITLES[line.row.variant].partition(" (")[0]
+
     def cells(self, line, written):
         """Texts of a Line. written: function(Value, digits) -> text."""
         options = dict(line.row.shown)
-        yield tables.TITLES[line.row.variant].partition(" (")[0]
+        yield self.title(line)
         for name in self.shown:
             yield str(options.get(name, ""))
         if self.chosen:
@@ -178,9 +182,29 @@ def markdown(table):
     for part in _parts(table):
         rows = [part.head, *(list(part.cells(line, written)) for line in part.lines)]
         lines += ["", part.name, "", *text_table.markdown(rows)]
+    lines += _differences(table)
     lines.append("")
     lines += [sentence.replace(MARK, "\\*") + "  " for sentence in explanations(table)]
     return "\n".join(lines).strip() + "\n"
+
+
+def _differences(table):
+    """Lines of a Markdown table per data set and network: what each row adds to the first."""
+    found = []
+    for part in _parts(table):
+        first, *others = part.lines
+        first = ", ".join([part.title(first), *(f"{k} {v}" for k, v in first.row.shown)])
+
+        def written(value, digits):
+            effect = value.effect
+            return effect and f"{effect.mean:+.{digits}f} ± {effect.half:.{digits}f}" or ""
+
+        bare = replace(part, chosen=False, paper=False)
+        rows = [list(bare.cells(line, written))[:-1] for line in others]
+        if any(any(row[len(part.shown) + 1 :]) for row in rows):
+            found += ["", f"{part.name}: difference from {first} ({effects.STATED})", ""]
+            found += text_table.markdown([bare.head[:-1], *rows])
+    return found
 
 
 def latex(table):
@@ -227,8 +251,18 @@ def csv_text(table):
     writer = csv.writer(out, lineterminator="\n")
     names = _option_names(table)
     writer.writerow(
-        ["data", "net", "variant", *names, "level", "prediction", "mean", "sd", "seeds", "best"]
-        + ["above_first", "better", "paper", "paper_certainty", "diverged", "not_converged"]
+        ["data", "net", "variant", *names, "level", "prediction", "mean", "sd", "seeds"]
+        + [
+            "difference",
+            "half_width",
+            "best",
+            "above_first",
+            "better",
+            "paper",
+            "paper_certainty",
+            "diverged",
+            "not_converged",
+        ]
         + ["remarks"]
     )
     fine = table.columns[0] if table.columns else None
@@ -238,24 +272,31 @@ def csv_text(table):
         begin += [options.get(name, "") for name in names]
         end = [line.diverged, line.rising, "; ".join(notes(line))]
         if not line.values:
-            writer.writerow([*begin, *[""] * 10, *end])
+            writer.writerow([*begin, *[""] * 12, *end])
         for column, value in line.values.items():
             spread = "" if value.spread is None else f"{value.spread:.4f}"
             paper = line.paper if column == fine else None
             writer.writerow(
-                [*begin, *column, f"{value.mean:.4f}", spread, value.seeds, int(value.best)]
-                + [int(value.above_first), measures.HIGHER]
+                [*begin, *column, f"{value.mean:.4f}", spread, value.seeds]
+                + [*_effect(value, 4), int(value.best), int(value.above_first), measures.HIGHER]
                 + (["", ""] if paper is None else [paper.top1, paper.certainty])
                 + end
             )
         for name, value in line.measured.items():
             spread = "" if value.spread is None else f"{value.spread:.6f}"
             writer.writerow(
-                [*begin, "", name, f"{value.mean:.6f}", spread, value.seeds, "", ""]
-                + [MEASURES[name].better, "", ""]
+                [*begin, "", name, f"{value.mean:.6f}", spread, value.seeds]
+                + [*_effect(value, 6), "", "", MEASURES[name].better, "", ""]
                 + end
             )
     return out.getvalue()
+
+
+def _effect(value, digits):
+    """Texts of the difference from the first row and of half its interval's width."""
+    if value.effect is None:
+        return ["", ""]
+    return [f"{value.effect.mean:.{digits}f}", f"{value.effect.half:.{digits}f}"]
 
 
 def cells_text(found):
