@@ -476,7 +476,7 @@ def test_cells_and_plot(filled):
 
 
 def test_values_are_varied_one_at_a_time(tmp_path):
-    varied = '[vary]\nglm.k = [3, 5]\nskip-input = ["probabilities"]\n'
+    varied = '[vary]\nglm.k = [3, 5]\nskip-input = ["probabilities"]\nglm.margins = [[1, 2]]\n'
     one = read(tmp_path, TEXT.partition("[grid]")[0] + varied)
     shown = [(row.variant, dict(row.shown)) for row in cells.rows(one)]
     assert shown == [
@@ -484,11 +484,12 @@ def test_values_are_varied_one_at_a_time(tmp_path):
         ("ours", {}),
         ("ours", {"glm.k": 3}),
         ("ours", {"glm.k": 5}),
+        ("ours", {"glm.margins": [1, 2]}),
         ("ours", {"skip-input": "probabilities"}),
     ]
     both = [dict(row.shown) for row in cells.rows(read(tmp_path, TEXT + varied))]
     assert {"lambda": 0.4} in both and {"lambda": 0.8, "glm.k": 5} in both
-    assert len(both) == 1 + 2 * 4
+    assert len(both) == 1 + 2 * 5
 
     state = progress.State(one)
     for number, known in enumerate(state.wanted()):
@@ -502,6 +503,7 @@ def test_values_are_varied_one_at_a_time(tmp_path):
     texts = panels["skip-input", "mine", "squeezenet", "species", "test"]
     assert {point for one in texts for point in one.points} == {None, "probabilities"}
     assert plot.figure(progress.State(one)).get_axes()
+    assert "| OURS |  | [1, 2] |  |" in table_text.markdown(table.make(progress.State(one)))
 
 
 def test_table_says_what_is_missing_diverged_or_of_other_code(tmp_path):

@@ -235,8 +235,8 @@ def _ends(row, options, swept):
     """Options of the sweep whose chosen value has a neighbor on one side only."""
     found = []
     for name, value in options or ():
-        tried = {dict(one).get(name) for one in row.candidates}
-        numbers = [one for one in tried if isinstance(one, (int, float))]
+        tried = [dict(one).get(name) for one in row.candidates]
+        numbers = {one for one in tried if isinstance(one, (int, float))}
         if name in swept and len(numbers) > 2 and value in (min(numbers), max(numbers)):
             found.append(name)
     return tuple(found)
