@@ -503,7 +503,7 @@ def test_values_are_varied_one_at_a_time(tmp_path):
     texts = panels["skip-input", "mine", "squeezenet", "species", "test"]
     assert {point for one in texts for point in one.points} == {None, "probabilities"}
     assert plot.figure(progress.State(one)).get_axes()
-    assert "| OURS |  | [1, 2] |  |" in table_text.markdown(table.make(progress.State(one)))
+    assert "| OURS | glm.margins [1, 2] |" in table_text.markdown(table.make(progress.State(one)))
 
 
 def test_table_says_what_is_missing_diverged_or_of_other_code(tmp_path):

@@ -84,12 +84,14 @@ def _trained_on(study):
 class Part:
     """The lines of one data set and network, with the columns that they have.
 
-    shown     names of options of the study's grid and vary
+    shown     names of options of the study's grid
+    varied    names of options of its vary, of which a line has at most one
     measures  names
     """
 
     name: str
     shown: tuple
+    varied: tuple
     chosen: bool
     columns: tuple
     measures: tuple
@@ -102,6 +104,7 @@ class Part:
         return [
             "variant",
             *self.shown,
+            *(["varied"] if self.varied else []),
             *(["chosen"] if self.chosen else []),
             *(f"{level}{words[kind]}" for level, kind in self.columns),
             *(f"{name} {ARROWS[MEASURES[name].better]}" for name in self.measures),
@@ -112,7 +115,7 @@ class Part:
     @property
     def numbers(self):
         """Positions of the columns with figures."""
-        first = 1 + len(self.shown) + self.chosen
+        first = 1 + len(self.shown) + bool(self.varied) + self.chosen
         return range(first, first + len(self.columns) + len(self.measures))
 
     @staticmethod
@@ -125,6 +128,8 @@ class Part:
         yield self.title(line)
         for name in self.shown:
             yield str(options.get(name, ""))
+        if self.varied:
+            yield ", ".join(f"{name} {options[name]}" for name in self.varied if name in options)
         if self.chosen:
             yield ", ".join(f"{name} {value}" for name, value in line.chosen)
         for column in self.columns:
@@ -146,7 +151,8 @@ def _parts(table):
     return [
         Part(
             name=f"{data}, {net}",
-            shown=tuple(dict.fromkeys(name for line in lines for name, _ in line.row.shown)),
+            shown=tuple(name for name in _shown(lines) if name not in table.study.vary),
+            varied=tuple(name for name in _shown(lines) if name in table.study.vary),
             chosen=any(line.chosen for line in lines),
             columns=tuple(
                 one for one in table.columns if any(one in line.values for line in lines)
@@ -161,8 +167,13 @@ def _parts(table):
     ]
 
 
+def _shown(lines):
+    """Names of the options that tell rows apart."""
+    return list(dict.fromkeys(name for line in lines for name, _ in line.row.shown))
+
+
 def _option_names(table):
-    shown = dict.fromkeys(name for line in table.lines for name, _ in line.row.shown)
+    shown = _shown(table.lines)
     return [*shown, *sorted(cells.swept(table.study) - set(shown))]
 
 
@@ -201,7 +212,7 @@ def _differences(table):
 
         bare = replace(part, chosen=False, paper=False)
         rows = [list(bare.cells(line, written))[:-1] for line in others]
-        if any(any(row[len(part.shown) + 1 :]) for row in rows):
+        if any(any(row[bare.numbers.start :]) for row in rows):
             found += ["", f"{part.name}: difference from {first} ({effects.STATED})", ""]
             found += text_table.markdown([bare.head[:-1], *rows])
     return found
