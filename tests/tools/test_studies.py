@@ -287,6 +287,22 @@ def test_what_a_cell_computes_depends_on_no_folder_and_no_hash(tmp_path, at_hand
         assert done.stdout.strip() == here.digest, done.stderr
 
 
+def test_a_table_of_attributes_belongs_to_the_identity(tmp_path, at_hand):
+    text = BOTH.replace('["sm", "ours"]', '["sm", "bgl"]')
+    study = read(tmp_path, text.replace("max-iter", 'attributes = "a.tsv"\nmax-iter'))
+
+    def keys():
+        return [known.place.key for known in progress.State(study, cells.Digests()).wanted()]
+
+    (sm, bgl) = progress.State(study, cells.Digests()).wanted()
+    assert sm.missing is None and bgl.missing == "the table of attributes a.tsv is missing"
+    (tmp_path / "a.tsv").write_text("species\tred\n")
+    first = keys()
+    (tmp_path / "a.tsv").write_text("species\tblue\n")
+    second = keys()
+    assert first[0] == second[0] and first[1] != second[1]
+
+
 def test_records_of_format_1_are_compared_by_all_sources(at_hand):
     state = progress.State(at_hand, cells.Digests())
     for known, code in zip(state.wanted(), (code_version.of_all(), "other"), strict=True):

@@ -14,6 +14,7 @@ from tools.studies import plan, settings
 
 SELECT, FINAL = "select", "final"  # roles
 TESTS = "tests"
+ATTRIBUTES = "attributes"
 CURVE_TESTS = 20  # tests during a training, for its curve; of the option `tests`
 WORK = Path("snapshots")  # make_prototxt's folder of snapshots
 
@@ -183,12 +184,16 @@ class Digests:
         self._known = {}
 
     def of(self, cell):
-        """{data, weights: hexadecimal digest}; UserError, with the command that makes it, if
-        missing."""
-        return {
+        """{data, weights, and attributes of a cell that reads a table of them: hexadecimal digest}.
+
+        UserError, with the command that makes it, if one is missing.
+        """
+        found = {
             "data": self._data(cell.place, cell.split),
             "weights": self._weights(cell.row.net.weights),
         }
+        table = dict(cell.options).get(ATTRIBUTES)
+        return {**found, "attributes": self._attributes(table)} if table else found
 
     def _data(self, place, split):
         key = place.folder, split
@@ -214,6 +219,13 @@ class Digests:
                 raise UserError(f"the weights {path} are missing: {weights_command(path)}")
             self._known[path] = files.sha256(path)
         return self._known.get(path, "")
+
+    def _attributes(self, path):
+        if path not in self._known:
+            if not Path(path).is_file():
+                raise UserError(f"the table of attributes {path} is missing")
+            self._known[path] = files.sha256(path)
+        return self._known[path]
 
 
 def digest(content):
