@@ -95,10 +95,11 @@ def swept(study):
 
 
 def _texts(pairs):
-    return [f"{name}={_text(value)}" for name, value in pairs]
+    return [f"{name}={value_text(value)}" for name, value in pairs]
 
 
-def _text(value):
+def value_text(value):
+    """The value of an option as people read it."""
     return json.dumps(value) if isinstance(value, (list, bool)) else f"{value}"
 
 

@@ -16,7 +16,7 @@ from data_prep.common.errors import UserError
 from data_prep.common.text import read_text
 from tools.nets import options, rules, single
 from tools.pycaffe import caffe, caffe_pb2
-from tools.studies import cells, settings
+from tools.studies import cells, code_version, settings
 
 NOT_COMPUTED = ("net", "snapshot_prefix", "snapshot", "display", "average_loss")  # by a solver
 NETS = 256  # kept in memory: the cells of a row share theirs but for names
@@ -39,6 +39,22 @@ def today(place):
     """The same of what tools/make_prototxt.py would write today; UserError if it would refuse."""
     texts = single.texts(_parser().parse_args(cells.make_command(place)[1:]))
     return _generated(texts[place.net.name], texts[place.solver.name], place)
+
+
+def unchanged(made, place, whole=True):
+    """Whether today's code makes Caffe compute what it did when `made` was written.
+
+    made: with code, generated and layers, as a records.Record has them. whole: False to compare
+    the Python layers alone, where the cell's data set is not at hand.
+    """
+    if made.code != code_version.of_modules(made.layers):
+        return False
+    if not whole:
+        return True
+    try:
+        return made.generated == today(place).digest
+    except UserError:  # today's code refuses the cell's options
+        return False
 
 
 @functools.cache

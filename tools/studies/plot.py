@@ -1,6 +1,5 @@
 """Draws accuracy against the options that a study varies."""
 
-import json
 import statistics
 from dataclasses import dataclass
 
@@ -57,7 +56,7 @@ def _point(value):
     """A value as it is drawn: a number, None, or the text of anything else."""
     if value is None or (isinstance(value, (int, float)) and not isinstance(value, bool)):
         return value
-    return value if isinstance(value, str) else json.dumps(value)
+    return cells.value_text(value)
 
 
 def _add(found, known, drawn, named):

@@ -104,14 +104,11 @@ class State:
         format 1 are compared by all sources of the generators and the layers.
         """
         if known.place.record not in self._changed:
-            record, at_hand = known.record, self._digests and not known.missing
+            record, at_hand = known.record, bool(self._digests) and not known.missing
             if record.format == 1:
                 found = record.code != code_version.of_all()
-            elif record.code != code_version.of_modules(record.layers):
-                found = True
             else:
-                today = at_hand and _generated_today(known.place)
-                found = bool(at_hand) and (today is None or record.generated != today.digest)
+                found = not generated.unchanged(record, known.place, at_hand)
             self._changed[known.place.record] = found
         return self._changed[known.place.record]
 
@@ -184,14 +181,6 @@ class State:
     def count(self):
         """Cells of the whole study, as far as they are known to be needed."""
         return len(self.wanted()) + len(self.later())
-
-
-def _generated_today(place):
-    """generated.today, or None where today's code refuses the cell's options."""
-    try:
-        return generated.today(place)
-    except UserError:
-        return None
 
 
 # --- Cost

@@ -76,7 +76,7 @@ def steps(place, identity, device, machine, keep="model"):
     Raises Failed.
     """
     before = begun(place.work)
-    if not _current(before, place):
+    if not (before and before.key == place.key and generated.unchanged(before, place)):
         _forget(place, before)
         place.work.mkdir(parents=True, exist_ok=True)
         yield from _run("make_prototxt.py", cells.make_command(place), place.work / "make.log")
@@ -199,18 +199,6 @@ def _clean(solver, final):
         snapshot.state.unlink(missing_ok=True)
         if snapshot.model != final:
             snapshot.model.unlink(missing_ok=True)
-
-
-def _current(before, place):
-    """Whether a work folder was begun with what today's code would generate and compute."""
-    if before is None or before.key != place.key:
-        return False
-    if before.code != code_version.of_modules(before.layers):
-        return False
-    try:
-        return before.generated == generated.today(place).digest
-    except UserError:
-        return False
 
 
 def _batch(solver, ranks):
