@@ -158,14 +158,7 @@ def file_texts(
     *,
     chosen=None,
     name=None,
-    batch=None,
-    max_iter=None,
-    base_lr=None,
-    tests=solver.TESTS,
-    seed=solver.SEED,
-    policy=None,
-    warm_up=0,
-    clip_gradients=0.0,
+    run=None,
     given=None,
     weights=None,
     scale=None,
@@ -184,8 +177,7 @@ def file_texts(
     folder    of the files, relative to where `caffe train` will run
     chosen    stages of the setting of the solvers, () or (data.BBOX,); default: of all settings
     name      in file names and snapshot folders, instead of the data set's
-    batch, max_iter, base_lr    instead of the schedule's
-    tests, seed, policy, warm_up, clip_gradients    of a run: solver.run_of
+    run       {keyword of solver.run_of: value}
     given, weights, scale       of the losses: losses.net_losses
     diagnostics    whether the metric losses print theirs
     skip_input     what coarse classifiers read of the finer ones, head.SCORES or PROBABILITIES
@@ -197,18 +189,7 @@ def file_texts(
     """
     settings, name = dataset.settings(net), name or dataset.name
     crop, shape, pair = settings[0].crop, settings[0].shape, f"{name}_{net.name}"
-    run = solver.run_of(
-        dataset,
-        net,
-        batch=batch,
-        max_iter=max_iter,
-        base_lr=base_lr,
-        tests=tests,
-        seed=seed,
-        policy=policy,
-        warm_up=warm_up,
-        clip_gradients=clip_gradients,
-    )
+    run = solver.run_of(dataset, net, **(run or {}))
     some = dataset.levels if len(dataset.levels) < len(dataset.tree) else None
     labels = tables.Labels(dataset.sizes, settings[0].hierarchy, some)
     stages = {stage for known in (*variants, *tables.COMMITTED) for stage in tables.STAGES[known]}
