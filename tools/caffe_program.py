@@ -1,9 +1,27 @@
-"""Runs the caffe binary and returns its status and last message."""
+"""Finds the caffe binary; runs it and returns its status and last message."""
 
 import os
 import re
+import shutil
 import subprocess
+import sys
 import tempfile
+from pathlib import Path
+
+from data_prep.common.errors import UserError
+
+
+def path():
+    """Path of the caffe on PATH, else of the one beside this Python: .venv need not be activated.
+
+    Raises UserError where there is neither.
+    """
+    found = shutil.which("caffe") or shutil.which("caffe", path=Path(sys.executable).parent)
+    if found is None:
+        raise UserError(
+            "no caffe on PATH or beside this Python: run `make setup`, then `. .venv/bin/activate`"
+        )
+    return found
 
 
 def run(*arguments):
@@ -14,7 +32,7 @@ def run(*arguments):
     with tempfile.TemporaryDirectory() as folder:
         env = {**os.environ, "GLOG_minloglevel": "0", "GLOG_logtostderr": "1"}
         done = subprocess.run(
-            ["caffe", *arguments],
+            [path(), *arguments],
             cwd=folder,
             env=env,
             stdout=subprocess.PIPE,

@@ -27,7 +27,7 @@ from data_prep.common.command import command
 from data_prep.common.errors import UserError
 from data_prep.images import encode
 from data_prep.label_tree import Hierarchy
-from tools import caffe_log, live, snapshots, solver_net
+from tools import caffe_log, caffe_program, live, snapshots, solver_net
 
 NET, VARIANTS = "cards_squeezenet", ("sm", "ours")
 DATA = Path("data/cards")
@@ -132,6 +132,7 @@ def train(training, later):
     resumed = training.snapshot()
     start = ["-snapshot", resumed.state] if resumed else ["-weights", WEIGHTS]
     arguments = ["caffe", "train", "-solver", training.path, *start]
+    program = [caffe_program.path(), *arguments[1:]]
     show(arguments, f" 2>{'>' if resumed else ''} {shlex.quote(str(training.log))}")
     training.log.parent.mkdir(parents=True, exist_ok=True)
     if not resumed:
@@ -147,7 +148,7 @@ def train(training, later):
     ):
         bar.update(resumed.iteration if resumed else 0)
         process = subprocess.Popen(
-            list(map(str, arguments)), stderr=subprocess.PIPE, text=True, env=environment
+            list(map(str, program)), stderr=subprocess.PIPE, text=True, env=environment
         )
         try:
             for line in process.stderr:

@@ -11,6 +11,7 @@ Examples:
     tools/study.py status studies/cub50_googlenet.toml
     tools/study.py table studies/cub50_googlenet.toml
     tools/study.py plot studies/table4_lambda.toml
+    tools/study.py curves studies/demo_cards.toml
 """
 
 import argparse
@@ -24,10 +25,23 @@ from data_prep.common.arguments import gpu_numbers, within
 from data_prep.common.command import command
 from data_prep.common.errors import UserError
 from tools import event_files
-from tools.studies import cells, lock, plan, plot, progress, runner, status, table, table_text, work
+from tools.studies import (
+    cells,
+    curves,
+    lock,
+    plan,
+    plot,
+    progress,
+    runner,
+    status,
+    table,
+    table_text,
+    work,
+)
 from tools.studies.machine import Machine
 
 FOLDER = Path(__file__).resolve().parent
+DRAWINGS = {"plot": plot.figure, "curves": curves.figure}
 
 
 def parse():
@@ -40,6 +54,7 @@ def parse():
         ("status", "list the cells: ended, begun, missing; cost of what is missing"),
         ("table", "make the table of what has ended"),
         ("plot", "draw accuracy against the options of the study's grid or sweep"),
+        ("curves", "draw accuracy during the trainings, beside that of the first row"),
     ):
         what.add_parser(name, help=help_text)
     for one in what.choices.values():
@@ -52,9 +67,13 @@ def parse():
             metavar="N",
             help="cells at a time; the cores are shared out among them (default: %(default)s)",
         )
-    what.choices["plot"].add_argument(
-        "--out", type=Path, metavar="PNG", help="default: plot.png in the folder of the results"
-    )
+    for name in DRAWINGS:
+        what.choices[name].add_argument(
+            "--out",
+            type=Path,
+            metavar="PNG",
+            help=f"default: {name}.png in the folder of the results",
+        )
     run.add_argument(
         "--gpu", type=gpu_numbers, default=[], metavar="0,1", help="GPUs, one cell on each"
     )
@@ -73,7 +92,7 @@ def parse():
     )
     run.add_argument("--dry-run", action="store_true", help="print the commands of what is missing")
     args = parser.parse_args()
-    if args.what == "plot" and args.out and args.out.suffix != ".png":
+    if args.what in DRAWINGS and args.out and args.out.suffix != ".png":
         parser.error(f"--out {args.out}: the name must end in .png")
     return args
 
@@ -185,8 +204,8 @@ def show_status(args, study):
 
 def draw(args, study):
     picture = io.BytesIO()
-    plot.figure(open_state(study)).savefig(picture, format="png", dpi=130)
-    out = args.out or study.results / "plot.png"
+    DRAWINGS[args.what](open_state(study)).savefig(picture, format="png", dpi=130)
+    out = args.out or study.results / f"{args.what}.png"
     files.write_whole(out, picture.getvalue())
     print(f"wrote {out}")
 
@@ -194,9 +213,8 @@ def draw(args, study):
 def main():
     args = parse()
     study = plan.read(args.study, FOLDER)
-    return {"run": run, "status": show_status, "table": show_table, "plot": draw}[args.what](
-        args, study
-    )
+    doing = {"run": run, "status": show_status, "table": show_table} | dict.fromkeys(DRAWINGS, draw)
+    return doing[args.what](args, study)
 
 
 if __name__ == "__main__":

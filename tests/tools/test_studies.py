@@ -19,6 +19,7 @@ from tools.studies import (
     cells,
     code_version,
     convergence,
+    curves,
     effects,
     generated,
     plan,
@@ -489,6 +490,39 @@ def test_cells_and_plot(filled):
     grid = {one.label: one.points for one in lambdas}
     assert set(grid["OURS"]) == {0.4, 0.8} and set(grid["SM"]) == {None}
     assert plot.figure(filled).get_axes()
+
+
+def test_curves(filled):
+    """One panel per row: a line per learning rate, and those of the first row for comparison."""
+    sm, *ours = curves.panels(filled)
+    assert (sm.name, sm.reference, sm.split) == ("SM", None, "val")
+    assert [panel.name for panel in ours] == ["OURS lambda=0.4", "OURS lambda=0.8"]
+    assert all(panel.reference is sm for panel in ours)
+    for panel in (sm, *ours):
+        assert list(panel.lines) == ["base-lr 0.1", "base-lr 0.2", "base-lr 0.3"]
+        for line in panel.lines.values():
+            assert line.iterations.tolist() == [10, 20]
+            assert line.accuracy.tolist() == [[10, 20]] * 2  # the seeds of the choice
+    first, second, *_ = curves.figure(filled).get_axes()
+    drawn = [line.get_label() for line in second.get_lines()]
+    assert drawn[:3] == list(sm.lines) and drawn[3:] == [f"SM, {text}" for text in sm.lines]
+    assert [line.get_label() for line in first.get_lines()] == list(sm.lines)
+
+
+def test_curves_without_a_choice(tmp_path):
+    """The trainings of the table; tests that a diverged one did not reach are left out."""
+    state = progress.State(read(tmp_path, TEXT))
+    with pytest.raises(UserError, match="no training that has ended was tested during it"):
+        curves.figure(state)
+    for known in state.wanted():
+        made = record(known, {"species": (np.arange(4) < 2, None)})
+        if known.cell.seed == 2:
+            short = dataclasses.replace(made.curve, iterations=(10,), accuracy=(0.3,))
+            made = dataclasses.replace(made, curve=short)
+        records.write(known.place.record, made)
+    sm, *_ = curves.panels(progress.State(state.study))
+    assert sm.split == "test" and list(sm.lines) == [""]
+    np.testing.assert_allclose(sm.lines[""].accuracy, [[10], [30]])
 
 
 def test_values_are_varied_one_at_a_time(tmp_path):

@@ -102,6 +102,17 @@ def test_smoke(folder, undisturbed):
     assert len(list((folder / "snapshots").glob("smoke.*/*.caffemodel"))) == 4
 
 
+@pytest.mark.parametrize("drawing", ["plot", "curves"])
+def test_drawings(folder, undisturbed, drawing):
+    done = study(folder, drawing, "smoke.toml")
+    assert done.returncode == 0, done.stderr
+    written = f"results/smoke/{drawing}.png"
+    assert done.stdout.strip().endswith(written)
+    assert (folder / written).read_bytes().startswith(b"\x89PNG")
+    refused = study(folder, drawing, "smoke.toml", "--out", "curve.jpg")
+    assert refused.returncode == 2 and "the name must end in .png" in refused.stderr
+
+
 def test_a_second_run_does_nothing_and_says_what_changed(folder, undisturbed):
     before = {path: path.stat().st_mtime_ns for path in (folder / "results/smoke").glob("*.json")}
     done = study(folder, "run", "smoke.toml")

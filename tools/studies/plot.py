@@ -5,10 +5,8 @@ from dataclasses import dataclass
 
 from data_prep.common.errors import UserError
 from tools.nets import tables
-from tools.studies import cells, plan, records
+from tools.studies import cells, pictures, plan, records
 
-PANEL = (3.8, 2.9)  # inches
-COLUMNS = 3
 LOGARITHMIC = (plan.BASE_LR,)  # options whose values are tried in factors
 
 
@@ -79,31 +77,20 @@ def _add(found, known, drawn, named):
 
 def figure(state):
     """Matplotlib figure; raises UserError where no option has two values with results."""
-    from matplotlib.figure import Figure
-
     shown = panels(state)
     if not shown:
         raise UserError(
             f"study {state.study.path}: no option has results for two values; a plot shows "
             "accuracy against the values in [grid], [vary] and [sweep]"
         )
-    columns = min(COLUMNS, len(shown))
-    rows = -(-len(shown) // columns)
-    picture = Figure(figsize=(PANEL[0] * columns, PANEL[1] * rows + 0.5), layout="constrained")
-    axes = picture.subplots(rows, columns, squeeze=False).ravel()
+    picture, axes = pictures.grid(len(shown))
     for axis, ((name, data, net, level, split), series) in zip(axes, shown.items()):
         for number, one in enumerate(series):
             _draw(axis, one, f"C{number % 10}")
         if name in LOGARITHMIC:
             axis.set_xscale("log")
-        axis.set_title(f"{level}, {data}, {net}", fontsize=10, parse_math=False)
-        axis.set_xlabel(name, fontsize=8)
-        axis.set_ylabel(f"top-1 on {split} images, %", fontsize=8)
-        axis.tick_params(labelsize=8)
-        axis.grid(alpha=0.3)
-        axis.legend(fontsize=6, framealpha=0.6)
-    for axis in axes[len(shown) :]:
-        axis.set_axis_off()
+        title, y = f"{level}, {data}, {net}", f"top-1 on {split} images, %"
+        pictures.words(axis, title, name, y)
     return picture
 
 

@@ -1,7 +1,6 @@
 """Runs the cells of a study, several at a time, until all have ended."""
 
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -10,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from data_prep.common import progress as bars
-from tools import live, solver_net
+from tools import caffe_program, live, solver_net
 from tools.gpu import machine
 from tools.parallel import parents
 from tools.studies import progress, records, work
@@ -256,7 +255,7 @@ class Runner:
 def _program(words):
     """The words as a process: Python for the commands of this repository."""
     if words[0] == "caffe":
-        return [shutil.which("caffe") or "caffe", *words[1:]]
+        return [caffe_program.path(), *words[1:]]
     return [sys.executable, str(ROOT / words[0]), *words[1:]]
 
 

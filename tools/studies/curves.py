@@ -1,0 +1,107 @@
+"""Draws the accuracy during the trainings of a study: is a variant better, or only faster?"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from data_prep.common.errors import UserError
+from tools.nets import tables
+from tools.studies import cells, pictures
+
+
+@dataclass(frozen=True)
+class Line:
+    """Accuracy during the trainings of one set of options, one per seed.
+
+    iterations: of the tests that all seeds have, T. accuracy: percent, seeds x T.
+    """
+
+    iterations: np.ndarray
+    accuracy: np.ndarray
+
+    @classmethod
+    def of(cls, curves):
+        """curves: [records.Curve], not empty; a diverged training's ends early."""
+        shared = sorted(set.intersection(*(set(one.iterations) for one in curves)))
+        found = [dict(zip(one.iterations, one.accuracy, strict=True)) for one in curves]
+        accuracy = [[one[iteration] for iteration in shared] for one in found]
+        return cls(np.array(shared), 100 * np.array(accuracy).reshape(len(curves), -1))
+
+
+@dataclass(frozen=True)
+class Panel:
+    """The trainings of one row of the table.
+
+    lines      {text of the options: Line}
+    split      of the images
+    reference  Panel of the first row with the same data set and network; None in that row itself
+    """
+
+    name: str
+    title: str
+    lines: dict
+    split: str
+    reference: "Panel | None"
+
+
+def panels(state):
+    """[Panel] of the rows with curves: of the trainings for the choice, if there is one."""
+    found, first = [], {}
+    for row in state.rows:
+        lines, split = _lines(state, row)
+        if not lines:
+            continue
+        shown = (f"{name}={cells.value_text(value)}" for name, value in row.shown)
+        name = " ".join((tables.TITLES[row.variant].partition(" (")[0], *shown))
+        pair = row.data.name, row.net.name
+        panel = Panel(name, ", ".join((name, *pair)), lines, split, first.get(pair))
+        first.setdefault(pair, panel)
+        found.append(panel)
+    return found
+
+
+def _lines(state, row):
+    """({text of options: Line}, split) of a row."""
+    groups = state.candidates(row) or {row.candidates[0]: state.finals(row)}
+    shown, lines, split = {name for name, _ in row.shown}, {}, None
+    for group in groups.values():
+        curves = [one.record.curve for one in group if one.record and one.record.curve]
+        if not curves:
+            continue
+        own = [(name, value) for name, value in group[0].cell.chosen if name not in shown]
+        text = " ".join(f"{name} {cells.value_text(value)}" for name, value in own)
+        line = Line.of(curves)
+        if line.iterations.size:
+            lines[text], split = line, curves[0].split
+    return lines, split
+
+
+def figure(state):
+    """Matplotlib figure; raises UserError where no training was tested while it went on."""
+    found = panels(state)
+    if not found:
+        raise UserError(
+            f"study {state.study.path}: no training that has ended was tested during it; trainings "
+            "for a choice are, and those of a study without one"
+        )
+    picture, axes = pictures.grid(len(found))
+    colors = {}
+    for axis, panel in zip(axes, found):
+        for text, line in panel.lines.items():
+            color = colors.setdefault(text, f"C{len(colors) % 10}")
+            _draw(axis, line, text, color=color, linewidth=1.2)
+            low, high = line.accuracy.min(axis=0), line.accuracy.max(axis=0)
+            axis.fill_between(line.iterations, low, high, color=color, alpha=0.2, linewidth=0)
+        for text, line in panel.reference.lines.items() if panel.reference else ():
+            label = f"{panel.reference.name}, {text}" if text else panel.reference.name
+            color = colors[text] if text in panel.lines else "0.6"
+            _draw(axis, line, label, color=color, linewidth=0.9, linestyle=":")
+        axis.set_xlim(left=0)
+        axis.set_ylim(bottom=0)
+        pictures.words(axis, panel.title, "iteration", f"fine top-1 on {panel.split} images, %")
+    return picture
+
+
+def _draw(axis, line, label, **style):
+    """The mean over the seeds; a label of "" is not in the legend."""
+    axis.plot(line.iterations, line.accuracy.mean(axis=0), label=label or None, **style)
