@@ -14,12 +14,12 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 import numpy as np
 
-from data_prep import builder, images, manifest as manifests, order
+from data_prep import builder, control, images, manifest as manifests, order
 from data_prep.batches import Plan
 from data_prep.build_options import BuildOptions
 from data_prep.common.arguments import within
 from data_prep.common.errors import UserError
-from data_prep.label_tree import look_alikes
+from data_prep.label_tree import Hierarchy, look_alikes
 from data_prep.place import Place
 from data_prep.readers import READERS
 from data_prep.records import by_split, check_records, read_listing
@@ -68,7 +68,10 @@ def _parse(argv):
         )
         reader.add_arguments(own)
         own.add_argument(
-            "--out", type=Path, help="output folder (default: data/<name of the data set>)"
+            "--out",
+            type=Path,
+            help="output folder (default: data/<name of the data set>, with _shuffled_SEED after "
+            "--shuffle-parents SEED)",
         )
         own.add_argument(
             "--size",
@@ -148,6 +151,7 @@ def _parse(argv):
             default=0,
             help="seed of the order and of randomly drawn splits (default: 0)",
         )
+        control.add_argument(own)
         own.add_argument(
             "--report-batch",
             type=within(int, 2, 100_000),
@@ -242,10 +246,19 @@ def _dry_run(name, source, options, args):
     with tempfile.TemporaryDirectory() as folder:
         records = source.prepare(Path(folder), args.jobs)
     check_records(records, source.hierarchy)
+    hierarchy = control.tree_of(source.hierarchy, options, {record.label for record in records})
     parts = by_split(drawn(records, args.validation, args.seed))
-    parts["train"], _ = order.ordered(parts["train"], options, source.hierarchy)
+    parts["train"], _ = order.ordered(parts["train"], options, hierarchy)
     pairs = {split: [(r.name, r.label) for r in part] for split, part in parts.items()}
-    _report(f"dry run of {name}", pairs, options, source.hierarchy, args.report_batch)
+    _report(f"dry run of {name}", pairs, options, hierarchy, args.report_batch)
+    _report_control(pairs, options, source.hierarchy, hierarchy)
+
+
+def _report_control(records, options, real, hierarchy):
+    """Print what --shuffle-parents did, if it was given. records: as of _report."""
+    if control.mark(options):
+        labels = {label for part in records.values() for _, label in part}
+        print(f"{control.mark(options)}: {control.kept(real, hierarchy, labels)}")
 
 
 def _return_memory():
@@ -261,8 +274,10 @@ def _return_memory():
 def main(argv=None):
     args = _parse(argv)
     _return_memory()
-    place = args.out and Place.of(args.out)  # a bad --out fails before any work
     reader = READERS[args.reader]
+    if args.shuffle_parents is not None and not args.out:  # not in place of the real data set
+        args.out = Path("data") / control.default_name(reader.name(args), args.shuffle_parents)
+    place = args.out and Place.of(args.out)  # a bad --out fails before any work
     name = reader.name(args)
     out = args.out or Path("data") / name
     place = place or Place.of(out)
@@ -280,8 +295,10 @@ def main(argv=None):
         seed=args.seed,
         batches=args.batches,
         validation=args.validation,
+        shuffled_parents=args.shuffle_parents,
         scales=args.scales,
     )
+    control.tree_of(source.hierarchy, options, range(source.hierarchy.sizes[0]))  # may refuse it
     if args.dry_run:
         _dry_run(name, source, options, args)
         return 0
@@ -292,14 +309,16 @@ def main(argv=None):
             manifest = manifests.read(place.path)
         else:
             manifest = builder.build(place, source, wanted, args.jobs, afresh=args.force)
+        hierarchy = Hierarchy.read(place.path / "hierarchy.tsv")
         records = {
-            split: read_listing(place.path / f"{split}.tsv", source.hierarchy)
+            split: read_listing(place.path / f"{split}.tsv", hierarchy)
             for split in manifest.present_splits
         }
     if current:
         print(f"{out} is up to date: nothing to do (--force rebuilds it)")
-    _report(out, records, options, source.hierarchy, args.report_batch)
-    for warning in builder.warnings(manifest, source.hierarchy):
+    _report(out, records, options, hierarchy, args.report_batch)
+    _report_control(records, options, source.hierarchy, hierarchy)
+    for warning in builder.warnings(manifest, hierarchy):
         print(warning)
     if not current:
         print(

@@ -13,7 +13,15 @@ from dataclasses import replace
 
 import lmdb
 
-from data_prep import checkpoint, contact_sheet, findings, lmdb_io, manifest as manifests, pipeline
+from data_prep import (
+    checkpoint,
+    contact_sheet,
+    control,
+    findings,
+    lmdb_io,
+    manifest as manifests,
+    pipeline,
+)
 from data_prep.common import files, progress, typed
 from data_prep.common.errors import WRITE_FAILURES, UserError
 from data_prep.common.text import read_json
@@ -115,6 +123,7 @@ def _fill(place, source, wanted, jobs):
     if options.skip_bad or options.skip_duplicates:
         skipped = _skipped(state, records, options, hierarchy, jobs)
         records = _without(records, skipped, hierarchy)
+    hierarchy = control.tree_of(hierarchy, options, {record.label for record in records})
     splits = []
     for split, part in by_split(records).items():
         if split == "train":

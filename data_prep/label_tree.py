@@ -186,23 +186,33 @@ def shuffled(hierarchy, seed, classes=None):
     parent keeps its number of children, of those classes and of the others, on every level. The
     names of the coarse classes get the seed: their members are random. The draw is a hash of the
     seed and the names of the fine classes, the same on every machine and version. Raises UserError
-    for a tree of one level.
+    for a tree of one level, and for one in which no trade changes which classes have a common
+    ancestor.
     """
     if len(hierarchy.levels) == 1:
         raise UserError(f"a tree of one level, {hierarchy.levels[0]}, has no parents to shuffle")
     chosen = range(hierarchy.sizes[0]) if classes is None else sorted(set(classes))
+    groups = [len(np.unique(ids)) for ids in hierarchy.labels[list(chosen), 1:].T]
+    if not any(1 < count < len(chosen) for count in groups):
+        raise UserError(
+            f"shuffling parents would change nothing: on each level above {hierarchy.levels[0]}, "
+            "the classes with images either are all in one class or have one each"
+        )
 
     def drawn(i):
         return hashlib.sha256(f"{seed} {hierarchy.names[0][i]}".encode()).digest()
 
     labels = hierarchy.labels.copy()
     labels[list(chosen), 1:] = hierarchy.labels[sorted(chosen, key=drawn), 1:]
-    coarse = [
-        [f"{name} (shuffled, seed {seed})" for name in level] for level in hierarchy.names[1:]
-    ]
+    coarse = [[shuffled_name(name, seed) for name in level] for level in hierarchy.names[1:]]
     found = Hierarchy(hierarchy.levels, labels, [hierarchy.names[0], *coarse])
     found.check()
     return found
+
+
+def shuffled_name(name, seed):
+    """The name of something whose members are random, by a seed."""
+    return f"{name} (shuffled, seed {seed})"
 
 
 def report(hierarchy):

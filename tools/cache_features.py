@@ -31,7 +31,7 @@ from pathlib import Path
 
 import numpy as np
 
-from data_prep import builder, feature_set, images, lmdb_io, manifest as manifests, order
+from data_prep import builder, control, feature_set, images, lmdb_io, manifest as manifests, order
 from data_prep.batches import Plan
 from data_prep.common import files, progress
 from data_prep.common.arguments import within
@@ -39,7 +39,7 @@ from data_prep.common.command import command
 from data_prep.common.errors import UserError
 from data_prep.feature_rows import RowFile
 from data_prep.feature_set import Image
-from data_prep.label_tree import Hierarchy, shuffled
+from data_prep.label_tree import Hierarchy
 from data_prep.manifest import Features, Level, Wanted
 from data_prep.place import Place
 from data_prep.records import read_listing
@@ -67,13 +67,7 @@ def parse():
         help="write the features of this folder, which this command made, in another order or with "
         "another tree",
     )
-    parser.add_argument(
-        "--shuffle-parents",
-        type=within(int, -(10**9), 10**9),
-        metavar="SEED",
-        help="with --reorder, let the fine classes that have images trade their places in the tree "
-        "at random",
-    )
+    control.add_argument(parser, "with --reorder, ")
     parser.add_argument("--weights", type=Path, help="caffemodel of the net (with --solver)")
     parser.add_argument("--blob", help="blob to keep (default: the feature)")
     parser.add_argument(
@@ -269,11 +263,10 @@ def reordered(args):
     if args.shuffle_parents is not None:
         if options.shuffled_parents is not None:
             raise UserError(f"{args.reorder} has shuffled parents: give the folder with the tree")
-        there = sorted({image.label for found in splits.values() for image in found})
-        real, hierarchy = hierarchy, shuffled(hierarchy, args.shuffle_parents, there)
-        kept = (real.labels[there, 1] == hierarchy.labels[there, 1]).sum()
-        print(f"{kept} of {len(there)} {real.levels[0]} keep their {real.levels[1]}")
         options = replace(options, shuffled_parents=args.shuffle_parents)
+        there = {image.label for found in splits.values() for image in found}
+        real, hierarchy = hierarchy, control.tree_of(hierarchy, options, there)
+        print(control.kept(real, hierarchy, there))
     base = {name: getattr(manifest, name) for name in Wanted.__dataclass_fields__}
     wanted = replace(
         Wanted(**base),
@@ -299,8 +292,8 @@ def main():
     counts = ", ".join(f"{entry.images} {split}" for split, entry in manifest.splits.items())
     print(f"{args.out}: {counts} features of {manifest.channels} values, mean length {length:.3g}")
     print(order.line(manifest.splits["train"].order))
-    if manifest.options.shuffled_parents is not None:
-        print(f"its parents are shuffled, by the seed {manifest.options.shuffled_parents}")
+    if control.mark(manifest.options):
+        print(control.mark(manifest.options))
     print(f"wrote {args.out}; check it with data_prep/verify_lmdb.py {args.out}")
 
 

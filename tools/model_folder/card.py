@@ -1,6 +1,6 @@
 """README.md of an exported model: what it is, what it reads and answers, how good, where from."""
 
-from data_prep import manifest as manifests
+from data_prep import control, manifest as manifests
 from data_prep.common import text_table
 from tools.nets import tables
 from tools.recognition import examples as sheets
@@ -58,7 +58,7 @@ def text(trained, experiment, commit, digest, agreed, unread, result, license, e
         "",
         _evaluated(result),
         "",
-        f"**Data.** `{manifest.name}`: {counts} images.{_boxes(manifest)}\n",
+        f"**Data.** `{manifest.name}`: {counts} images.{_boxes(manifest)}{_control(manifest)}\n",
         *_checks(agreed, unread),
         "",
         f"**Origin.** {trained.file}, solver {trained.solver.name}, weights "
@@ -112,6 +112,11 @@ def _evaluated(result):
 def _boxes(manifest):
     boxes = manifest.options.reader.get("bbox")
     return " Images were cut to their ground-truth boxes." if boxes else ""
+
+
+def _control(manifest):
+    mark = control.mark(manifest.options)
+    return mark and f" This is a control: {mark}; only the fine classes have a meaning."
 
 
 def _checks(agreed, unread):

@@ -2,9 +2,9 @@
 
 from dataclasses import replace
 
-from data_prep import manifest
+from data_prep import control, manifest
 from data_prep.common.errors import UserError
-from data_prep.label_tree import Hierarchy
+from data_prep.label_tree import Hierarchy, shuffled_name
 
 from .data import BBOX, Built, Cached, Level
 from .tables import DATASETS
@@ -26,9 +26,14 @@ def built_dataset(folder, net, test_split="test"):
     name, side = facts.name, min(facts.options.sides)
     labels = Hierarchy.read(folder / "hierarchy.tsv")
     known = DATASETS.get(name.removesuffix(f"_{BBOX}"))
+    title, seed = known.title if known else name, facts.options.shuffled_parents
+    if seed is not None:
+        title = shuffled_name(title, seed)
+        if known:  # own data sets are named after their folders
+            name = control.default_name(name, seed)
     common = dict(
         name=name,
-        title=known.title if known else name,
+        title=title,
         tree=tuple(map(Level, labels.levels, labels.sizes)),
         train=facts.splits["train"].images // len(facts.options.sides),  # of one pass
         test=facts.splits[test_split].images,
