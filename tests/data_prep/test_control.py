@@ -5,6 +5,7 @@ import io
 import json
 import shutil
 import signal
+from dataclasses import replace
 
 import archive
 import cv2
@@ -16,6 +17,7 @@ from test_build_resume import CHECKPOINT, contents, stopped
 from data_prep import build_lmdb, lmdb_io, manifest
 from data_prep.label_tree import Hierarchy, shuffled
 from data_prep.verify_lmdb import verify
+from tools.nets import datasets, tables
 
 SEED = 3
 FOLDERS = ("Gulls/Terns/Little", "Gulls/Terns/Common", "Gulls/Gulls/Herring", "Gulls/Gulls/Ivory")
@@ -189,7 +191,7 @@ def test_dry_run(sources, tmp_path):
 
 def test_the_default_folder_is_not_that_of_the_real_tree(sources, tmp_path):
     """As a command, whose folder and names tell the control from the data set that is there."""
-    words = ("build_lmdb.py", *sources["cub"], "--size", 24)
+    words = ("build_lmdb.py", *sources["cub"], "--size", 64)
     assert run(*words, cwd=tmp_path).returncode == 0
     before = contents(tmp_path / "data/cub")
     done = run(*words, "--shuffle-parents", SEED, cwd=tmp_path)
@@ -201,6 +203,11 @@ def test_the_default_folder_is_not_that_of_the_real_tree(sources, tmp_path):
     done = run("hierarchy.py", "show", out)
     assert f"(shuffled, seed {SEED}) (family " in done.stdout
     assert json.loads((out / "manifest.json").read_text())["options"]["shuffled_parents"] == SEED
+    net = replace(tables.NETS["squeezenet"], crop=48)
+    one, other = (datasets.built_dataset(folder, net) for folder in (tmp_path / "data/cub", out))
+    assert (one.name, one.title) == ("cub", "CUB-200-2011")
+    named = {"name": f"cub_shuffled_{SEED}", "title": f"{one.title} (shuffled, seed {SEED})"}
+    assert other == replace(one, **named, folder=out.as_posix())  # the net reads the same images
 
 
 @pytest.mark.parametrize(

@@ -50,7 +50,7 @@ def run_path(path, *arguments):
     return programs.run(path, *arguments)
 
 
-def net_of(folder, mirror="true"):
+def net_of(folder, mirror="true", weights=None):
     net = caffe_pb2.NetParameter(name="small")
     for phase, split in ((caffe.TRAIN, "train"), (caffe.TEST, "test")):
         for top, kind in (("data", "images"), ("label", "labels")):
@@ -96,7 +96,7 @@ def net_of(folder, mirror="true"):
     solver.write_text(
         f'net: "{path}"\nbase_lr: 0.01 lr_policy: "fixed" snapshot_prefix: "{path}"\n'
     )
-    weights = folder / "small.caffemodel"
+    weights = weights or folder / "small.caffemodel"
     if not weights.exists():
         caffe.set_random_seed(3)
         caffe.Net(str(path), caffe.TEST).save(str(weights))
@@ -289,6 +289,29 @@ def test_shuffled_parents(made, cached, tmp_path):
     assert_error(run("cache_features", *words), "has shuffled parents: give the folder with")
     done = cache(made, tmp_path / "o", "--shuffle-parents", 3)
     assert done.returncode == 2 and "--shuffle-parents needs --reorder" in done.stderr
+
+
+def test_features_of_a_control(made, cached, tmp_path):
+    """Features of a data set of images with shuffled parents are a control of the same tree."""
+    folder, _, weights = made
+    words = ("--root", folder / "photos", "--out", tmp_path / "data", "--size", SIDE)
+    words += ("--encoded", "png", "--validation", 6, "--shuffle-parents", 2)
+    done = run_path("data_prep/build_lmdb.py", "folder", *words)
+    assert done.returncode == 0, done.stderr
+    solver, _ = net_of(tmp_path, weights=weights)
+    out, other = tmp_path / "cached", tmp_path / "reordered"
+    done = cache((tmp_path, solver, weights), out)
+    assert done.returncode == 0 and "parents are shuffled, by the seed 2" in done.stdout, (
+        done.stderr
+    )
+    assert run_path("data_prep/verify_lmdb.py", out).returncode == 0
+    words = ("--reorder", cached[0], "--shuffle-parents", 2, "--out", other)
+    assert run("cache_features", *words).returncode == 0
+    one, two = manifest.read(out), manifest.read(other)
+    assert one.options.shuffled_parents == two.options.shuffled_parents == 2
+    assert one.splits == two.splits and one.checksums == two.checksums
+    words = ("--reorder", out, "--shuffle-parents", 2, "--out", tmp_path / "o")
+    assert_error(run("cache_features", *words), "has shuffled parents: give the folder with")
 
 
 def test_training_on_features(cached, tmp_path):
