@@ -261,6 +261,13 @@ def _report_control(records, options, real, hierarchy):
         print(f"{control.mark(options)}: {control.kept(real, hierarchy, labels)}")
 
 
+def _built_tree(folder):
+    try:
+        return Hierarchy.read(folder / "hierarchy.tsv")
+    except UserError as error:
+        raise UserError(f"{error}: build the data set again with --force") from None
+
+
 def _return_memory():
     """Have the C library return freed memory of a few MB to the system at once.
 
@@ -309,7 +316,7 @@ def main(argv=None):
             manifest = manifests.read(place.path)
         else:
             manifest = builder.build(place, source, wanted, args.jobs, afresh=args.force)
-        hierarchy = Hierarchy.read(place.path / "hierarchy.tsv")
+        hierarchy = _built_tree(place.path)
         records = {
             split: read_listing(place.path / f"{split}.tsv", hierarchy)
             for split in manifest.present_splits

@@ -15,6 +15,7 @@ from archive import refused, run
 from test_build_resume import CHECKPOINT, contents, stopped
 
 from data_prep import build_lmdb, lmdb_io, manifest
+from data_prep.common.errors import UserError
 from data_prep.label_tree import Hierarchy, shuffled
 from data_prep.verify_lmdb import verify
 from tools.nets import datasets, tables
@@ -148,6 +149,9 @@ def test_the_seed_alone_decides(sources, tmp_path):
     assert not differ & {"train_images", "test_images", "mean.binaryproto"}
     assert "up to date" not in build(sources["folder"], second)
     assert "shuffled" not in (second / "hierarchy.tsv").read_text()
+    (second / "hierarchy.tsv").write_text("species\tfamily\n")
+    with pytest.raises(UserError, match="hierarchy.tsv has no classes.* again with --force"):
+        build(sources["folder"], second)
 
 
 @pytest.mark.parametrize("seed", [SEED, SEED + 1, None])
