@@ -17,7 +17,7 @@ from google.protobuf import text_format
 
 from data_prep import readers
 from data_prep.label_tree import TABLES, Hierarchy
-from tools.nets import data, rules, solver, tables
+from tools.nets import data, datasets, files, rules, solver, tables
 
 ROOT = Path(__file__).resolve().parents[2]
 COMMITTED = sorted((ROOT / "prototxt").glob("*.prototxt"))
@@ -41,6 +41,21 @@ def built(tmp_path_factory):
     folder = tmp_path_factory.mktemp("repository")
     nets_data.build(folder / "data/mine", "mine", ("plant", "genus"), (12, 4), 227, train=9, test=6)
     return folder
+
+
+def test_a_control_has_the_settings_of_its_data_set(tmp_path):
+    """Its schedule and the strengths of its losses, which are of the pair (cards, squeezenet)."""
+    cards, net = tables.DATASETS["cards"], tables.NETS["squeezenet"]
+    folder = nets_data.build(tmp_path / "cards", "cards", cards.levels, cards.sizes, 160)
+    facts = json.loads((folder / "manifest.json").read_text())
+    facts["options"]["shuffled_parents"] = 1
+    (folder / "manifest.json").write_text(json.dumps(facts))
+    control = datasets.built_dataset(folder, net)
+    assert (control.name, control.pair(net)) == ("cards_shuffled_1", cards.pair(net))
+    assert cards.pair(net) in tables.SCHEDULES and cards.pair(net) in tables.STRENGTHS
+    run, own = solver.run_of(control, net), tables.SCHEDULES[cards.pair(net)]
+    assert (run.batch, run.base_lr) == (own.batch, own.base_lr)
+    assert "loss_weight: 0.2\n" in "".join(files.file_texts(control, net, "nets").values())
 
 
 def test_committed_files_are_current():

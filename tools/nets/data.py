@@ -63,6 +63,7 @@ class Dataset:
     small_crop   input side for nets that accept any size, if the images are smaller than the net's
                  own input; None: not needed
     test_split   split whose images are read in tests during training; `test` counts its images
+    base         name of the official data set that this one is made from; None: itself
     """
 
     name: str
@@ -73,6 +74,11 @@ class Dataset:
     mirror: bool = True
     small_crop: int | None = None
     test_split: str = "test"
+    base: str | None = None
+
+    def pair(self, net):
+        """The key of a Net with this data set in tables.SCHEDULES and tables.STRENGTHS."""
+        return self.base or self.name, net.name
 
     @property
     def levels(self):

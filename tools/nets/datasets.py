@@ -34,6 +34,7 @@ def built_dataset(folder, net, test_split="test"):
     common = dict(
         name=name,
         title=title,
+        base=known.name if known else None,
         tree=tuple(map(Level, labels.levels, labels.sizes)),
         train=facts.splits["train"].images // len(facts.options.sides),  # of one pass
         test=facts.splits[test_split].images,

@@ -200,7 +200,8 @@ def file_texts(
             paths = [path for path, _ in attributes]
             more = dict(attributes=paths, attribute_labels=False)
             given[row.name] = {**given.get(row.name, {}), **more}
-    found = net_losses(labels, strengths=net.strengths, weights=weights, scale=scale, given=given)
+    strengths = net.strengths | tables.STRENGTHS.get(dataset.pair(net), {})
+    found = net_losses(labels, strengths=strengths, weights=weights, scale=scale, given=given)
     losses = {loss: one for loss, one in found.items() if loss in stages}
     proto = train_val(
         pair,

@@ -59,7 +59,7 @@ def run_of(
     policy: of tables.POLICIES. UserError for a warm-up that is longer than the training, or that
     this Caffe can't do.
     """
-    schedule = SCHEDULES.get((dataset.name, net.name), net.schedule)
+    schedule = SCHEDULES.get(dataset.pair(net), net.schedule)
     why = dict(schedule.why)
     if max_iter:
         why.pop("max_iter", None)

@@ -6,26 +6,39 @@ import numpy as np
 
 from data_prep.common.errors import UserError
 from tools.nets import tables
-from tools.studies import cells, pictures
+from tools.studies import cells, pictures, plan
+
+STYLES = ("-", "--", "-.")  # of the lines of a panel, by their options but for the learning rate
+REFERENCE = dict(linewidth=0.9, linestyle=":")
 
 
 @dataclass(frozen=True)
 class Line:
     """Accuracy during the trainings of one set of options, one per seed.
 
+    rate: base_lr, None where the study does not set it; others: text of the other options.
     iterations: of the tests that all seeds have, T. accuracy: percent, seeds x T.
     """
 
+    rate: float | None
+    others: str
     iterations: np.ndarray
     accuracy: np.ndarray
 
     @classmethod
-    def of(cls, curves):
-        """curves: [records.Curve], not empty; a diverged training's ends early."""
+    def of(cls, options, curves):
+        """options: ((name, value), ...). curves: [records.Curve], not empty; a diverged training's
+        ends early."""
         shared = sorted(set.intersection(*(set(one.iterations) for one in curves)))
         found = [dict(zip(one.iterations, one.accuracy, strict=True)) for one in curves]
         accuracy = [[one[iteration] for iteration in shared] for one in found]
-        return cls(np.array(shared), 100 * np.array(accuracy).reshape(len(curves), -1))
+        others = _text(one for one in options if one[0] != plan.BASE_LR)
+        accuracy = 100 * np.array(accuracy).reshape(len(curves), -1)  # seeds x T
+        return cls(dict(options).get(plan.BASE_LR), others, np.array(shared), accuracy)
+
+
+def _text(options):
+    return " ".join(f"{name} {cells.value_text(value)}" for name, value in options)
 
 
 @dataclass(frozen=True)
@@ -69,10 +82,9 @@ def _lines(state, row):
         if not curves:
             continue
         own = [(name, value) for name, value in group[0].cell.chosen if name not in shown]
-        text = " ".join(f"{name} {cells.value_text(value)}" for name, value in own)
-        line = Line.of(curves)
+        line = Line.of(own, curves)
         if line.iterations.size:
-            lines[text], split = line, curves[0].split
+            lines[_text(own)], split = line, curves[0].split
     return lines, split
 
 
@@ -85,21 +97,31 @@ def figure(state):
             "for a choice are, and those of a study without one"
         )
     picture, axes = pictures.grid(len(found))
-    colors = {}
+    colors = _colors(line.rate for panel in found for line in panel.lines.values())
     for axis, panel in zip(axes, found):
+        others = list(dict.fromkeys(line.others for line in panel.lines.values()))
         for text, line in panel.lines.items():
-            color = colors.setdefault(text, f"C{len(colors) % 10}")
-            _draw(axis, line, text, color=color, linewidth=1.2)
+            color = colors[line.rate]
+            style = STYLES[others.index(line.others) % len(STYLES)]
+            _draw(axis, line, text, color=color, linewidth=1.2, linestyle=style)
             low, high = line.accuracy.min(axis=0), line.accuracy.max(axis=0)
             axis.fill_between(line.iterations, low, high, color=color, alpha=0.2, linewidth=0)
         for text, line in panel.reference.lines.items() if panel.reference else ():
             label = f"{panel.reference.name}, {text}" if text else panel.reference.name
-            color = colors[text] if text in panel.lines else "0.6"
-            _draw(axis, line, label, color=color, linewidth=0.9, linestyle=":")
+            _draw(axis, line, label, color=colors[line.rate], **REFERENCE)
         axis.set_xlim(left=0)
         axis.set_ylim(bottom=0)
         pictures.words(axis, panel.title, "iteration", f"fine top-1 on {panel.split} images, %")
     return picture
+
+
+def _colors(rates):
+    """{base_lr: color}: the same in every panel, from dark to light; None where it is not set."""
+    from matplotlib import colormaps  # takes a second, which most commands need not wait for
+
+    known = sorted({rate for rate in rates if rate is not None})
+    shades = np.linspace(0, 0.85, len(known))
+    return {None: "C0"} | dict(zip(known, colormaps["viridis"](shades)))
 
 
 def _draw(axis, line, label, **style):
