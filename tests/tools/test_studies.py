@@ -492,6 +492,22 @@ def test_cells_and_plot(filled):
     assert plot.figure(filled).get_axes()
 
 
+@pytest.mark.parametrize("jobs, each", [(1, 0.5), (2, 1), (4, 1)])
+def test_cost_of_trainings_that_share_the_cores(filled, monkeypatch, jobs, each):
+    """Two cores: a training of one thread takes as long again with one core, half with two."""
+    monkeypatch.setattr(progress, "cores_of_process", lambda: 2)
+    known = filled.wanted()[0]
+    cells_of = [known.cell] * 8
+    table = progress.Costs([], "a machine", "CPU", 1)
+    assert progress.Costs([], "a machine", "CPU", 2).total(cells_of) == table.total(cells_of)
+    measured = progress.Costs([known], "a machine", "CPU", jobs)  # 12.5 s with one thread
+    assert measured.seconds(known.cell) == pytest.approx(12.5 * each)
+    assert measured.total(cells_of) == (pytest.approx(8 * 12.5 * each / jobs), 0)
+    on_gpu = dataclasses.replace(known.record, device="GPU", threads=2)
+    costs = progress.Costs([dataclasses.replace(known, record=on_gpu)], "a machine", "GPU", jobs)
+    assert costs.seconds(known.cell) == pytest.approx(12.5)
+
+
 def test_curves(filled):
     """One panel per row: a line per learning rate, and those of the first row for comparison."""
     sm, *ours = curves.panels(filled)

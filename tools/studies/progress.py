@@ -10,9 +10,11 @@ from tools.nets import solver, tables
 from tools.nets.data import BBOX
 from tools.nets.datasets import built_dataset
 from tools.studies import cells, code_version, generated, records, selection
+from tools.studies.machine import cores_of_process
 
 FORWARD = 1 / 3  # of the time of a training step
 COSTS = Path(__file__).resolve().parent / "costs.tsv"
+CORES = 2  # of the CPU of COSTS
 
 
 @dataclass(frozen=True)
@@ -210,22 +212,28 @@ def images_of(cell):
 
 
 class Costs:
-    """Seconds of trainings: measured here where a cell of the network has ended, else of COSTS."""
+    """Seconds of trainings: measured here where a cell of the network has ended, else of COSTS.
+
+    On a CPU a cost is in seconds of one core, and `jobs` trainings share the cores; on GPUs it is
+    in seconds of the GPUs of a training.
+    """
 
     def __init__(self, found, machine, device, jobs):
-        self._measured, self._table = {}, _table()
-        self._jobs = jobs
+        self._measured, self._cpu, self._jobs = {}, device == "CPU", jobs
+        self._cores = max(1, cores_of_process() // jobs) if self._cpu else 1  # of a training
+        self._table = _table() if self._cpu else {}
         for known in found:
             record = known.record
             if record and record.machine == machine and record.device == device:
                 self.add(known)
-        self._cpu = device == "CPU"
 
     def add(self, known):
-        """Take the cost of a Known that has ended here: seconds per image, tests included."""
-        if known.record.status == records.FINISHED:
-            each = known.record.seconds / images_of(known.cell)
-            self._measured.setdefault(known.record.net, []).append(each)
+        """Take the cost of a Known that has ended here: per image, tests included."""
+        record = known.record
+        if record.status == records.FINISHED:
+            cores = record.threads * known.cell.study.ranks if self._cpu else 1
+            each = record.seconds * cores / images_of(known.cell)
+            self._measured.setdefault(record.net, []).append(each)
 
     def seconds(self, cell):
         """Seconds of one cell, or None where nothing is known."""
@@ -233,8 +241,8 @@ class Costs:
         if images is None:
             return None
         if net in self._measured:
-            return images * statistics.median(self._measured[net])
-        return images * self._table[net] if self._cpu and net in self._table else None
+            return images * statistics.median(self._measured[net]) / self._cores
+        return images * self._table[net] / self._cores if net in self._table else None
 
     def total(self, some):
         """(seconds of all cells, on all jobs; number of cells of unknown cost)."""
@@ -244,6 +252,6 @@ class Costs:
 
 
 def _table():
-    """{network: seconds per image on two CPU cores} of COSTS."""
+    """{network: seconds of one core per image} of COSTS, which were measured on CORES of them."""
     header, rows = read_table(COSTS, "the table of costs", remarks=True)
-    return {row[0]: float(row[header.index("seconds_per_image")]) for row in rows}
+    return {row[0]: CORES * float(row[header.index("seconds_per_image")]) for row in rows}
