@@ -11,7 +11,7 @@ ROOT = Path(__file__).resolve().parents[2]
 SCRIPTS = {
     "docker/setup.sh": ["CAFFE_PREFIX", "ANY_SYSTEM"],
     "docker/test_systems.sh": ["--folder", "--steps", "--again", "--keep", "DEBIAN_MIRROR"],
-    "tests/under_load.sh": ["--runs", "--loops", "--folder"],
+    "tests/under_load.sh": ["--runs", "--at-once", "--loops", "--folder"],
 }
 
 
@@ -25,7 +25,7 @@ def test_help_and_usage_errors(script, takes):
     done = run(ROOT / script, "--help")
     assert done.returncode == 0 and "Example:" in done.stdout, done.stderr
     assert all(option in done.stdout for option in takes)
-    for option in (option for option in takes if option in ("--folder", "--runs", "--steps")):
+    for option in (option for option in takes if option in ("--folder", "--runs", "--at-once", "--steps")):
         done = run(ROOT / script, option)
         assert done.returncode == 2 and done.stderr == f"error: {option} needs a value\n"
 
