@@ -25,7 +25,9 @@ def test_help_and_usage_errors(script, takes):
     done = run(ROOT / script, "--help")
     assert done.returncode == 0 and "Example:" in done.stdout, done.stderr
     assert all(option in done.stdout for option in takes)
-    for option in (option for option in takes if option in ("--folder", "--runs", "--at-once", "--steps")):
+    for option in (
+        option for option in takes if option in ("--folder", "--runs", "--at-once", "--steps")
+    ):
         done = run(ROOT / script, option)
         assert done.returncode == 2 and done.stderr == f"error: {option} needs a value\n"
 
