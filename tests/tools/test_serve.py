@@ -7,9 +7,10 @@ import random
 import re
 import signal
 import socket
+import sys
 import threading
 import time
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 
 import cv2
 import numpy as np
@@ -20,7 +21,7 @@ from commands import assert_error, run
 
 from data_prep.common.errors import UserError
 from tools.recognition import examples, model as models
-from tools.serving import app as application, server as servers, worker as workers
+from tools.serving import app as application, log, server as servers, worker as workers
 
 MOST = 0.25  # MB
 
@@ -281,14 +282,14 @@ def slow(model, tmp_path):
 
 
 def test_more_than_may_wait_are_sent_away(slow, photo):
+    """Of three photographs, two have a place, whichever come first; the third is sent away."""
     one, engine, _, _ = slow
     data = photo.read_bytes()
-    with ThreadPoolExecutor(2) as clients:
-        inside = [clients.submit(one.send, data) for _ in range(2)]
-        assert engine.begun.acquire(timeout=60)
-        end = time.monotonic() + 60
-        while (reply := one.send(data)).status != 503:  # until the second one is inside
-            assert reply.status == 200 and time.monotonic() < end
+    with ThreadPoolExecutor(3) as clients:
+        sent = [clients.submit(one.send, data) for _ in range(3)]
+        (away, *_), inside = wait(sent, timeout=60, return_when=FIRST_COMPLETED)
+        reply = away.result()
+        assert reply.status == 503 and len(inside) == 2
         assert int(reply.headers["retry-after"]) > 0 and "waiting" in reply.json["error"]
         assert one.ask("GET", "/health").status == one.ask("GET", "/").status == 200
         engine.may.release()
@@ -296,6 +297,20 @@ def test_more_than_may_wait_are_sent_away(slow, photo):
         assert [each.result().status for each in inside] == [200, 200]
     engine.may.release()
     assert one.send(data).status == 200
+
+
+def test_lines_of_the_log_are_whole(monkeypatch):
+    """Each is written at once: those of several threads don't run into one another."""
+    written = []
+
+    class Stderr:
+        write, flush = staticmethod(written.append), staticmethod(lambda: None)
+
+    monkeypatch.setattr(sys, "stderr", Stderr)
+    log.request("GET", "/health", 200, 0.002)
+    log.problem("a sentence\nof two lines")
+    lines = [re.sub(r"^\d\d:\d\d:\d\d ", "", line) for line in written]
+    assert lines == ["GET /health 200 2 ms\n", "a sentence\\nof two lines\n"]
 
 
 def test_stop_finishes_what_runs(slow, photo):

@@ -1,19 +1,28 @@
 """The access log: a short line per request on stderr."""
 
 import sys
+import threading
 import time
+
+_writing = threading.Lock()  # requests are answered by several threads
 
 
 def request(method, path, status, seconds=None):
     """Log one request. Anything that a client chose is written as printable ASCII."""
     took = "" if seconds is None else f" {1000 * seconds:.0f} ms"
-    line = f"{time.strftime('%H:%M:%S')} {_safe(method)} {_safe(path)} {status}{took}"
-    print(line, file=sys.stderr, flush=True)
+    _write(f"{_safe(method)} {_safe(path)} {status}{took}")
 
 
 def problem(what):
     """Log a sentence."""
-    print(f"{time.strftime('%H:%M:%S')} {_safe(what, 2000)}", file=sys.stderr, flush=True)
+    _write(_safe(what, 2000))
+
+
+def _write(text):
+    """Write a line in one piece: print writes the end of a line by itself."""
+    with _writing:
+        sys.stderr.write(f"{time.strftime('%H:%M:%S')} {text}\n")
+        sys.stderr.flush()
 
 
 def _safe(text, most=80):
