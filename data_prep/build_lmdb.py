@@ -256,9 +256,9 @@ def _dry_run(name, source, options, args):
 
 def _report_control(records, options, real, hierarchy):
     """Print what --shuffle-parents did, if it was given. records: as of _report."""
-    if control.mark(options):
+    if mark := control.mark(options):
         labels = {label for part in records.values() for _, label in part}
-        print(f"{control.mark(options)}: {control.kept(real, hierarchy, labels)}")
+        print(f"{mark}: {control.kept(real, hierarchy, labels)}")
 
 
 def _built_tree(folder):

@@ -292,8 +292,8 @@ def main():
     counts = ", ".join(f"{entry.images} {split}" for split, entry in manifest.splits.items())
     print(f"{args.out}: {counts} features of {manifest.channels} values, mean length {length:.3g}")
     print(order.line(manifest.splits["train"].order))
-    if control.mark(manifest.options):
-        print(control.mark(manifest.options))
+    if mark := control.mark(manifest.options):
+        print(mark)
     print(f"wrote {args.out}; check it with data_prep/verify_lmdb.py {args.out}")
 
 

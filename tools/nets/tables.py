@@ -365,6 +365,11 @@ STAGES["fgon"] = ("csm", "fgon")
 TITLES["fgon"] = "FGoN"
 
 
+def short_title(variant):
+    """The title of a variant without what it has in brackets, for tables and figures."""
+    return TITLES[variant].partition(" (")[0]
+
+
 def has_softmax(variant):
     """Whether a variant trains its classifiers with softmax losses, not with losses of scores."""
     return not any(LOSSES[stage].scored for stage in STAGES[variant] if stage in LOSSES)

@@ -36,7 +36,7 @@ class Row:
 
     @property
     def name(self):
-        return " ".join((self.data.name, self.net.name, self.variant, *_texts(self.shown)))
+        return " ".join((self.data.name, self.net.name, self.variant, *texts(self.shown)))
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ class Cell:
             row.data.name,
             row.net.name,
             row.variant,
-            *_texts(self.chosen),
+            *texts(self.chosen),
             f"seed {self.seed}",
         )
         return " ".join(words) + (" (validation)" if self.role == SELECT else "")
@@ -94,7 +94,8 @@ def swept(study):
     return set(study.sweep).union(*(one.sweep for one in study.overrides))
 
 
-def _texts(pairs):
+def texts(pairs):
+    """["option=value"] of ((option, value), ...), as people read them."""
     return [f"{name}={value_text(value)}" for name, value in pairs]
 
 

@@ -64,8 +64,7 @@ def panels(state):
         lines, split = _lines(state, row)
         if not lines:
             continue
-        shown = (f"{name}={cells.value_text(value)}" for name, value in row.shown)
-        name = " ".join((tables.TITLES[row.variant].partition(" (")[0], *shown))
+        name = " ".join((tables.short_title(row.variant), *cells.texts(row.shown)))
         pair = row.data.name, row.net.name
         panel = Panel(name, ", ".join((name, *pair)), lines, split, first.get(pair))
         first.setdefault(pair, panel)

@@ -67,7 +67,7 @@ def _add(found, known, drawn, named):
         return
     for name, value in drawn:
         others = [f"{one}={text}" for one, text in named if one != name]
-        label = " ".join([tables.TITLES[row.variant].partition(" (")[0], *others])
+        label = " ".join([tables.short_title(row.variant), *others])
         for level in record.scores.levels:
             answer = level.own or level.from_fine
             place = (name, row.data.name, row.net.name, level.level, record.scores.split)

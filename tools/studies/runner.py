@@ -13,6 +13,7 @@ from tools import caffe_program, live, solver_net
 from tools.gpu import machine
 from tools.parallel import parents
 from tools.studies import progress, records, work
+from tools.studies.machine import cores_of_process
 
 ROOT = Path(__file__).resolve().parents[2]
 LOOK = 0.1  # seconds between two looks at the processes
@@ -59,7 +60,7 @@ def devices(study, jobs, gpus):
     The processor's cores are shared out; with GPUs, each cell takes `study.ranks` of them, and jobs
     is ignored.
     """
-    cores = len(os.sched_getaffinity(0))
+    cores = cores_of_process()
     if gpus:
         groups = [gpus[i : i + study.ranks] for i in range(0, len(gpus), study.ranks)]
         groups = [tuple(group) for group in groups if len(group) == study.ranks]

@@ -120,7 +120,7 @@ class Part:
 
     @staticmethod
     def title(line):
-        return tables.TITLES[line.row.variant].partition(" (")[0]
+        return tables.short_title(line.row.variant)
 
     def cells(self, line, written):
         """Texts of a Line. written: function(Value, digits) -> text."""
