@@ -13,6 +13,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+import patience
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -139,18 +140,18 @@ def check_page(line, environment, photo):
     )
     try:
         address = re.search(r"http://\S+/", server.stdout.readline())[0]
-        with urllib.request.urlopen(address, timeout=60) as page:
+        with urllib.request.urlopen(address, timeout=patience.SECONDS) as page:
             assert "Choose a photograph" in page.read().decode()
-        with urllib.request.urlopen(f"{address}examples.jpg", timeout=60) as sheet:
+        with urllib.request.urlopen(f"{address}examples.jpg", timeout=patience.SECONDS) as sheet:
             assert sheet.headers["Content-Type"] == "image/jpeg"
         sent = urllib.request.Request(
             f"{address}predict", photo.read_bytes(), {"Content-Type": "image/jpeg"}
         )
-        with urllib.request.urlopen(sent, timeout=60) as answer:
+        with urllib.request.urlopen(sent, timeout=patience.SECONDS) as answer:
             levels = json.load(answer)["levels"]
         assert [level["predicted"].split()[0] for level in levels] == ["kind", "group"]
         server.terminate()
-        assert server.wait(60) == 0
+        assert server.wait(patience.SECONDS) == 0
     finally:
         server.kill()
         server.communicate()

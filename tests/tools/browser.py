@@ -10,11 +10,11 @@ import tempfile
 import time
 from pathlib import Path
 
+import patience
 import pytest
 
 PROGRAM = shutil.which("chromium") or shutil.which("chromium-browser")
 needed = pytest.mark.skipif(PROGRAM is None, reason="no chromium: docker/packages.sh browser")
-SECONDS = 120  # a loaded machine starts it slowly
 
 
 class Browser:
@@ -57,7 +57,7 @@ class Browser:
         self._session = None
         try:
             self._call("Browser.close")
-            self._process.wait(SECONDS)
+            self._process.wait(patience.SECONDS)
         finally:
             try:
                 os.killpg(self._process.pid, signal.SIGKILL)
@@ -111,7 +111,7 @@ class Browser:
         )
         self._events.clear()
         self._call("Page.navigate", url=Path(path).resolve().as_uri())
-        end = time.monotonic() + SECONDS
+        end = time.monotonic() + patience.SECONDS
         while "Page.loadEventFired" not in self._events:
             assert time.monotonic() < end, "the page does not load"
             self._note(self._receive())

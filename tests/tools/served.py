@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
+import patience
 from commands import ROOT
 
 from tools.recognition import answers
@@ -39,7 +40,7 @@ class Served:
     def ask(self, method, path, body=None, kind=None, **headers):
         """The Reply to one request. headers: with _ for -."""
         place = urlsplit(self.address)
-        client = http.client.HTTPConnection(place.hostname, place.port, timeout=60)
+        client = http.client.HTTPConnection(place.hostname, place.port, timeout=patience.SECONDS)
         headers = {name.replace("_", "-"): value for name, value in headers.items()}
         if kind:
             headers["Content-Type"] = kind
@@ -58,7 +59,7 @@ class Served:
     def stop(self, number=signal.SIGTERM):
         """The status with which it ends after a signal."""
         self.process.send_signal(number)
-        return self.process.wait(60)
+        return self.process.wait(patience.SECONDS)
 
 
 def form(*files):

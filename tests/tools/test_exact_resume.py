@@ -13,6 +13,7 @@ from pathlib import Path
 import caffe
 import cv2
 import numpy as np
+import patience
 import pytest
 import test_train_parallel as two_ranks
 from caffe.proto import caffe_pb2
@@ -98,7 +99,7 @@ def stop_at(solver, iteration, processes, number):
             if f"Iteration {iteration} (" in line:
                 break
         os.kill(process.pid if processes is None else two_ranks.ranks(solver)[0], number)
-        process.communicate(timeout=120)
+        process.communicate(timeout=patience.SECONDS)
     finally:
         process.kill()
     expected = {signal.SIGKILL: -signal.SIGKILL, signal.SIGINT: 0}[number]

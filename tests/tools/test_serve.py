@@ -14,6 +14,7 @@ from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 
 import cv2
 import numpy as np
+import patience
 import photo_set
 import pytest
 import served
@@ -148,7 +149,7 @@ def test_addresses(server, method, path, status):
 def test_too_large_is_answered_before_it_is_sent(server):
     """A client that asks first gets the status at once."""
     place = server.address.split("/")[2]
-    client = http.client.HTTPConnection(place, timeout=20)
+    client = http.client.HTTPConnection(place, timeout=patience.SECONDS)
     client.putrequest("POST", "/predict")
     for header in (("Content-Length", "99999999"), ("Expect", "100-continue")):
         client.putheader(*header)
@@ -163,7 +164,7 @@ def test_chunked(server, photo):
     assert server.ask("POST", "/predict", iter(parts), "image/png").status == 200
     try:
         reply = server.ask("POST", "/predict", iter([bytes(2**20)] * 4), "image/png")
-    except OSError:  # closed while the client was sending
+    except ConnectionError:  # closed while the client was sending
         reply = None
     assert reply is None or reply.status == 413
     assert server.ask("GET", "/health").status == 200
@@ -253,7 +254,7 @@ class Slow:
 
     def compute(self, batch, names):
         self.begun.release()
-        assert self.may.acquire(timeout=60)
+        assert self.may.acquire(timeout=patience.SECONDS)
         if self.fails:
             raise self.fails
         return self._engine.compute(batch, names)
@@ -287,7 +288,7 @@ def test_more_than_may_wait_are_sent_away(slow, photo):
     data = photo.read_bytes()
     with ThreadPoolExecutor(3) as clients:
         sent = [clients.submit(one.send, data) for _ in range(3)]
-        (away, *_), inside = wait(sent, timeout=60, return_when=FIRST_COMPLETED)
+        (away, *_), inside = wait(sent, timeout=patience.SECONDS, return_when=FIRST_COMPLETED)
         reply = away.result()
         assert reply.status == 503 and len(inside) == 2
         assert int(reply.headers["retry-after"]) > 0 and "waiting" in reply.json["error"]
@@ -317,9 +318,9 @@ def test_stop_finishes_what_runs(slow, photo):
     one, engine, server, thread = slow
     with ThreadPoolExecutor(2) as clients:
         inside = [clients.submit(one.send, photo.read_bytes()) for _ in range(2)]
-        assert engine.begun.acquire(timeout=60)
+        assert engine.begun.acquire(timeout=patience.SECONDS)
         server.stop()
-        with pytest.raises(OSError):  # no new ones
+        with pytest.raises(ConnectionError):  # no new ones
             for _ in range(100):
                 one.ask("GET", "/health")
                 time.sleep(0.05)
@@ -327,7 +328,7 @@ def test_stop_finishes_what_runs(slow, photo):
         engine.may.release()
         done = [each.exception() or each.result().status for each in inside]
     assert 200 in done  # the second one may have come too late
-    thread.join(60)
+    thread.join(patience.SECONDS)
     assert not thread.is_alive()
 
 

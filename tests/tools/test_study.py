@@ -10,6 +10,7 @@ import sys
 import time
 
 import nets_data
+import patience
 import pytest
 from commands import ROOT
 
@@ -194,8 +195,10 @@ def test_killed_at_random_moments_gives_the_same_table(tmp_path, folder, undistu
         children = parents.children(process.pid)
         process.kill()
         process.wait()
-        time.sleep(0.5)
-        assert not [pid for pid in children if _is_running(pid)]
+        end = time.monotonic() + patience.SECONDS
+        while running := [pid for pid in children if _is_running(pid)]:
+            assert time.monotonic() < end, running
+            time.sleep(0.05)
     done = study(tmp_path, "run", "smoke.toml", "--jobs", "2")
     assert done.returncode == 0, (seed, done.stderr)
     assert records(tmp_path) == records(folder), seed
@@ -227,7 +230,7 @@ def test_ctrl_c_saves_and_a_failed_cell_does_not_stop_the_others(tmp_path, folde
         words("run", "long.toml"), cwd=tmp_path, env=ENVIRONMENT, stdout=subprocess.PIPE,
         stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
-    end = time.monotonic() + 120
+    end = time.monotonic() + patience.SECONDS
     while not any("Iteration 0" in path.read_text(errors="replace")
                   for path in tmp_path.glob("snapshots/long.*squeezenet*/train.log")):  # fmt: skip
         assert time.monotonic() < end and process.poll() is None, process.communicate()
@@ -235,7 +238,7 @@ def test_ctrl_c_saves_and_a_failed_cell_does_not_stop_the_others(tmp_path, folde
     second = study(tmp_path, "run", "long.toml")
     assert second.returncode == 1 and "another run of this study is going on" in second.stderr
     process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=120)
+    _, errors = process.communicate(timeout=patience.SECONDS)
     assert process.returncode == 130 and "interrupted" in errors
     assert "FAILED cards alexnet sm seed 1: the training ended with status" in errors
     text = study(tmp_path, "status", "long.toml").stdout

@@ -15,6 +15,7 @@ from types import SimpleNamespace
 
 import caffe
 import numpy as np
+import patience
 import pytest
 import tiny
 from caffe.proto import caffe_pb2
@@ -280,7 +281,7 @@ def test_the_death_of_mpis_process_manager_ends_all_and_says_how_to_go_on(endles
     (manager,) = {parent_of(pid) for pid in ranks(solver).values()}
     assert Path(f"/proc/{manager}/comm").read_text().strip() == rank.PROXY
     os.kill(manager, signal.SIGKILL)
-    _, text = process.communicate(timeout=60)
+    _, text = process.communicate(timeout=patience.SECONDS)
     assert process.returncode == 1
     assert re.search(  # mpiexec may notice, and end by itself
         r"^error: (MPI's process manager .hydra_pmi_proxy. has ended before the ranks|a rank "

@@ -2,7 +2,8 @@
 
 import time
 
-from browser import SECONDS, Browser
+import patience
+from browser import Browser
 
 
 class Visitor(Browser):
@@ -16,7 +17,7 @@ class Visitor(Browser):
         )
         self._events.clear()
         self._call("Page.navigate", url=address)
-        end = time.monotonic() + SECONDS
+        end = time.monotonic() + patience.SECONDS
         while "Page.loadEventFired" not in self._events:
             assert time.monotonic() < end, "the page does not load"
             self._note(self._receive())
@@ -39,7 +40,7 @@ class Visitor(Browser):
 
     def until(self, expression):
         """Wait until a JavaScript expression is true; returns its value."""
-        end = time.monotonic() + SECONDS
+        end = time.monotonic() + patience.SECONDS
         while not (found := self.value(expression)):
             assert time.monotonic() < end, f"never true: {expression}"
             time.sleep(0.02)
