@@ -11,12 +11,17 @@ from pathlib import Path
 from data_prep.common.errors import UserError
 
 
-def path():
+def find():
     """Path of the caffe on PATH, else of the one beside this Python: .venv need not be activated.
 
-    Raises UserError where there is neither.
+    None where there is neither.
     """
-    found = shutil.which("caffe") or shutil.which("caffe", path=Path(sys.executable).parent)
+    return shutil.which("caffe") or shutil.which("caffe", path=Path(sys.executable).parent)
+
+
+def path():
+    """The path that `find` returns; raises UserError where there is no caffe."""
+    found = find()
     if found is None:
         raise UserError(
             "no caffe on PATH or beside this Python: run `make setup`, then `. .venv/bin/activate`"

@@ -12,6 +12,7 @@ import numpy as np
 
 from data_prep.common.errors import UserError
 from data_prep.opencv import cv2
+from tools import caffe_program
 
 from .timing import add_runs, alternating_medians, positive
 
@@ -147,12 +148,11 @@ class Build:
 
 def _converter(root, photos, folder, made):
     """A function that runs the convert_imageset of the Caffe that `caffe` belongs to."""
-    caffe = shutil.which("caffe")
-    command = Path(caffe).resolve().with_name("convert_imageset") if caffe else None
-    if command is None or not command.is_file():
+    caffe = Path(caffe_program.path()).resolve()
+    command = caffe.with_name("convert_imageset")
+    if not command.is_file():
         raise UserError(
-            "convert_imageset, one of Caffe's tools, is not beside `caffe`: run `make "
-            "setup` and activate .venv"
+            f"convert_imageset, one of Caffe's tools, is not beside {caffe}: run `make setup`"
         )
     listed = folder / "photos.txt"
     listed.write_text(

@@ -6,7 +6,6 @@ import itertools
 import json
 import os
 import platform
-import shutil
 import statistics
 import sys
 import sysconfig
@@ -17,6 +16,7 @@ from pathlib import Path
 
 from data_prep.common import files, progress, text_table, typed
 from data_prep.common.errors import UserError
+from tools import caffe_program
 
 from . import contest, engines, peer_nets
 
@@ -457,19 +457,16 @@ def add_ours(parser):
         "--ours",
         type=Path,
         metavar="DIR",
-        help="where our Caffe is installed (default: that of the caffe on PATH)",
+        help="where our Caffe is installed (default: the one that .venv or PATH has)",
     )
 
 
 def prefix_of_ours(given):
-    """The folder that --ours names, or that of the caffe on PATH.
+    """The folder that --ours names, or that of the caffe that is found without it.
 
     Raises UserError if no Caffe with pycaffe is there.
     """
-    found = shutil.which("caffe")
-    if given is None and found is None:
-        raise UserError("no caffe on PATH: `. .venv/bin/activate`, or --ours DIR")
-    prefix = given.resolve() if given else Path(found).resolve().parents[1]
+    prefix = given.resolve() if given else Path(caffe_program.path()).resolve().parents[1]
     if not has_caffe(prefix):
         raise UserError(f"--ours {prefix} holds no Caffe with pycaffe")
     return prefix

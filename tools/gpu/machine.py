@@ -6,9 +6,10 @@ import importlib.metadata
 import os
 import platform
 import re
-import shutil
 import subprocess
 from pathlib import Path
+
+from tools import caffe_program
 
 PACKAGES = ("numpy", "cupy-cuda13x", "cupy-cuda12x", "torch", "mpi4py")
 COMPUTE_CAPABILITY = 75, 76  # CUdevice_attribute: major, minor
@@ -72,8 +73,8 @@ def _driver():
 
 
 def prefix():
-    """The folder that Caffe is installed in, by the caffe on PATH; None without one."""
-    found = shutil.which("caffe")
+    """The folder that Caffe is installed in, by the caffe that is found; None without one."""
+    found = caffe_program.find()
     return Path(found).resolve().parents[1] if found else None
 
 
@@ -82,7 +83,8 @@ def _caffe():
     where = prefix()
     if where is None:
         return {}
-    version = subprocess.run(["caffe", "-version"], capture_output=True, text=True).stdout.strip()
+    command = [caffe_program.path(), "-version"]
+    version = subprocess.run(command, capture_output=True, text=True).stdout.strip()
     found = {"version": version.removeprefix("caffe version ")}
     build = where / "BUILD"
     if build.is_file():
