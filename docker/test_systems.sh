@@ -6,6 +6,8 @@ here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 root=$(dirname "$here")
 # shellcheck source=docker/debian_root.sh
 . "$here/debian_root.sh"
+# shellcheck source=docker/copy_repository.sh
+. "$here/copy_repository.sh"
 
 readonly STEPS="demo test test-caffe"
 
@@ -99,13 +101,6 @@ make_system() {
     >>"$3" 2>&1 || die "apt-get inside $2 failed: see $3"
 }
 
-# copy_repository SYSTEM: copies the current files that git tracks or does not ignore
-copy_repository() {
-  mkdir -p "$1$repository"
-  git -C "$root" ls-files -z --cached --others --exclude-standard |
-    (cd "$root" && tar -c --null --ignore-failed-read -T - 2>/dev/null) | tar -x -C "$1$repository"
-}
-
 # try_release RELEASE: adds lines to $folder/summary; status 1 where a step failed
 try_release() {
   local release=$1 system=$folder/debian-$1 log start step
@@ -116,7 +111,7 @@ try_release() {
     make_system "$release" "$system" "$log"
     note "Debian $release: made in $(minutes $((SECONDS - start)))"
   fi
-  copy_repository "$system"
+  copy_repository "$root" "$system$repository"
   for step in $steps; do
     start=$SECONDS log=$folder/debian-$release-$step.log
     say "Debian $release: make $step (log: $log)"

@@ -4,6 +4,8 @@
 set -euo pipefail
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+# shellcheck source=docker/copy_repository.sh
+. "$root/docker/copy_repository.sh"
 
 usage() {
   cat <<END_OF_USAGE
@@ -45,11 +47,9 @@ stop_all() {
   done
 }
 
-# make_copy COPY PREFIX: the files that git tracks or does not ignore, set up with the Caffe at PREFIX
+# make_copy COPY PREFIX: this repository, set up with the Caffe at PREFIX
 make_copy() {
-  mkdir -p "$1"
-  (cd "$root" && git ls-files -z --cached --others --exclude-standard |
-    tar -c --null --ignore-failed-read -T - 2>/dev/null) | tar -x -C "$1"
+  copy_repository "$root" "$1"
   CAFFE_PREFIX=$2 make -C "$1" setup
 }
 

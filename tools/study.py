@@ -12,6 +12,7 @@ Examples:
     tools/study.py table studies/cub50_googlenet.toml
     tools/study.py plot studies/table4_lambda.toml
     tools/study.py curves studies/demo_cards.toml
+    tools/study.py renew
 """
 
 import argparse
@@ -32,6 +33,7 @@ from tools.studies import (
     plan,
     plot,
     progress,
+    quotes,
     runner,
     status,
     table,
@@ -42,6 +44,8 @@ from tools.studies.machine import Machine
 
 FOLDER = Path(__file__).resolve().parent
 DRAWINGS = {"plot": plot.figure, "curves": curves.figure}
+TABLE = "table.md"
+PAGES = ("*.md", "*/*.md", "tools/*/*.md")  # that may quote tables
 
 
 def parse():
@@ -59,6 +63,11 @@ def parse():
         what.add_parser(name, help=help_text)
     for one in what.choices.values():
         one.add_argument("study", type=Path, help="a study file, such as studies/smoke.toml")
+    what.add_parser(
+        "renew",
+        help="make every table and drawing in studies/results again, from the records there, and "
+        "the tables that the pages of this repository quote",
+    )
     for one in (run, what.choices["status"]):
         one.add_argument(
             "--jobs",
@@ -170,18 +179,23 @@ def run(args, study):
 
 def write_tables(state):
     """Write the table in three formats, and the list of cells; print it."""
-    made, name = table.make(state), state.study.name
+    texts = tables_of(state)
+    for name, text in texts.items():
+        files.write_whole(state.study.results / name, text)
+    print(texts[TABLE])
+    print(f"wrote {TABLE}, table.csv, table.tex and cells.tsv in {state.study.results}")
+
+
+def tables_of(state):
+    """{name of a file in the folder of the results: its text}."""
+    made = table.make(state)
     ended = [known.record for known in state.wanted() if known.record]
-    text = table_text.markdown(made)
-    for ending, content in (
-        ("cells.tsv", table_text.cells_text(ended)),
-        ("table.csv", table_text.csv_text(made)),
-        ("table.tex", table_text.latex(made)),
-        ("table.md", text),
-    ):
-        files.write_whole(state.study.results / ending, content)
-    print(text)
-    print(f"wrote {state.study.results}/table.md, table.csv, table.tex and cells.tsv of {name}")
+    return {
+        "cells.tsv": table_text.cells_text(ended),
+        "table.csv": table_text.csv_text(made),
+        "table.tex": table_text.latex(made),
+        TABLE: table_text.markdown(made),
+    }
 
 
 def show_table(args, study):
@@ -203,15 +217,53 @@ def show_status(args, study):
 
 
 def draw(args, study):
-    picture = io.BytesIO()
-    DRAWINGS[args.what](open_state(study)).savefig(picture, format="png", dpi=130)
     out = args.out or study.results / f"{args.what}.png"
-    files.write_whole(out, picture.getvalue())
+    files.write_whole(out, drawing(args.what, open_state(study)))
     print(f"wrote {out}")
+
+
+def drawing(kind, state):
+    """The bytes of a PNG. kind: of DRAWINGS."""
+    picture = io.BytesIO()
+    DRAWINGS[kind](state).savefig(picture, format="png", dpi=130)
+    return picture.getvalue()
+
+
+def renew():
+    """Write every file again that exists and follows from records; print which ones changed."""
+    count, changed = 0, []
+
+    def write(path, content):
+        nonlocal count
+        count += 1
+        content = content if isinstance(content, bytes) else content.encode()
+        if not path.exists() or path.read_bytes() != content:
+            files.write_whole(path, content)
+            changed.append(path)
+
+    for path in sorted((FOLDER / "studies").glob("*.toml")):
+        study = plan.read(path, FOLDER)
+        digests, folder = cells.Digests(), study.results
+        if (folder / TABLE).exists():
+            for name, text in tables_of(progress.State(study, digests)).items():
+                write(folder / name, text)
+        for kind in DRAWINGS:
+            if (folder / f"{kind}.png").exists():
+                write(folder / f"{kind}.png", drawing(kind, progress.State(study, digests)))
+    root = FOLDER.parent
+    for page in sorted(path for pattern in PAGES for path in root.glob(pattern)):
+        text, quoted = quotes.renewed(page, root)
+        if quoted:
+            write(page, text)
+    for path in changed:
+        print(f"wrote {path}")
+    print(f"{len(changed)} of {count} files have changed")
 
 
 def main():
     args = parse()
+    if args.what == "renew":
+        return renew()
     study = plan.read(args.study, FOLDER)
     doing = {"run": run, "status": show_status, "table": show_table} | dict.fromkeys(DRAWINGS, draw)
     return doing[args.what](args, study)

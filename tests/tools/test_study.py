@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -14,6 +15,7 @@ import patience
 import pytest
 from commands import ROOT
 
+from tools import study as commanded
 from tools.nets import tables
 from tools.parallel import parents
 from tools.studies.measures import MEASURES
@@ -178,6 +180,37 @@ def test_committed_results_need_no_data(tmp_path, folder, undisturbed):
     command = "data_prep/build_lmdb.py cards --validation 104 --out data/cards_val"
     assert f"not run: the data set data/cards_val is not built: {command}" in done.stderr
     assert study(tmp_path, "table", "smoke.toml").stderr.startswith("note: the data set")
+
+
+def test_renew(tmp_path, folder, undisturbed, monkeypatch, capsys):
+    """What follows from the records is made again, where it is; a page follows its table."""
+    studies = tmp_path / "tools/studies"
+    shutil.copytree(folder / "results", studies / "results")
+    shutil.copy(SMOKE, studies)
+    results = studies / "results/smoke"
+    (results / "plot.png").unlink(missing_ok=True)
+    (results / "curves.png").write_bytes(b"an older one")
+    wanted = (results / "table.md").read_text()
+    (part,) = re.findall("^cards, .*(?<!:)$", wanted, re.MULTILINE)[:1]
+    page = (
+        "<!-- tools/studies/results/smoke/table.md: {} -->\n| x | card |\n|---|---|\n| SM | {} |\n"
+    )
+    (tmp_path / "README.md").write_text(page.format(part, "1.0"))
+    (tmp_path / "OTHER.md").write_text("no table\n")
+    (results / "table.md").write_text("an older one")
+    monkeypatch.chdir(tmp_path)  # where no data sets are
+    monkeypatch.setattr(commanded, "FOLDER", tmp_path / "tools")
+    monkeypatch.setattr(sys, "argv", ["study.py", "renew"])
+    commanded.main()
+    said = capsys.readouterr().out.splitlines()
+    assert said[-1] == "3 of 6 files have changed", said
+    assert (results / "table.md").read_text() == wanted
+    assert (results / "curves.png").read_bytes().startswith(b"\x89PNG")
+    assert not (results / "plot.png").exists()
+    (figure,) = re.findall(r"\| SM \| (.*) \|", (tmp_path / "README.md").read_text())
+    assert figure != "1.0" and figure in wanted
+    commanded.main()
+    assert capsys.readouterr().out == "0 of 6 files have changed\n"
 
 
 def test_killed_at_random_moments_gives_the_same_table(tmp_path, folder, undisturbed):
