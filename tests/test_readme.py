@@ -158,7 +158,7 @@ def test_own_photographs(tmp_path):
         ("results/mine", f"{tmp_path}/mine"),
         ("models/mine", f"{tmp_path}/model"),
         ("train.log", f"{tmp_path}/train.log"),
-        ("tools/serve.py", f"exec {sys.executable} tools/serve.py --port 0"),
+        ("tools/serve.py", f"exec {shlex.quote(sys.executable)} tools/serve.py --port 0"),
         ("photo.jpg holiday/", f"{tmp_path}/PHOTOS --out {tmp_path}/photos.tsv"),
     )
     environment = os.environ | {"OPENBLAS_NUM_THREADS": "1", "GLOG_minloglevel": "0"}
