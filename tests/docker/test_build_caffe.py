@@ -114,7 +114,7 @@ def test_stock_is_another_build_in_a_folder_of_its_own():
     values = dict(python_version="3.11", numpy_version="2.4.6", prefix="/x", cuda="", HOME="/h")
     hashes = [bash("hash_recipe", **values, stock=stock).stdout for stock in ("", "yes")]
     assert len(set(hashes)) == 2 and all(hashes)
-    listed = [bash("list_patches", stock=stock).stdout.split() for stock in ("", "yes")]
+    listed = [bash("list_patches", stock=stock).stdout.splitlines() for stock in ("", "yes")]
     assert listed[0][:5] == listed[1] and len(listed[0]) > 5
     assert bash("default_prefix", **values, stock="yes").stdout.strip() == "/h/.local/caffe-stock"
 

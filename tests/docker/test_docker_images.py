@@ -363,7 +363,7 @@ def stand_ins(tmp_path):
         "docker": 'case $1 in import) cat >"$here/base.tar" ;; *) [ -e "$here/running" ]; esac',
         "dockerd": "sleep 3600 & trap 'rm \"$here/running\"; kill $!; exit' TERM\n"
         'echo $$ >"$here/data/pid"; touch "$here/running"; wait',
-        "debootstrap": 'mkdir -p "$3"/etc/apt/sources.list.d',
+        "debootstrap": 'mkdir -p "$3"/etc/apt/sources.list.d "$3"/etc/dpkg/dpkg.cfg.d',
         "id": "echo 0",  # -u: root
     }.items():
         (folder / name).write_text(f"#!/bin/sh\nhere={shlex.quote(str(tmp_path))}\n{does}\n")
@@ -372,7 +372,7 @@ def stand_ins(tmp_path):
 
 
 @pytest.mark.parametrize("release, suite", [("12", "bookworm"), ("13", "trixie")])
-def test_a_base_image_made_here_has_the_package_sources_of_the_registrys(
+def test_a_base_image_made_here_has_the_settings_of_the_registrys(
     stand_ins, tmp_path, release, suite
 ):
     script = '. "$1"; work=$2; make_base "debian:$3-slim"'
@@ -384,6 +384,8 @@ def test_a_base_image_made_here_has_the_package_sources_of_the_registrys(
     assert done.returncode == 0, done.stderr
     with tarfile.open(tmp_path / "base.tar") as base:
         sources = base.extractfile("./etc/apt/sources.list.d/debian.sources").read().decode()
+        dpkg = base.extractfile("./etc/dpkg/dpkg.cfg.d/docker-apt-speedup").read()
+    assert dpkg == b"force-unsafe-io\n"
     assert re.findall("^(?:URIs|Suites): (.*)$", sources, re.MULTILINE) == [
         "http://mirror.example/debian",
         f"{suite} {suite}-updates",
