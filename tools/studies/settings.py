@@ -14,15 +14,25 @@ GLM_PREFIX = "glm."  # glm.k, glm.margins ...: parameters of the large-margin lo
 RESERVED = ("net", "variant", "out", "name", "seed")
 
 _LABELS = tables.Labels((2,), "")  # any will do
-# {option: stages of which a variant must have one for the option to change its training}.
-_STAGES = {
-    **{option[2:]: {name} for name, option in losses.WEIGHT_OPTIONS.items()},
-    losses.SCALE_OPTION[2:]: {
-        name for name, loss in tables.LOSSES.items() if "normalize" in loss.parameters(_LABELS)
-    },
-    "skip-input": {"csm"},
-    **{json_option(name)[2:]: {name} for name in tables.LOSSES},
-    "attributes": {name for name, loss in tables.LOSSES.items() if tables.ATTRIBUTES in loss.reads},
+
+
+def _with_any(*stages):
+    """Function: variant -> whether it has one of these stages."""
+    return lambda variant: not set(stages).isdisjoint(tables.STAGES[variant])
+
+
+# {option: function(variant) -> whether the option changes its training}; others change every one.
+_CHANGES = {
+    **{option[2:]: _with_any(name) for name, option in losses.WEIGHT_OPTIONS.items()},
+    losses.SCALE_OPTION[2:]: _with_any(
+        *(name for name, loss in tables.LOSSES.items() if "normalize" in loss.parameters(_LABELS))
+    ),
+    "skip-input": _with_any("csm"),
+    **{json_option(name)[2:]: _with_any(name) for name in tables.LOSSES},
+    "attributes": _with_any(
+        *(name for name, loss in tables.LOSSES.items() if tables.ATTRIBUTES in loss.reads)
+    ),
+    "label-smoothing": tables.has_softmax,
 }
 
 
@@ -45,10 +55,8 @@ def flat(table, prefix=""):
 
 def applies(option, variant):
     """Whether an option changes the training of a variant."""
-    if option == "label-smoothing":
-        return tables.has_softmax(variant)
-    stages = {tables.GLM} if option.startswith(GLM_PREFIX) else _STAGES.get(option)
-    return stages is None or bool(stages & set(tables.STAGES[variant]))
+    changes = _CHANGES.get(GLM_JSON if option.startswith(GLM_PREFIX) else option)
+    return changes is None or changes(variant)
 
 
 def words(options):
