@@ -7,14 +7,12 @@ import random
 import resource
 import shutil
 import signal
-import subprocess
-import sys
-from pathlib import Path
 
 import cv2
 import lmdb
 import numpy as np
 import pytest
+import stopped as commands
 from archive import refused, run
 from test_cards import rendered
 
@@ -70,19 +68,13 @@ CHECKPOINT = ("data_prep.checkpoint:Keeper._keep", 1)  # the moment when the fir
 
 
 def stopped(command, after, number, how=signal.SIGKILL):
-    """Run a build that gets a signal at a moment of its own (stopped_build.py). Its exit status."""
-    driver = [sys.executable, Path(__file__).with_name("stopped_build.py"), str(int(how))]
-    return subprocess.run(
-        [*driver, after, str(number), *map(str, command)], capture_output=True
-    ).returncode
+    """The exit status of a build that gets a signal at a moment of its own (stopped.py)."""
+    return commands.stopped(in_folder(command), after, number, how).returncode
 
 
-def events(command):
-    """How many events of the audit hooks a whole build has."""
-    driver = [sys.executable, Path(__file__).with_name("stopped_build.py"), "0", "audit", "0"]
-    done = subprocess.run([*driver, *map(str, command)], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    return int(done.stdout.splitlines()[-1])
+def in_folder(command):
+    """The command as a path in the repository."""
+    return [f"data_prep/{command[0]}", *command[1:]]
 
 
 def partial_of(out):
@@ -115,7 +107,7 @@ def resumed(said):
 def test_killed_at_random_moments(photos, whole, tmp_path):
     """Killed several times, then left to finish: the data set is that of an undisturbed build."""
     out, generator = tmp_path / "birds", random.Random(5)
-    total = events(arguments(photos, tmp_path / "calm/birds"))
+    total = commands.events(in_folder(arguments(photos, tmp_path / "calm/birds")))
     shutil.rmtree(tmp_path / "calm")
     for _ in range(5):
         moment = generator.randint(total // 2, total)  # imports are among the first half

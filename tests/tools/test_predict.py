@@ -7,7 +7,6 @@ import signal
 import struct
 import subprocess
 import sys
-import time
 import zlib
 
 import caffe
@@ -16,6 +15,7 @@ import numpy as np
 import photo_set
 import pytest
 from commands import ROOT, assert_error, run
+from stopped import stopped
 
 from data_prep import image_files
 from data_prep.common.errors import UserError
@@ -356,37 +356,24 @@ def test_interrupted(photos, tmp_path):
     paths, out = [path for _, path, _ in photos.listed()], tmp_path / "a.jsonl"
     bad = tmp_path / "bad.png"
     bad.write_bytes(b"nothing")
-    lines = "".join(f"{path}\n" for path in [bad, *paths] * 400)
+    lines = "".join(f"{path}\n" for path in [bad, *paths] * 40)
     (tmp_path / "list.txt").write_text(lines)
     args = ("--solver", photos.solver, "--list", tmp_path / "list.txt", "--top", 1)
     assert run("predict", *args, "--out", out).returncode == 1
     whole = out.read_bytes()
-    assert whole.count(b"\n") == 3200
+    assert whole.count(b"\n") == 320
     out.write_bytes(whole[: whole.index(b"\n") + 1])  # an earlier answer
-    running = subprocess.Popen(
-        [sys.executable, "tools/predict.py", *map(str, args), "--out", out],
-        cwd=ROOT,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-        # A job that a script starts in the background inherits an ignored Ctrl-C.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-    )
-    partial = resumable.partial_of(out)
-    while not (partial.exists() and partial.stat().st_size > 50_000):
-        assert running.poll() is None
-        time.sleep(0.01)
-    running.send_signal(signal.SIGINT)
-    _, errors = running.communicate()
-    assert running.returncode == 130 and "Traceback" not in errors, errors
-    assert errors.endswith("run the same command to resume\ninterrupted\n"), errors
+    command = ("tools/predict.py", *args, "--out", out)
+    ended = stopped(command, "tools.recognition.resumable:Parts.add", 5, signal.SIGINT)
+    assert ended.returncode == 130 and "Traceback" not in ended.stderr, ended.stderr
+    assert ended.stderr.endswith("run the same command to resume\ninterrupted\n"), ended.stderr
     assert out.read_bytes().count(b"\n") == 1
-    with open(partial, "ab") as file:
+    with open(resumable.partial_of(out), "ab") as file:
         file.write(b'{"text": "a cut li')
     done = run("predict", *args, "--out", out)
-    assert done.returncode == 1 and "error: 400 of 3600" in done.stderr
-    resumed = re.search(r"resuming at (\d+) of 3600", done.stdout)
-    assert 0 < int(resumed[1]) < 3600
+    assert done.returncode == 1 and "error: 40 of 360" in done.stderr
+    resumed = re.search(r"resuming at (\d+) of 360", done.stdout)
+    assert 0 < int(resumed[1]) < 360
     assert out.read_bytes() == whole
     assert {one.name for one in tmp_path.iterdir()} == {"a.jsonl", "list.txt", "bad.png"}
 

@@ -1,22 +1,39 @@
-"""A command of data_prep that gets a signal at a moment of its own work: not of a clock, nor of
-another process that looks in from time to time.
+"""A command that gets a signal at a moment of its own work: not of a clock, nor of another process
+that looks in from time to time, and that a busy machine may keep until all is over.
 
-    stopped_build.py SIGNAL AFTER NUMBER COMMAND ARGUMENT...
+    stopped.py SIGNAL AFTER NUMBER COMMAND ARGUMENT...
 
-AFTER is a function such as `data_prep.checkpoint:Keeper._keep`, whose NUMBERth call raises the
-signal when it is over; or `audit`: the NUMBERth event that Python's audit hooks see (files opened,
-renamed, removed ...). A NUMBER of 0 counts them: the last line of output is their number.
+COMMAND is a path in the repository. AFTER is a function such as
+`data_prep.checkpoint:Keeper._keep`, whose NUMBERth call raises the signal when it is over; or
+`audit`: the NUMBERth event that Python's audit hooks see (files opened, renamed, removed ...). A
+NUMBER of 0 counts them: the last line of output is their number.
 """
 
 import importlib
 import os
 import runpy
 import signal
+import subprocess
 import sys
 import threading
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def stopped(command, after, number, how=signal.SIGKILL):
+    """The finished command, with what it printed, after a signal at a moment: see above."""
+    words = [__file__, int(how), after, number, *command]
+    return subprocess.run(
+        [sys.executable, *map(str, words)], cwd=ROOT, capture_output=True, text=True
+    )
+
+
+def events(command):
+    """How many events of the audit hooks a whole command has."""
+    done = stopped(command, "audit", 0)
+    assert done.returncode == 0, done.stderr
+    return int(done.stdout.splitlines()[-1])
 
 
 class Moment:
@@ -65,7 +82,7 @@ def main():
         after(target, moment)
     sys.argv = [command, *arguments]
     try:
-        runpy.run_path(str(ROOT / "data_prep" / command), run_name="__main__")
+        runpy.run_path(str(ROOT / command), run_name="__main__")
     finally:
         if not int(number):
             print(moment.seen)
