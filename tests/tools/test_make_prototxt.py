@@ -17,6 +17,7 @@ from google.protobuf import text_format
 
 from data_prep import readers
 from data_prep.label_tree import TABLES, Hierarchy
+from data_prep.readers.cards import read_decks
 from tools.nets import data, datasets, files, rules, solver, tables
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -224,11 +225,18 @@ def test_tables_agree_with_the_label_trees(name):
 
 
 def test_counts_of_the_cards():
-    """The table's counts are those of data_prep/build_lmdb.py cards, where that was run."""
-    manifest = ROOT / "data/cards/manifest.json"
-    if not manifest.exists():
+    """The table's counts are those of data_prep/build_lmdb.py cards, where that was run with all
+    decks: some releases have fewer.
+    """
+    data = ROOT / "data/cards"
+    if not (data / "manifest.json").exists():
         pytest.skip("data/cards is not built")
-    splits = json.loads(manifest.read_text())["splits"]
+    splits = json.loads((data / "manifest.json").read_text())["splits"]
+    used = sum(deck["split"] != "none" for deck in read_decks())
+    rows = [line for split in splits for line in (data / f"{split}.tsv").read_text().splitlines()]
+    here = len({line.split("\t")[1].partition("/")[0] for line in rows if "/" in line})
+    if here < used:
+        pytest.skip(f"data/cards has {here} of {used} decks")
     cards = tables.DATASETS["cards"]
     assert (cards.train, cards.test) == (splits["train"]["images"], splits["test"]["images"])
 
