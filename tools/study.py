@@ -243,13 +243,16 @@ def renew():
 
     for path in sorted((FOLDER / "studies").glob("*.toml")):
         study = plan.read(path, FOLDER)
-        digests, folder = cells.Digests(), study.results
-        if (folder / TABLE).exists():
-            for name, text in tables_of(progress.State(study, digests)).items():
-                write(folder / name, text)
-        for kind in DRAWINGS:
-            if (folder / f"{kind}.png").exists():
-                write(folder / f"{kind}.png", drawing(kind, progress.State(study, digests)))
+        table_path = study.results / TABLE
+        drawn = [kind for kind in DRAWINGS if (study.results / f"{kind}.png").exists()]
+        if not (table_path.exists() or drawn):
+            continue
+        state = progress.State(study, cells.Digests())
+        if table_path.exists():
+            for name, text in tables_of(state).items():
+                write(study.results / name, text)
+        for kind in drawn:
+            write(study.results / f"{kind}.png", drawing(kind, state))
     root = FOLDER.parent
     for page in sorted(path for pattern in PAGES for path in root.glob(pattern)):
         text, quoted = quotes.renewed(page, root)
