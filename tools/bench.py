@@ -5,7 +5,7 @@ import argparse
 
 import tools.pycaffe  # noqa: F401 (before others load Caffe: it limits Caffe's log)
 from data_prep.common.command import command
-from tools.benchmarks import lmdb, losses, memory, parallel, predict, step
+from tools.benchmarks import lmdb, losses, memory, parallel, predict, step, variants
 
 EXAMPLES = """examples, on an idle machine:
   tools/bench.py losses     metric losses, against matrix products and other implementations
@@ -13,6 +13,7 @@ EXAMPLES = """examples, on an idle machine:
   tools/bench.py lmdb       build_lmdb.py, against Caffe's convert_imageset
   tools/bench.py step       the share of each layer in a training step
   tools/bench.py step --peers   a step and a forward pass beside other engines
+  tools/bench.py variants   a training step of every variant, beside plain softmax
   tools/bench.py parallel   processes of one thread, against one process with all threads
   tools/bench.py predict    photographs to answers, against the bare net
 """
@@ -23,6 +24,7 @@ BENCHMARKS = {
     "memory": memory,
     "lmdb": lmdb,
     "step": step,
+    "variants": variants,
     "parallel": parallel,
     "predict": predict,
 }

@@ -1,18 +1,23 @@
 """Makes a solver's training net with inputs that a program fills, instead of LMDBs."""
 
+import json
+
 import numpy as np
 
 from data_prep.common.errors import UserError
+from python_layers import label_tree
 from tools import solver_net
 from tools.nets import head, rules
 
 
 def training_net(solver, batch):
-    """(NetParameter, [classes per level]) of a solver's training state, with Input layers for data.
+    """(NetParameter, tree) of a solver's training state, with Input layers for data.
 
-    The inputs are `data`, batch x 3 x crop x crop, and `label`, batch x levels x 1 x 1. A level
-    without a classifier in this state counts a third of the classes of the one below. Raises
-    UserError for a net without these two Data layers or without a classifier.
+    The inputs are `data`, batch x 3 x crop x crop, and `label`, batch x levels x 1 x 1. `tree`,
+    C x levels int64, has the classes of each fine class at all levels: rows of it are labels. It is
+    the hierarchy.tsv that a loss of the net reads, or even_tree; there a level without a classifier
+    in this state counts a third of the classes of the one below. Raises UserError for a net without
+    these two Data layers or without a classifier, and for an unreadable hierarchy.tsv.
     """
     from tools.pycaffe import caffe
 
@@ -38,15 +43,32 @@ def training_net(solver, batch):
     sizes = []
     for level in range(1, levels[0] + 1):
         sizes.append(classes.get(head.scores(level)) or max(1, sizes[-1] // 3))
-    return net, sizes
+    path = _hierarchy(net)
+    return net, even_tree(sizes) if path is None else _read(path)[:, : levels[0]]
 
 
-def labels_of(fine, sizes):
-    """Labels, n x levels, of n fine classes in a tree whose neighboring classes share a parent.
+def even_tree(sizes):
+    """Tree, C x levels, in which neighboring classes share a parent.
 
     sizes: classes per level, fine to coarse.
     """
-    labels = [fine]
+    levels = [np.arange(sizes[0])]
     for below, size in zip(sizes, sizes[1:]):
-        labels.append(labels[-1] * size // below)
-    return np.stack(labels, axis=1)
+        levels.append(levels[-1] * size // below)
+    return np.stack(levels, axis=1)
+
+
+def _hierarchy(net):
+    """Path of the hierarchy.tsv that losses of the net read; None without."""
+    for layer in net.layer:
+        if layer.type == "Python" and layer.python_param.param_str:
+            if path := json.loads(layer.python_param.param_str).get("hierarchy"):
+                return path
+    return None
+
+
+def _read(path):
+    try:
+        return label_tree.read(path).ancestors
+    except ValueError as error:
+        raise UserError(str(error)) from None

@@ -1,6 +1,7 @@
 """The benchmarks run and report every loss at every size; times are not asserted."""
 
 import re
+from pathlib import Path
 
 import pytest
 import tiny
@@ -125,6 +126,61 @@ def test_step_of_a_net_without_crops(tmp_path):
     solver = tiny.solver(tmp_path, tmp_path, ("csm", "glm"))
     done = run("bench", "step", "--solver", solver)
     assert_error(done, "doesn't train on images of one crop_size")
+
+
+def variants(*arguments):
+    return run("bench", "variants", "--runs", "1", "--batch", "2", *arguments)
+
+
+def titles(table):
+    return [re.split(r"\s{2,}", line)[0] for line in table.splitlines()[2:]]
+
+
+def test_variants():
+    """A row each, plain softmax first; a step takes time and memory."""
+    chosen = ["--variant", "ours", "--variant", "sm_glm"]
+    done = variants("--nets", "prototxt/cards_squeezenet", *chosen)
+    assert done.returncode == 0, done.stderr
+    assert titles(done.stdout) == ["SM", "OURS", "SM-GLM"]
+    numbers = re.findall(r" (\d+) +[\d.]+(?: \S+)? +(\d+)\n", done.stdout + "\n")
+    assert len(numbers) == 3 and all(int(number) > 0 for pair in numbers for number in pair)
+
+
+def copied_solvers(folder, hierarchy):
+    """Prefix of copies of two solvers whose net reads this hierarchy.tsv."""
+    net = Path("prototxt/cards_squeezenet_train_val.prototxt").read_text(encoding="utf-8")
+    copy = folder / "net.prototxt"
+    copy.write_text(net.replace("data/cards/hierarchy.tsv", str(hierarchy)), encoding="utf-8")
+    for variant in ("sm", "bgl"):
+        name = f"cards_squeezenet_{variant}_solver.prototxt"
+        solver = Path("prototxt", name).read_text(encoding="utf-8")
+        solver = solver.replace("prototxt/cards_squeezenet_train_val.prototxt", str(copy))
+        (folder / name).write_text(solver, encoding="utf-8")
+    return folder / "cards_squeezenet"
+
+
+def test_labels_follow_the_tree_that_a_loss_reads(tmp_path):
+    """Neighboring classes have different parents in it; BGL refuses labels of another tree."""
+    hierarchy = tmp_path / "hierarchy.tsv"
+    rows = [f"{i}\tcard {i}\t{i % 4}\tsuit {i % 4}\t{i % 2}\tcolor {i % 2}" for i in range(52)]
+    header = "card_id\tcard\tsuit_id\tsuit\tcolor_id\tcolor"
+    hierarchy.write_text("\n".join([header, *rows, ""]), encoding="utf-8")
+    done = variants("--nets", copied_solvers(tmp_path, hierarchy))
+    assert done.returncode == 0, done.stderr
+    assert titles(done.stdout) == ["SM", "BGL"]
+
+
+def test_a_variant_without_its_tree(tmp_path):
+    """It is skipped, unless the user names it."""
+    nets = copied_solvers(tmp_path, tmp_path / "nothing.tsv")
+    done = variants("--nets", nets)
+    assert done.returncode == 1 and "no other variant than sm to time" in done.stderr
+    assert "skipped: BGL: " in done.stderr and "nothing.tsv" in done.stderr
+    assert_error(variants("--nets", nets, "--variant", "bgl"), "nothing.tsv")
+
+
+def test_variants_of_no_net():
+    assert_error(variants("--nets", "nothing"), "no solver nothing_sm_solver.prototxt")
 
 
 def test_predict():

@@ -215,9 +215,9 @@ def test_torch_runs_the_same_net(name):
     """Losses and gradients of Caffe's and PyTorch's net with the same weights."""
     torch = pytest.importorskip("torch", reason="PyTorch isn't installed")
     solver = solver_net.read_solver(f"prototxt/{name}_sm_solver.prototxt")
-    proto, sizes = training_net(solver, 2)
+    proto, tree = training_net(solver, 2)
     nets.without_dropout(proto)
-    net = nets.random_net(proto, False, np.arange(2), sizes)
+    net = nets.random_net(proto, False, tree[:2])
     reference = torch_net.TorchNet(
         proto, {layer: [blob.data for blob in blobs] for layer, blobs in net.params.items()}, "cpu"
     )

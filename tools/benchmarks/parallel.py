@@ -16,7 +16,7 @@ from data_prep import images, lmdb_io
 from data_prep.common import text_table
 from data_prep.common.errors import UserError
 from tools import caffe_log, solver_net
-from tools.training_net import labels_of, training_net
+from tools.training_net import training_net
 
 from . import peers
 from .timing import add_runs, positive
@@ -138,9 +138,9 @@ def _iterations(log):
 
 def _write_records(folder, solver):
     """LMDBs of JPEG images of noise at several scales, and of their labels."""
-    _, sizes = training_net(solver, 1)
+    _, tree = training_net(solver, 1)
     rng = np.random.default_rng(0)
-    labels = labels_of(rng.integers(sizes[0], size=RECORDS), sizes)
+    labels = tree[rng.integers(len(tree), size=RECORDS)]
     pictures = [_picture(rng) for _ in range(RECORDS)]
     for top, datums in (
         (

@@ -20,7 +20,7 @@ from data_prep.common import prototxt
 from data_prep.common.errors import UserError
 from tools import caffe_errors, solver_net
 from tools.nets import head, rules
-from tools.training_net import labels_of, training_net
+from tools.training_net import training_net
 
 from . import resnet
 
@@ -38,27 +38,28 @@ NETS = {
 KEPT = ("base_lr", "momentum", "weight_decay", "clip_gradients")
 
 
-def write(solver_path, images, folder):
+def write(solver_path, images, folder, base_lr=None):
     """Write the files of a solver's net, with `images` random images, into a new folder.
 
+    base_lr is used instead of the solver's, which fits pretrained weights, not these random ones.
     Raises UserError for solvers other than SGD, and nets without images, labels and a classifier.
     """
     folder = Path(folder)
     solver = solver_net.read_solver(solver_path)
     if (solver.type or "SGD") != "SGD":
         raise UserError(f"{solver_path} is of type {solver.type}: engines are compared with SGD")
-    proto, sizes = training_net(solver, images)
+    proto, tree = training_net(solver, images)
     folder.mkdir(parents=True)
     for name, content in (
         ("train", proto),
         ("infer", _inference(proto)),
-        ("solver", _update_of(solver)),
+        ("solver", _update_of(solver, base_lr)),
     ):
         text = text_format.MessageToString(content)
         (folder / f"{name}.prototxt").write_text(text, encoding="utf-8")
     net = _filled(proto, solver_path)
     rng = np.random.default_rng(1)
-    labels = labels_of(rng.integers(sizes[0], size=images), sizes)
+    labels = tree[rng.integers(len(tree), size=images)]
     values = {
         "data": rng.standard_normal(tuple(net.blobs["data"].shape), np.float32),
         "label": labels[:, :, None, None].astype(np.float32),
@@ -111,13 +112,15 @@ def _inference(proto):
     return net
 
 
-def _update_of(solver):
+def _update_of(solver, base_lr):
     update = type(solver)(
         lr_policy="fixed", display=0, max_iter=1 << 30, snapshot_after_train=False
     )
     for name in KEPT:
         if solver.HasField(name):
             setattr(update, name, getattr(solver, name))
+    if base_lr is not None:
+        update.base_lr = base_lr
     return update
 
 

@@ -10,7 +10,7 @@ import numpy as np
 from data_prep.common import prototxt, text_table
 from data_prep.common.errors import UserError
 from tools import caffe_errors, solver_net
-from tools.training_net import labels_of, training_net
+from tools.training_net import training_net
 
 from . import peer_nets, peers
 from .timing import positive
@@ -112,7 +112,7 @@ def _layers(solver, batch, runs):
     """Print the table of one net's layers."""
     from tools.pycaffe import caffe
 
-    proto, sizes = training_net(solver_net.read_solver(solver), batch)
+    proto, tree = training_net(solver_net.read_solver(solver), batch)
     with (
         caffe_errors.refusals(f"Caffe refuses the net of {solver}"),
         prototxt.as_file(proto) as path,
@@ -120,7 +120,7 @@ def _layers(solver, batch, runs):
         net = caffe.Net(path, caffe.TRAIN)
     rng = np.random.default_rng(0)
     net.blobs["data"].data[...] = rng.normal(0, 60, net.blobs["data"].shape)
-    labels = labels_of(rng.integers(sizes[0], size=batch), sizes)
+    labels = tree[rng.integers(len(tree), size=batch)]
     net.blobs["label"].data[...] = labels[:, :, None, None]
     names = list(net._layer_names)
     seconds_of(net, names)  # the first pass reserves the memory

@@ -6,7 +6,7 @@ import numpy as np
 
 from data_prep.common import prototxt
 from tools import solver_net
-from tools.training_net import labels_of, training_net
+from tools.training_net import training_net
 
 # Of a gradient, as a share of its length. Sums in another order make another input the largest of a
 # pool here and there: between two CPU libraries 0.005 in GoogLeNet's first layer. A wrong layer
@@ -14,10 +14,10 @@ from tools.training_net import labels_of, training_net
 TOLERANCE = 0.02
 
 
-def random_net(proto, gpu, fine, sizes):
+def random_net(proto, gpu, labels):
     """caffe.Net of a NetParameter with the inputs data and label, with the same values each time.
 
-    fine: the images' classes;  sizes: classes per level, as training_net gives them.
+    labels: of the images, rows of training_net's tree.
     Weights have the variance 2 / fan-in, so that activations neither vanish nor grow with depth:
     the prototxts' own fillers make most layers' values too small to compare.
     """
@@ -36,7 +36,7 @@ def random_net(proto, gpu, fine, sizes):
                 else (math.sqrt(2 / fan_in) * rng.standard_normal(tuple(blob.shape), np.float32))
             )
     net.blobs["data"].data[...] = rng.standard_normal(tuple(net.blobs["data"].shape), np.float32)
-    net.blobs["label"].data[...] = labels_of(fine, sizes)[:, :, None, None]
+    net.blobs["label"].data[...] = labels[:, :, None, None]
     return net
 
 
@@ -50,10 +50,10 @@ def without_dropout(proto):
 
 def outcome(solver, batch, gpu):
     """{name: array} of a solver's net after one pass: its losses and all gradients of weights."""
-    proto, sizes = training_net(solver_net.read_solver(solver), batch)
+    proto, tree = training_net(solver_net.read_solver(solver), batch)
     # Two siblings, one of them twice, and a class of another parent: GLM has no empty set.
-    fine = np.resize([0, 1, sizes[0] - 1], batch)
-    net = random_net(without_dropout(proto), gpu, fine, sizes)
+    fine = np.resize([0, 1, len(tree) - 1], batch)
+    net = random_net(without_dropout(proto), gpu, tree[fine])
     values = {name: value.copy() for name, value in net.forward().items()}
     net.backward()
     return values | {

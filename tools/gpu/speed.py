@@ -40,9 +40,9 @@ def use_tf32(wanted):
 
 def _net(solver, batch, gpu):
     """(NetParameter, caffe.Net) of a solver's training net; labels as in a shuffled data set."""
-    proto, sizes = training_net(solver_net.read_solver(solver), batch)
-    fine = np.random.default_rng(1).integers(sizes[0], size=batch)
-    return proto, random_net(proto, gpu, fine, sizes)
+    proto, tree = training_net(solver_net.read_solver(solver), batch)
+    fine = np.random.default_rng(1).integers(len(tree), size=batch)
+    return proto, random_net(proto, gpu, tree[fine])
 
 
 def caffe_step(solver, batch, gpu):

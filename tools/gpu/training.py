@@ -11,7 +11,7 @@ from google.protobuf import text_format
 
 from tools import caffe_log, solver_net
 from tools.nets import rules
-from tools.training_net import labels_of
+from tools.training_net import even_tree
 
 from .nets import without_dropout
 
@@ -27,7 +27,7 @@ def write_data(folder, side, sizes, seed=0):
     from tools.pycaffe import caffe_pb2
 
     rng = np.random.default_rng(seed)
-    levels = labels_of(rng.integers(sizes[0], size=RECORDS), sizes)
+    levels = even_tree(sizes)[rng.integers(sizes[0], size=RECORDS)]
     datums = {
         "images": lambda: caffe_pb2.Datum(
             channels=3, height=side, width=side, data=rng.bytes(3 * side * side)
