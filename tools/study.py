@@ -29,6 +29,7 @@ from tools import event_files
 from tools.studies import (
     cells,
     curves,
+    gains,
     lock,
     plan,
     plot,
@@ -45,6 +46,7 @@ from tools.studies.machine import Machine
 FOLDER = Path(__file__).resolve().parent
 DRAWINGS = {"plot": plot.figure, "curves": curves.figure}
 TABLE = "table.md"
+GAINS = "gains.md"  # over all studies, in the folder of their results
 PAGES = ("*.md", "*/*.md", "tools/*/*.md")  # that may quote tables
 
 
@@ -179,22 +181,21 @@ def run(args, study):
 
 def write_tables(state):
     """Write the table in three formats, and the list of cells; print it."""
-    texts = tables_of(state)
+    texts = texts_of(state, table.make(state))
     for name, text in texts.items():
         files.write_whole(state.study.results / name, text)
     print(texts[TABLE])
-    print(f"wrote {TABLE}, table.csv, table.tex and cells.tsv in {state.study.results}")
+    print(f"wrote {', '.join(texts)} in {state.study.results}")
 
 
-def tables_of(state):
-    """{name of a file in the folder of the results: its text}."""
-    made = table.make(state)
+def texts_of(state, made):
+    """{name of a file in the folder of the results: its text}. made: the state's table.Table."""
     ended = [known.record for known in state.wanted() if known.record]
     return {
-        "cells.tsv": table_text.cells_text(ended),
+        TABLE: table_text.markdown(made),
         "table.csv": table_text.csv_text(made),
         "table.tex": table_text.latex(made),
-        TABLE: table_text.markdown(made),
+        "cells.tsv": table_text.cells_text(ended),
     }
 
 
@@ -231,7 +232,7 @@ def drawing(kind, state):
 
 def renew():
     """Write every file again that exists and follows from records; print which ones changed."""
-    count, changed = 0, []
+    count, changed, made = 0, [], []
 
     def write(path, content):
         nonlocal count
@@ -249,10 +250,13 @@ def renew():
             continue
         state = progress.State(study, cells.Digests())
         if table_path.exists():
-            for name, text in tables_of(state).items():
+            made.append(table.make(state))
+            for name, text in texts_of(state, made[-1]).items():
                 write(study.results / name, text)
         for kind in drawn:
             write(study.results / f"{kind}.png", drawing(kind, state))
+    if text := gains.markdown(made):
+        write(FOLDER / "studies/results" / GAINS, text)
     root = FOLDER.parent
     for page in sorted(path for pattern in PAGES for path in root.glob(pattern)):
         text, quoted = quotes.renewed(page, root)

@@ -202,17 +202,22 @@ def test_renew(tmp_path, folder, undisturbed, monkeypatch, capsys):
     (tmp_path / "README.md").write_text(page.format(part, "1.0"))
     (tmp_path / "OTHER.md").write_text("no table\n")
     (results / "table.md").write_text("an older one")
+    (studies / "results/gains.md").write_text("an older one")
     capsys.readouterr()
     commanded.main()
     said = capsys.readouterr().out.splitlines()
-    assert said[-1] == "3 of 6 files have changed", said
+    assert said[-1] == "4 of 7 files have changed", said
     assert (results / "table.md").read_text() == wanted
     assert (results / "curves.png").read_bytes().startswith(b"\x89PNG")
     assert not (results / "plot.png").exists()
     (figure,) = re.findall(r"\| SM \| (.*) \|", (tmp_path / "README.md").read_text())
     assert figure != "1.0" and figure in wanted
+    head, _, ours, *published = (studies / "results/gains.md").read_text().splitlines()[2:]
+    assert head == "| study | data | network | SM | OURS |"
+    assert ours.startswith(f"| smoke | cards | squeezenet | {figure.split()[0].strip('*')} | ")
+    assert "| the paper | cub | googlenet | 73.6 | +4.0 |" in published
     commanded.main()
-    assert capsys.readouterr().out == "0 of 6 files have changed\n"
+    assert capsys.readouterr().out == "0 of 7 files have changed\n"
 
 
 def test_killed_at_random_moments_gives_the_same_table(tmp_path, folder, undisturbed):

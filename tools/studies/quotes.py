@@ -1,6 +1,7 @@
 """Renews the tables that Markdown pages quote from the tables of studies.
 
-A page quotes a part of a study's table.md by a comment above a table of its own:
+A page quotes a part of a study's table.md, or of gains.md over all studies, by a comment above a
+table of its own:
 
     <!-- tools/studies/results/demo_cards/table.md: cards, squeezenet -->
     | 52 playing cards | card | recall@1 ↑ |
@@ -18,7 +19,7 @@ from data_prep.common.errors import UserError
 from data_prep.common.text import read_text
 
 QUOTE = re.compile(
-    r"(?P<comment><!-- (?P<source>\S+/table\.md): (?P<part>.+) -->\n\n?)(?P<table>(?:\|.*\n)+)"
+    r"(?P<comment><!-- (?P<source>\S+\.md): (?P<part>.+) -->\n\n?)(?P<table>(?:\|.*\n)+)"
 )
 KEPT = ("", "-")  # cells that a page leaves out
 
