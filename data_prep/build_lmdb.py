@@ -18,6 +18,7 @@ from data_prep import builder, control, images, manifest as manifests, order
 from data_prep.batches import Plan
 from data_prep.build_options import BuildOptions
 from data_prep.common.arguments import within
+from data_prep.common.cores import cores_of_process
 from data_prep.common.errors import UserError
 from data_prep.label_tree import Hierarchy, look_alikes
 from data_prep.place import Place
@@ -167,7 +168,7 @@ def _parse(argv):
         own.add_argument(
             "--jobs",
             type=within(int, 1, 256),
-            default=len(os.sched_getaffinity(0)),
+            default=cores_of_process(),
             help="number of threads (default: number of available processors, %(default)s)",
         )
         own.add_argument(

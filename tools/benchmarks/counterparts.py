@@ -9,6 +9,8 @@ lines. Needs docker/requirements-compare.txt.
 import importlib.util
 import os
 
+from data_prep.common.cores import cores_of_process
+
 PACKAGES = ["torch", "pytorch_metric_learning"]
 
 
@@ -22,7 +24,7 @@ def threads():
     for name in ("OPENBLAS_NUM_THREADS", "GOTO_NUM_THREADS", "OMP_NUM_THREADS"):
         if os.environ.get(name, "").isdigit() and int(os.environ[name]):
             return int(os.environ[name])
-    return len(os.sched_getaffinity(0))
+    return cores_of_process()
 
 
 def losses_of(features, fine, classes, parameters):

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from data_prep.common.cores import cores_of_process
 from data_prep.common.errors import UserError
 from data_prep.opencv import cv2
 from tools import caffe_program
@@ -39,7 +40,7 @@ def add_options(parser):
     parser.add_argument(
         "--jobs",
         type=positive,
-        default=len(os.sched_getaffinity(0)),
+        default=cores_of_process(),
         help="threads of build_lmdb.py and of the bare loop (default: number of "
         "available processors, %(default)s)",
     )

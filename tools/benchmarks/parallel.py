@@ -14,6 +14,7 @@ from google.protobuf import text_format
 
 from data_prep import images, lmdb_io
 from data_prep.common import text_table
+from data_prep.common.cores import cores_of_process
 from data_prep.common.errors import UserError
 from tools import caffe_log, solver_net
 from tools.training_net import training_net
@@ -46,7 +47,7 @@ def run(options):
     options.ours = peers.prefix_of_ours(options.ours)
     print(
         f"{options.solver}: medians of {options.iterations} iterations, {options.runs} runs; "
-        f"{len(os.sched_getaffinity(0))} cores"
+        f"{cores_of_process()} cores"
     )
     lines = [("batch", "", "ms", "images/s", "MB", "speed")]
     with tempfile.TemporaryDirectory(prefix="bench_parallel.") as folder:
@@ -196,7 +197,7 @@ def add_options(parser):
         "--processes",
         type=positive,
         metavar="N",
-        default=len(os.sched_getaffinity(0)),
+        default=cores_of_process(),
         help="processes, and threads of caffe train (default: number of cores, %(default)s)",
     )
     parser.add_argument(

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from data_prep.common import files, progress, text_table, typed
+from data_prep.common.cores import cores_of_process
 from data_prep.common.errors import UserError
 from tools import caffe_program
 
@@ -399,7 +400,7 @@ def _machine():
         models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     return {
         "processor": models[0] if models else platform.machine(),
-        "cores": len(os.sched_getaffinity(0)),
+        "cores": cores_of_process(),
         "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30),
         "system": platform.freedesktop_os_release().get("PRETTY_NAME", platform.system()),
     }

@@ -1,12 +1,12 @@
 """Times a training step of every variant of a net beside plain softmax, and its memory."""
 
-import os
 import statistics
 import sys
 import tempfile
 from pathlib import Path
 
 from data_prep.common import progress, text_table
+from data_prep.common.cores import cores_of_process
 from data_prep.common.errors import UserError
 from tools.nets import tables
 
@@ -151,6 +151,6 @@ def add_options(parser):
         "--threads",
         type=positive,
         metavar="N",
-        default=len(os.sched_getaffinity(0)),
+        default=cores_of_process(),
         help="of each process (default: number of cores, %(default)s)",
     )

@@ -3,12 +3,12 @@
 import ctypes
 import datetime
 import importlib.metadata
-import os
 import platform
 import re
 import subprocess
 from pathlib import Path
 
+from data_prep.common.cores import cores_of_process
 from tools import caffe_program
 
 PACKAGES = ("numpy", "cupy-cuda13x", "cupy-cuda12x", "torch", "mpi4py")
@@ -57,7 +57,7 @@ def facts():
         date=datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
         gpus=gpus(),
         driver=_driver(),
-        cores=len(os.sched_getaffinity(0)),
+        cores=cores_of_process(),
         python=platform.python_version(),
         packages=versions,
         caffe=_caffe(),

@@ -9,6 +9,7 @@ import tempfile
 from pathlib import Path
 
 from data_prep.common import files
+from data_prep.common.cores import cores_of_process
 from data_prep.common.errors import UserError
 from tools import snapshots, solver_net
 from tools.parallel import parents, rank
@@ -53,7 +54,7 @@ def run(args, script):
     environment = dict(os.environ)
     # As many threads as there are cores, or the ranks' threads wait for each other.
     if not {"OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"} & environment.keys():
-        environment["OMP_NUM_THREADS"] = str(max(1, len(os.sched_getaffinity(0)) // count))
+        environment["OMP_NUM_THREADS"] = str(max(1, cores_of_process() // count))
     with tempfile.TemporaryDirectory() as folder:
         errors = Path(folder, "errors")
         status = _run_ranks(count, script, environment | {rank.ERRORS: str(errors)})

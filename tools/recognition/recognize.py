@@ -1,7 +1,6 @@
 """Photographs through a model to answers, as a stream."""
 
-import os
-
+from data_prep.common.cores import cores_of_process
 from tools.recognition import answers, photographs as files_of
 
 BATCH = 32  # images per computation of the net
@@ -9,7 +8,7 @@ BATCH = 32  # images per computation of the net
 
 def default_jobs():
     """Threads that decode: twice the processors, because they also wait for the interpreter."""
-    return 2 * len(os.sched_getaffinity(0))
+    return 2 * cores_of_process()
 
 
 def per_batch(batch, crops):

@@ -1,11 +1,12 @@
 """Facts about the machine and the checkout that a study's records keep."""
 
-import os
 import platform
 import re
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
+
+from data_prep.common.cores import cores_of_process
 
 ROOT = Path(__file__).resolve().parents[2]
 RESULTS = ":!tools/studies/results"  # excluded: a study writes there itself
@@ -22,11 +23,6 @@ class Machine:
     def this(cls):
         cores = cores_of_process()
         return cls(f"{_processor()}, {cores} cores, {platform.system()}", _commit())
-
-
-def cores_of_process():
-    """The processor cores that this process may use."""
-    return len(os.sched_getaffinity(0))
 
 
 def _processor():

@@ -4,13 +4,13 @@ import statistics
 from dataclasses import dataclass
 from pathlib import Path
 
+from data_prep.common.cores import cores_of_process
 from data_prep.common.errors import UserError
 from data_prep.common.text import read_table
 from tools.nets import solver, tables
 from tools.nets.data import BBOX
 from tools.nets.datasets import built_dataset
 from tools.studies import cells, code_version, generated, records, selection
-from tools.studies.machine import cores_of_process
 
 FORWARD = 1 / 3  # of the time of a training step
 COSTS = Path(__file__).resolve().parent / "costs.tsv"

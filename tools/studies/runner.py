@@ -9,11 +9,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from data_prep.common import progress as bars
+from data_prep.common.cores import cores_of_process
 from tools import caffe_program, live, solver_net
 from tools.gpu import machine
 from tools.parallel import parents
 from tools.studies import progress, records, work
-from tools.studies.machine import cores_of_process
 
 ROOT = Path(__file__).resolve().parents[2]
 LOOK = 0.1  # seconds between two looks at the processes
