@@ -6,6 +6,7 @@ import io
 import os
 import sys
 import tempfile
+import warnings
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from types import SimpleNamespace
@@ -142,7 +143,10 @@ def backbone(tmp_path, text, feature=None, **options):
 def in_child(run):
     """CompletedProcess of run(), in a fork of this process, which has loaded Caffe already."""
     with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
-        child = os.fork()
+        with warnings.catch_warnings():
+            # Python 3.12 warns of locks of other threads; those of BLAS wait, and hold none
+            warnings.simplefilter("ignore", DeprecationWarning)
+            child = os.fork()
         if not child:
             gc.disable()  # it would visit, and so copy, all objects of pytest
             faulthandler.disable()  # pytest's
