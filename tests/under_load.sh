@@ -17,7 +17,7 @@ Prints each run's seed and result; ends at the first failure. The seed repeats a
 
   --runs N      how often (default: 10)
   --at-once N   runs at a time, each in a copy of its own, as a load on one another (default: 1);
-                on two cores, ten runs take three hours, five at a time half of that
+                on two cores, ten runs take three hours one by one, less than two all at once
   --loops N     busy loops beside them (default: 2)
   --folder DIR  default: a temporary folder, removed when all runs pass
 
