@@ -23,9 +23,10 @@ def run(options):
     """Time training steps (forward, backward and update) of a net's variants, on the CPU.
 
     Each variant runs in a process of its own, in turn with plain softmax; `times` is its step
-    divided by that of plain softmax in the same turn: the median, with the smallest and the
-    largest. MB is the peak of the process, with Python and the images of one batch. Images and
-    weights are random; reading images is left out.
+    divided by that of plain softmax in the same turn. The process that reserves its memory first
+    can be some percent slower, so that each is first once: `times` is the mean of the medians of
+    the two, with the smallest and the largest ratio. MB is the peak of the process, with Python and
+    the images of one batch. Images and weights are random; reading images is left out.
 
     examples:
       tools/bench.py variants
@@ -39,17 +40,20 @@ def run(options):
         others = [variant for variant in folders if variant != REFERENCE]
         for variant in progress.each(others, "measuring", "variants", len(others)):
             try:
-                pair = runners.beside_reference(variant)
+                meetings = [
+                    runners.meeting((REFERENCE, variant)),
+                    runners.meeting((variant, REFERENCE)),
+                ]
             except contest.EngineError as error:
                 failed[variant] = error
                 continue
             if not rows:
-                rows.append(_row(REFERENCE, pair[REFERENCE]))
-            rows.append(_row(variant, pair[variant], pair[REFERENCE]))
+                rows.append(_row(REFERENCE, meetings, "1"))
+            rows.append(_row(variant, meetings, _times(variant, meetings)))
     for variant, error in failed.items():
         print(f"failed: {tables.short_title(variant)}: {error}", file=sys.stderr)
     print(
-        f"{options.nets}, batch {options.batch}, {options.threads} threads: medians of "
+        f"{options.nets}, batch {options.batch}, {options.threads} threads: medians of two times "
         f"{options.runs} turns"
     )
     lines = [("", "ms", "times", "MB"), *rows]
@@ -63,10 +67,10 @@ class _Runners:
     def __init__(self, folders, options):
         self._folders, self._options = folders, options
 
-    def beside_reference(self, variant):
-        """{variant: [answers]} of a variant and the reference. Raises EngineError."""
-        with self._runner(REFERENCE) as reference, self._runner(variant) as other:
-            pair = {REFERENCE: reference, variant: other}
+    def meeting(self, order):
+        """{variant: [answers]} of two variants in turn, in new processes. Raises EngineError."""
+        with self._runner(order[0]) as first, self._runner(order[1]) as second:
+            pair = dict(zip(order, (first, second)))
             answers, failed = contest.alternate(pair, self._options.runs)
         for reason in failed.values():
             raise contest.EngineError(reason)
@@ -113,20 +117,22 @@ def _write(solvers, options, folder):
     return folders
 
 
-def _row(variant, answers, reference=None):
-    """The cells of a variant; without reference, of the reference itself."""
-    seconds = [answer["seconds"] for answer in answers]
-    times = "1"
-    if reference:
-        ratios = [one / other["seconds"] for one, other in zip(seconds, reference)]
-        times = f"{statistics.median(ratios):.3f} ({min(ratios):.3f}-{max(ratios):.3f})"
+def _times(variant, meetings):
+    """Text: how many times as long as the reference's its step takes."""
+    ratios = [
+        [ours["seconds"] / theirs["seconds"] for ours, theirs in zip(one[variant], one[REFERENCE])]
+        for one in meetings
+    ]
+    every = [ratio for one in ratios for ratio in one]
+    mean = statistics.fmean(map(statistics.median, ratios))
+    return f"{mean:.3f} ({min(every):.3f}-{max(every):.3f})"
+
+
+def _row(variant, meetings, times):
+    answers = [answer for one in meetings for answer in one[variant]]
+    seconds = statistics.median(answer["seconds"] for answer in answers)
     memory = max(answer["memory"] for answer in answers)
-    return (
-        tables.short_title(variant),
-        f"{1e3 * statistics.median(seconds):.0f}",
-        times,
-        f"{memory >> 20}",
-    )
+    return tables.short_title(variant), f"{1e3 * seconds:.0f}", times, f"{memory >> 20}"
 
 
 def add_options(parser):
