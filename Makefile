@@ -42,7 +42,7 @@ test-caffe: setup  ## Caffe's own C++ and Python tests (10 minutes the first tim
 test-load: setup  ## the tests ten times, on a machine as busy and small as they have to bear
 	@tests/under_load.sh
 
-test-systems:  ## set-up, demo and all tests in minimal systems of the Debian releases (as root; hours)
+test-systems:  ## set-up, demo and all tests in minimal systems of the Debian releases (as root; an hour)
 	@docker/test_systems.sh $(SYSTEMS)
 
 test-gpu: setup  ## every check that needs a GPU (8 minutes); without one it says so
