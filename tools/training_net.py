@@ -59,11 +59,20 @@ def even_tree(sizes):
 
 
 def _hierarchy(net):
-    """Path of the hierarchy.tsv that losses of the net read; None without."""
+    """Path of the hierarchy.tsv that losses of the net read; None without.
+
+    Other Python layers than this project's may have any param_str; where one of its own has an
+    invalid one, the layer says so.
+    """
     for layer in net.layer:
-        if layer.type == "Python" and layer.python_param.param_str:
-            if path := json.loads(layer.python_param.param_str).get("hierarchy"):
-                return path
+        if not layer.python_param.module.startswith("python_layers."):
+            continue
+        try:
+            given = json.loads(layer.python_param.param_str or "{}")
+        except ValueError:
+            continue
+        if isinstance(given, dict) and isinstance(given.get("hierarchy"), str):
+            return given["hierarchy"]
     return None
 
 

@@ -128,6 +128,19 @@ def test_step_of_a_net_without_crops(tmp_path):
     assert_error(done, "doesn't train on images of one crop_size")
 
 
+def test_step_with_parameters_that_are_no_json(tmp_path):
+    """The layer says so: finding the tree that losses read does not stumble over them."""
+    name = "cards_squeezenet_train_val.prototxt"
+    net = Path("prototxt", name).read_text(encoding="utf-8")
+    wrong, count = re.subn(r"(\"python_layers.glm_loss\"[^}]*param_str: )'.*'", r"\1'k = 1'", net)
+    assert count == 1
+    (tmp_path / name).write_text(wrong, encoding="utf-8")
+    solver = Path("prototxt/cards_squeezenet_ours_solver.prototxt").read_text(encoding="utf-8")
+    own = tmp_path / "solver.prototxt"
+    own.write_text(solver.replace(f"prototxt/{name}", str(tmp_path / name)), encoding="utf-8")
+    assert_error(run("bench", "step", "--batch", "2", "--solver", own), "param_str is not JSON")
+
+
 def variants(*arguments):
     return run("bench", "variants", "--runs", "1", "--batch", "2", *arguments)
 
