@@ -28,13 +28,9 @@ def markdown(made):
 def _rows_of(table):
     """[study, data, network, {variant: text}] of each data set and network of a table."""
     tested = {data for split, _, data in table.scored if split == "test"}
-    groups = {}
-    for line in table.lines:
-        if line.row.data.name in tested and not line.row.shown:
-            groups.setdefault((line.row.data.name, line.row.net.name), []).append(line)
-    for (data, net), lines in groups.items():
-        values = {line.row.variant: _fine(table, line) for line in lines}
-        if not values.get(REFERENCE):
+    for (data, net), lines in table.parts().items():
+        values = {line.row.variant: _fine(table, line) for line in lines if not line.row.shown}
+        if data not in tested or not values.get(REFERENCE):
             continue
         cells = {name: _text(value, values) for name, value in values.items() if value}
         if len(cells) > 1:

@@ -73,6 +73,13 @@ class Table:
     lines: tuple
     scored: tuple
 
+    def parts(self):
+        """{(name of the data set, name of the network): its Lines}, in the table's order."""
+        found = {}
+        for line in self.lines:
+            found.setdefault((line.row.data.name, line.row.net.name), []).append(line)
+        return found
+
 
 def make(state):
     """The Table of a progress.State."""

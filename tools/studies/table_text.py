@@ -145,9 +145,6 @@ class Part:
 
 def _parts(table):
     """The Parts of a table, in its order."""
-    groups = {}
-    for line in table.lines:
-        groups.setdefault((line.row.data.name, line.row.net.name), []).append(line)
     return [
         Part(
             name=f"{data}, {net}",
@@ -163,7 +160,7 @@ def _parts(table):
             paper=any(line.paper for line in lines),
             lines=tuple(lines),
         )
-        for (data, net), lines in groups.items()
+        for (data, net), lines in table.parts().items()
     ]
 
 
