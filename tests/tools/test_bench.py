@@ -183,13 +183,14 @@ def test_labels_follow_the_tree_that_a_loss_reads(tmp_path):
     assert titles(done.stdout) == ["SM", "BGL"]
 
 
-def test_a_variant_without_its_tree(tmp_path):
-    """It is skipped, unless the user names it."""
+@pytest.mark.parametrize("named, what", [([], "skipped"), (["--variant", "bgl"], "failed")])
+def test_a_variant_without_its_tree(tmp_path, named, what):
+    """It is skipped, unless the user names it: then it is a failure."""
     nets = copied_solvers(tmp_path, tmp_path / "nothing.tsv")
-    done = variants("--nets", nets)
-    assert done.returncode == 1 and "no other variant than sm to time" in done.stderr
-    assert "skipped: BGL: " in done.stderr and "nothing.tsv" in done.stderr
-    assert_error(variants("--nets", nets, "--variant", "bgl"), "nothing.tsv")
+    done = variants("--nets", nets, *named)
+    first, last = done.stderr.splitlines()
+    assert first.startswith(f"{what}: BGL: ") and "nothing.tsv" in first
+    assert done.returncode == 1 and last == f"error: {nets}: no variant was timed beside sm"
 
 
 def test_variants_of_no_net():
